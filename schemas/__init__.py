@@ -1,0 +1,1 @@
+"""The public contract: what clients send, what the daemon answers, and what a connector yields."""
