@@ -80,28 +80,6 @@ CREATE TABLE receipt_batches (
     checkpoint text NOT NULL            -- C2SP tlog-checkpoint over the batch: size, root, signature
 );
 
--- Months are made ahead of time by a job, as LIKE + ATTACH: PARTITION OF would lock intake out.
-CREATE FUNCTION create_stay_partitions(epoch integer, lo uuid, hi uuid) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE
-    stays_name text := 'stays_' || epoch;
-    versions_name text := 'stay_versions_' || epoch;
-BEGIN
-    IF to_regclass('public.' || stays_name) IS NOT NULL THEN
-        RETURN false;
-    END IF;
-    EXECUTE format('CREATE TABLE public.%I (LIKE public.stays INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', stays_name);
-    EXECUTE format('ALTER TABLE public.%I ADD CONSTRAINT month CHECK (id >= %L AND id < %L)', stays_name, lo, hi);
-    EXECUTE format('ALTER TABLE public.stays ATTACH PARTITION public.%I FOR VALUES FROM (%L) TO (%L)', stays_name, lo, hi);
-    EXECUTE format('CREATE TABLE public.%I (LIKE public.stay_versions INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', versions_name);
-    EXECUTE format('ALTER TABLE public.%I ADD CONSTRAINT month CHECK (stay_id >= %L AND stay_id < %L)', versions_name, lo, hi);
-    EXECUTE format('ALTER TABLE public.stay_versions ATTACH PARTITION public.%I FOR VALUES FROM (%L) TO (%L)', versions_name, lo, hi);
-    RETURN true;
-END
-$$;
-REVOKE ALL ON FUNCTION create_stay_partitions(integer, uuid, uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION create_stay_partitions(integer, uuid, uuid) TO asm_retention;
-
 CREATE FUNCTION has_stay_partition(epoch integer) RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
     SELECT to_regclass('public.stays_' || epoch) IS NOT NULL
