@@ -1,0 +1,331 @@
+"""The code tables: what every coded field may hold, in Vietnamese and English, with one access point, `table(name)`.
+
+Document types, reasons, residence kinds, genders and provinces carry the codes of the Ministry's portal (API v1.4).
+Nationalities are ISO 3166-1 alpha-3 and, for what ISO has no code for, ICAO Doc 9303 part 3. Communes carry the
+statistics office's five-digit codes, **not** the Ministry's nine-digit ones: a guest's `residence.ward` is not checked
+against them. Sources, licences and dates stand in `data/README.md`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import date
+from enum import IntEnum, StrEnum
+from importlib.resources import files
+from types import MappingProxyType
+from unicodedata import combining, normalize
+
+
+class DocumentType(IntEnum):
+    """Loại giấy tờ. The three generations of the identity card keep the names everybody calls them by."""
+
+    CCCD = 1
+    CMND = 2
+    DRIVING_LICENCE = 3
+    PASSPORT = 4
+    BIRTH_CERTIFICATE = 5
+    HEALTH_INSURANCE = 6
+    PERSONAL_NUMBER_NOTICE = 7
+    CAN_CUOC = 8
+    OTHER = 9
+
+
+class Reason(IntEnum):
+    """Lý do lưu trú. `OTHER` needs the reason in words."""
+
+    TOURISM = 1
+    WORK_TRIP = 2
+    STUDY = 3
+    VISIT = 4
+    CONFERENCE = 5
+    FAMILY_VISIT = 6
+    CHARITY = 7
+    INTERNATIONAL_ORGANISATION = 8
+    MARRIAGE = 9
+    CONSULATE = 10
+    AID = 11
+    EMBASSY = 12
+    SETTLEMENT = 13
+    MARKETING = 14
+    PRESS = 15
+    TRADE = 16
+    VISA_EXTENSION = 17
+    MEDICAL_TREATMENT = 18
+    LABOUR = 19
+    OTHER = 20
+
+
+class ResidenceKind(IntEnum):
+    """Nơi cư trú: how the guest resides at the address given."""
+
+    PERMANENT = 1
+    TEMPORARY = 2
+    OTHER = 3
+
+
+class Gender(StrEnum):
+    """Giới tính, as documents state it."""
+
+    MALE = "M"
+    FEMALE = "F"
+
+
+class Department(StrEnum):
+    """Who reads the extract of a model (Plan 134/KH-UBND)."""
+
+    TOURISM = "tourism"
+    ECONOMIC_ZONE = "economic_zone"
+    HEALTH = "health"
+
+
+class FacilityKind(StrEnum):
+    """Loại cơ sở lưu trú: the ten kinds of Plan 134/KH-UBND, models 7, 8 and 9."""
+
+    BOARDING_HOUSE = "boarding_house"
+    GUESTHOUSE = "guesthouse"
+    HOTEL_2_3_STAR = "hotel_2_3_star"
+    HOTEL_4_STAR = "hotel_4_star"
+    HOTEL_5_STAR = "hotel_5_star"
+    STATE_GUEST_HOUSE = "state_guest_house"
+    OFFICIAL_RESIDENCE = "official_residence"
+    RENTAL_HOUSING = "rental_housing"
+    INDUSTRIAL_ZONE_HOUSING = "industrial_zone_housing"
+    MEDICAL_FACILITY = "medical_facility"
+
+    @property
+    def department(self) -> Department:
+        """The department whose extract counts this kind."""
+        return _DEPARTMENT_OF_KIND.get(self, Department.TOURISM)
+
+    @property
+    def model(self) -> int:
+        """The number of the plan's model: 7, 8 or 9."""
+        return _MODEL_OF_DEPARTMENT[self.department]
+
+
+_DEPARTMENT_OF_KIND = {
+    FacilityKind.RENTAL_HOUSING: Department.ECONOMIC_ZONE,
+    FacilityKind.INDUSTRIAL_ZONE_HOUSING: Department.ECONOMIC_ZONE,
+    FacilityKind.MEDICAL_FACILITY: Department.HEALTH,
+}
+_MODEL_OF_DEPARTMENT = {Department.TOURISM: 7, Department.ECONOMIC_ZONE: 8, Department.HEALTH: 9}
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One row of a table.
+
+    `parent` is the code it belongs to in another table: a commune's province, a facility kind's department, a
+    nationality's group. `valid_from` and `valid_to` are the first and the last day of validity; None is unbounded.
+    """
+
+    code: int | str
+    vi: str
+    en: str
+    parent: str | None = None
+    active: bool = True
+    valid_from: date | None = None
+    valid_to: date | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A code table. `version` is the date of its source and a digest of its rows: equal versions mean equal rows."""
+
+    name: str
+    version: str
+    rows: tuple[Code, ...]
+
+
+def table(name: str) -> Table:
+    """Return the table `name`, one of `TABLES`; raise KeyError for another name."""
+    return TABLES[name]
+
+
+def nationality_group(alpha3: str) -> str:
+    """Return the group a nationality is counted under in extracts, a code of the table `nationality_groups`."""
+    return _GROUP_OF_NATIONALITY.get(alpha3, "other")
+
+
+def canonical_nationality(code: str) -> str | None:
+    """Return the stored code of a nationality as a travel document or the Ministry's portal writes it.
+
+    ICAO Doc 9303 part 3 writes Germany `D` and divides British nationality; both become ISO 3166-1. Padding `<` is
+    ignored. None if nobody knows the code.
+    """
+    plain = code.strip().rstrip("<").upper()
+    plain = _OTHER_NATIONALITY_CODES.get(plain, plain)
+    return plain if plain in NATIONALITIES else None
+
+
+_OTHER_NATIONALITY_CODES = {
+    "D": "DEU",
+    "GBD": "GBR",  # British Overseas Territories citizen
+    "GBN": "GBR",  # British National (Overseas)
+    "GBO": "GBR",  # British Overseas citizen
+    "GBP": "GBR",  # British protected person
+    "GBS": "GBR",  # British subject
+    "XKX": "RKS",
+    "XKK": "RKS",
+}
+
+
+def _table(name: str, dated: str, rows: Iterable[Code]) -> Table:
+    held = tuple(rows)
+    digest = hashlib.sha256(repr(held).encode()).hexdigest()
+    return Table(name, f"{dated}.{digest[:8]}", held)
+
+
+def _enumerated(members: Iterable[int | str], names: str) -> Iterator[Code]:
+    """Pair enum members with lines of `Vietnamese | English`, in order."""
+    for member, line in zip(members, names.strip().splitlines(), strict=True):
+        vi, en = line.split("|")
+        # The plain value, so that a row compares and serialises as what travels, not as the enum.
+        code = int(member) if isinstance(member, int) else str(member)
+        yield Code(code, vi.strip(), en.strip())
+
+
+def _csv(name: str) -> Iterator[dict[str, str]]:
+    yield from csv.DictReader(files("schemas").joinpath("data", name).read_text(encoding="utf-8").splitlines())
+
+
+def _provinces() -> Iterator[Code]:
+    for row in _csv("provinces.csv"):
+        yield Code(row["code"], row["vi"], row["en"], valid_from=date.fromisoformat(row["valid_from"]))
+
+
+def _without_marks(text: str) -> str:
+    plain = "".join(character for character in normalize("NFD", text) if not combining(character))
+    return plain.replace("đ", "d").replace("Đ", "D")
+
+
+_COMMUNE_TYPES = {
+    "ward": ("Phường ", " Ward"),
+    "commune": ("Xã ", " Commune"),
+    "special_zone": ("Đặc khu ", " Special Zone"),
+}
+
+
+def _communes() -> Iterator[Code]:
+    for row in _csv("communes.csv"):
+        prefix, suffix = _COMMUNE_TYPES[row["type"]]
+        en = _without_marks(row["name"].removeprefix(prefix)) + suffix
+        yield Code(row["code"], row["name"], en, row["province"], valid_from=date.fromisoformat(row["valid_from"]))
+
+
+def _nationalities() -> Iterator[Code]:
+    for row in _csv("countries.csv"):
+        yield Code(row["code"], row["vi"], row["en"], row["group"])
+
+
+def _facility_kinds() -> Iterator[Code]:
+    for kind, row in zip(FacilityKind, _enumerated(FacilityKind, _FACILITY_KIND_NAMES), strict=True):
+        yield replace(row, parent=kind.department.value)
+
+
+_DOCUMENT_TYPE_NAMES = """
+Thẻ CCCD | Citizen identity card (CCCD)
+Thẻ CMND | Old identity card (CMND)
+Giấy phép lái xe | Driving licence
+Hộ chiếu | Passport
+Giấy khai sinh | Birth certificate
+Thẻ BHYT | Health insurance card
+Thông báo số định danh cá nhân | Notice of personal identification number
+Thẻ Căn Cước | Identity card (law of 2023, in force 2024)
+Giấy tờ khác | Other document
+"""
+
+_REASON_NAMES = """
+Du lịch | Tourism
+Công tác | Work trip
+Học tập | Study
+Thăm viếng | Visit
+Hội nghị | Conference
+Thăm thân | Visiting relatives
+Từ thiện | Charity
+Tổ chức quốc tế | International organisation
+Kết hôn | Marriage
+Lãnh sự quán | Consulate
+Viện trợ | Aid
+Đại sứ quán | Embassy
+Định cư | Settlement
+Tiếp thị | Marketing
+Báo chí, phóng viên | Press, reporter
+Thương mại | Trade
+Gia hạn thị thực | Visa extension
+Chữa bệnh | Medical treatment
+Lao động | Labour
+Mục đích khác | Other purpose
+"""
+
+_RESIDENCE_KIND_NAMES = """
+Thường trú | Permanent residence
+Tạm trú | Temporary residence
+Khác | Other
+"""
+
+_GENDER_NAMES = """
+Nam | Male
+Nữ | Female
+"""
+
+_DEPARTMENT_NAMES = """
+Sở Văn hóa, Thể thao và Du lịch | Department of Culture, Sports and Tourism
+Ban Quản lý Khu kinh tế và các khu công nghiệp | Management Board of the Economic Zone and Industrial Zones
+Sở Y tế | Department of Health
+"""
+
+_FACILITY_KIND_NAMES = """
+Nhà trọ | Boarding house
+Nhà nghỉ | Guesthouse
+Khách sạn 2-3 sao | Hotel, 2-3 stars
+Khách sạn 4 sao | Hotel, 4 stars
+Khách sạn 5 sao | Hotel, 5 stars
+Nhà khách | State guest house
+Nhà công vụ | Official residence
+Nhà cho thuê | Rental housing
+Nhà ở trong khu công nghiệp | Housing in an industrial zone
+Cơ sở khám bệnh, chữa bệnh | Medical facility
+"""
+
+_NATIONALITY_GROUP_NAMES = """
+Việt Nam | Viet Nam
+Đông Á | Eastern Asia
+Đông Nam Á (ngoài Việt Nam) | South-eastern Asia (other than Viet Nam)
+Châu Âu | Europe
+Châu Mỹ | Americas
+Khác | Other
+"""
+
+NATIONALITY_GROUPS = ("vietnam", "east_asia", "southeast_asia", "europe", "americas", "other")
+
+TABLES: Mapping[str, Table] = MappingProxyType(
+    {
+        each.name: each
+        for each in (
+            _table("document_types", "2026-08-01", _enumerated(DocumentType, _DOCUMENT_TYPE_NAMES)),
+            _table("reasons", "2026-08-01", _enumerated(Reason, _REASON_NAMES)),
+            _table("residence_kinds", "2026-08-01", _enumerated(ResidenceKind, _RESIDENCE_KIND_NAMES)),
+            _table("genders", "2026-08-01", _enumerated(Gender, _GENDER_NAMES)),
+            _table("departments", "2025-07-01", _enumerated(Department, _DEPARTMENT_NAMES)),
+            _table("facility_kinds", "2023-10-01", _facility_kinds()),
+            _table("provinces", "2025-07-01", _provinces()),
+            _table("communes", "2025-07-01", _communes()),
+            _table("nationalities", "2025-04-01", _nationalities()),
+            _table("nationality_groups", "2025-04-01", _enumerated(NATIONALITY_GROUPS, _NATIONALITY_GROUP_NAMES)),
+        )
+    }
+)
+
+
+def _by_code(name: str) -> Mapping[str, Code]:
+    return MappingProxyType({str(row.code): row for row in TABLES[name].rows})
+
+
+PROVINCES = _by_code("provinces")
+COMMUNES = _by_code("communes")
+NATIONALITIES = _by_code("nationalities")
+_GROUP_OF_NATIONALITY = {code: row.parent or "other" for code, row in NATIONALITIES.items()}

