@@ -66,4 +66,62 @@ _DOCUMENT = {
     "undecodable": Text("Không giải mã được ký tự theo bảng mã {expected}.", "Not decodable as {expected}."),
 }
 
-CATALOGUE: dict[str, Text] = {**_SHAPE, **_DOCUMENT}
+_DECLARATION = {
+    "blank_name": Text("Họ tên không được để trống.", "The name must not be blank."),
+    "wrong_name": Text(
+        "Họ tên chỉ gồm chữ cái, dấu cách và các dấu . , ' -",
+        "A name consists of letters, spaces and the marks . , ' -",
+    ),
+    "wrong_document_number": Text(
+        "Số giấy tờ không đúng dạng của loại giấy tờ này: cần {expected}.",
+        "The number does not have the form of this document type: {expected} is wanted.",
+    ),
+    "document_name_required": Text(
+        "Loại giấy tờ 9 (giấy tờ khác) phải kèm tên giấy tờ.", "Document type 9 (other) must be named."
+    ),
+    "birth_date_out_of_range": Text(
+        "Ngày sinh ngoài khoảng hợp lý (từ năm 1880 đến hôm nay).", "The birth date is outside 1880 to today."
+    ),
+    "arrival_too_far_ahead": Text(
+        "Thời điểm đến còn cách hơn {limit} giờ: chỉ khai báo khi khách đến.",
+        "The arrival is more than {limit} hours ahead: declare when the guest arrives.",
+    ),
+    "arrival_too_long_ago": Text(
+        "Thời điểm đến đã quá {limit} ngày: hãy kiểm tra lại năm.",
+        "The arrival is more than {limit} days ago: check the year.",
+    ),
+    "departure_before_arrival": Text(
+        "Thời điểm đi không được trước thời điểm đến.", "The departure must not be before the arrival."
+    ),
+    "departure_in_future": Text(
+        "Thời điểm đi thực tế không được ở tương lai.", "An actual departure cannot lie in the future."
+    ),
+    "stay_too_long": Text("Thời gian lưu trú quá {limit} ngày.", "The stay is longer than {limit} days."),
+    "repeated_in_batch": Text(
+        "Trùng mã tham chiếu với dòng {limit} nhưng nội dung khác.",
+        "Same source_ref as row {limit}, but other content.",
+    ),
+    "not_correctable": Text(
+        "Không thể đính chính trường này: hãy huỷ và khai báo lại.",
+        "This cannot be corrected: cancel the stay and declare again.",
+    ),
+}
+
+_WARNINGS = {
+    "personal_number_sex": Text(
+        "Giới tính không khớp với số định danh cá nhân.", "The gender disagrees with the personal number."
+    ),
+    "personal_number_year": Text(
+        "Năm sinh không khớp với số định danh cá nhân.", "The birth year disagrees with the personal number."
+    ),
+    "personal_number_prefix": Text(
+        "Ba số đầu của số định danh cá nhân không phải mã nơi đăng ký khai sinh.",
+        "The personal number does not begin with a known place of birth registration.",
+    ),
+    "foreigner_duty": Text(
+        "Biên nhận này không thay cho khai báo tạm trú của người nước ngoài (NA17, 12 giờ).",
+        "This receipt does not replace the foreigner's temporary residence declaration (NA17, 12 hours).",
+    ),
+}
+
+CATALOGUE: dict[str, Text] = {**_SHAPE, **_DOCUMENT, **_DECLARATION, **_WARNINGS}

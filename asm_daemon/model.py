@@ -1,0 +1,102 @@
+"""Internal nouns, frozen and slotted. What a client sees is in `schemas`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from schemas.codes import Department, FacilityKind
+
+
+@dataclass(frozen=True, slots=True)
+class Facility:
+    """Cơ sở lưu trú: a place that houses guests and must declare them. `authority` is the police that receives them."""
+
+    id: int
+    code: str
+    name: str
+    kind: FacilityKind
+    province: str
+    commune: str
+    address: str
+    zone: str | None
+    authority: str
+    capacity: int
+    sandbox: bool
+
+
+class Scope(StrEnum):
+    """What a grant allows for one facility."""
+
+    DECLARE = "declare"
+    STATUS = "status"
+    READ = "read"
+
+
+class PrincipalKind(StrEnum):
+    """Vai trò: who stands behind an API key."""
+
+    OWNER = "owner"
+    VENDOR = "vendor"
+    OFFICER = "officer"
+    DEPARTMENT = "department"
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Chủ thể: who is asking. `grants` maps facility codes to what may be done there."""
+
+    id: UUID
+    kind: PrincipalKind
+    name: str
+    organisation: str
+    department: Department | None
+    grants: Mapping[str, tuple[Facility, frozenset[Scope]]]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class StayRow:
+    """One version of a stay as it is stored. Times are UTC; `sealed` holds everything about the person."""
+
+    id: UUID
+    facility_id: int
+    version: int
+    status: str
+    event: str
+    received_at: datetime
+    declared_at: datetime
+    arrived_at: datetime
+    planned_departure_at: datetime | None
+    departed_at: datetime | None
+    deadline_at: datetime
+    late_minutes: int
+    content_tag: bytes
+    receipt_batch_id: UUID
+    receipt_index: int
+    sealed: bytes
+
+    def __repr__(self) -> str:
+        return f"<StayRow {self.id} v{self.version}>"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Contents:
+    """What a stay's blob holds, once opened.
+
+    `declared` is the canonical declaration (JSON-shaped, without `override`), `salt` makes the receipt's digest of it
+    unguessable, `override` and `cancellation` are the owner's statements, `sender` is the principal that filed it.
+    """
+
+    declared: Mapping[str, Any]
+    salt: bytes
+    source_ref: str | None
+    override: Mapping[str, Any] | None = None
+    cancellation: Mapping[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        return "<Contents>"

@@ -1,0 +1,104 @@
+"""The law as pure functions: deadlines, lateness, what may be corrected, what deserves a warning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time, timedelta, timezone
+
+from asm_daemon.crypto import fold_document, fold_name
+from schemas.codes import DocumentType
+from schemas.stay import Guest, StayDeclaration
+from schemas.violations import Violation, violation
+
+# Viet Nam has had one offset and no summer time since 1975; a fixed offset keeps the rules free of the tz database.
+HANOI = timezone(timedelta(hours=7), "Asia/Ho_Chi_Minh")
+EVENING_LIMIT = time(23, 0)
+MORNING_LIMIT = time(8, 0)
+
+PERSONAL_NUMBER_DOCUMENTS = frozenset(
+    {DocumentType.CCCD, DocumentType.PERSONAL_NUMBER_NOTICE, DocumentType.CAN_CUOC}
+)
+# Three-digit places of birth registration run 001 to 096; 000 is our documented range for synthetic people.
+_BIRTH_PLACES = frozenset(f"{number:03d}" for number in range(97))
+
+
+def deadline(arrived_at: datetime) -> datetime:
+    """When the declaration of an arrival is due, in UTC.
+
+    Article 30, Law on Residence 68/2020/QH14 as replaced by Law 118/2025/QH15: before 23:00 of the day the stay begins;
+    for an arrival after 23:00, before 08:00 of the next day. The words leave 23:00:00 itself open; it counts as after.
+    """
+    local = arrived_at.astimezone(HANOI)
+    if local.time() < EVENING_LIMIT:
+        due = datetime.combine(local.date(), EVENING_LIMIT, HANOI)
+    else:
+        due = datetime.combine(local.date() + timedelta(days=1), MORNING_LIMIT, HANOI)
+    return due.astimezone(UTC)
+
+
+def late_minutes(received_at: datetime, deadline_at: datetime) -> int:
+    """Minutes by which a declaration is late, begun minutes counted whole; 0 = on time ("before" the deadline)."""
+    if received_at < deadline_at:
+        return 0
+    return int((received_at - deadline_at).total_seconds() // 60) + 1
+
+
+def local_day(instant: datetime) -> date:
+    """The calendar day in Viet Nam."""
+    return instant.astimezone(HANOI).date()
+
+
+def day_bounds(day: date) -> tuple[datetime, datetime]:
+    """First instant of a Vietnamese calendar day and of the next, in UTC."""
+    start = datetime.combine(day, time(), HANOI)
+    return start.astimezone(UTC), (start + timedelta(days=1)).astimezone(UTC)
+
+
+def is_foreigner(nationality: str) -> bool:
+    """Whether the separate duty for foreigners applies (form NA17)."""
+    return nationality != "VNM"
+
+
+def derived_ref(facility_id: int, declaration: StayDeclaration) -> str:
+    """The name of a stay whose sender gave none: facility, document and local day of arrival."""
+    number = fold_document(declaration.guest.document.number)
+    return f"\x00{facility_id}\x00{number}\x00{local_day(declaration.arrived_at).isoformat()}"
+
+
+def overlaps(
+    arrived_at: datetime, leaves_at: datetime | None, other_arrived_at: datetime, other_leaves_at: datetime | None
+) -> bool:
+    """Whether two stays share time. An open departure lasts for ever; leaving as the other begins is no overlap."""
+    return (other_leaves_at is None or arrived_at < other_leaves_at) and (
+        leaves_at is None or other_arrived_at < leaves_at
+    )
+
+
+def is_another_person(before: Guest, after: Guest) -> bool:
+    """Whether a correction replaces the document and the name and the birth date: that is no correction."""
+    return (
+        fold_document(before.document.number) != fold_document(after.document.number)
+        and fold_name(before.full_name) != fold_name(after.full_name)
+        and before.birth_date != after.birth_date
+    )
+
+
+def warnings_for(declaration: StayDeclaration) -> Iterator[Violation]:
+    """What deserves a second look but is never a reason to refuse."""
+    guest = declaration.guest
+    if guest.document.type in PERSONAL_NUMBER_DOCUMENTS:
+        yield from _personal_number_warnings(guest)
+    if is_foreigner(guest.nationality):
+        yield violation("foreigner_duty", "/guest/nationality")
+
+
+def _personal_number_warnings(guest: Guest) -> Iterator[Violation]:
+    """Personal number: PPP place, G century and sex (0/1 19xx, 2/3 20xx …), YY year, 6 digits; no check digit."""
+    number, pointer = guest.document.number, "/guest/document/number"
+    century_and_sex = int(number[3])
+    if number[:3] not in _BIRTH_PLACES:
+        yield violation("personal_number_prefix", pointer)
+    if guest.gender is not None and (century_and_sex % 2 == 0) != (guest.gender == "M"):
+        yield violation("personal_number_sex", pointer)
+    if guest.birth_date[:4] != f"{19 + century_and_sex // 2}{number[4:6]}":
+        yield violation("personal_number_year", pointer)
