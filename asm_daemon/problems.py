@@ -5,6 +5,7 @@ Raised where it is known (`raise Refused("already_staying", …)`), rendered in 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,16 +33,28 @@ PROBLEMS = _table(
     ("request_invalid", 422, "Yêu cầu có lỗi.", "The request has errors."),
     ("not_json", 400, "Nội dung gửi lên không phải JSON hợp lệ.", "The body is not valid JSON."),
     ("bad_request", 400, "Yêu cầu không hợp lệ.", "The request cannot be understood."),
-    ("unauthenticated", 401, "Thiếu khoá API hoặc khoá không còn hiệu lực.", "No API key, or it is not valid (any more)."),
-    ("forbidden", 403, "Khoá này không có quyền dùng chức năng này.", "This key may not do this."),
-    ("scope_missing", 403, "Khoá này không được cấp quyền cần thiết tại cơ sở.", "The key's grant lacks the needed scope."),
     (
-        "facility_not_granted", 403,
+        "unauthenticated",
+        401,
+        "Thiếu khoá API hoặc khoá không còn hiệu lực.",
+        "No API key, or it is not valid (any more).",
+    ),
+    ("forbidden", 403, "Khoá này không có quyền dùng chức năng này.", "This key may not do this."),
+    (
+        "scope_missing",
+        403,
+        "Khoá này không được cấp quyền cần thiết tại cơ sở.",
+        "The key's grant lacks the needed scope.",
+    ),
+    (
+        "facility_not_granted",
+        403,
         "Khoá này không được cấp quyền cho mã cơ sở đã nêu (hoặc mã không tồn tại).",
         "The key holds no grant for the named facility (or it does not exist).",
     ),
     (
-        "facility_required", 422,
+        "facility_required",
+        422,
         "Khoá này dùng cho nhiều cơ sở: hãy nêu mã cơ sở (facility).",
         "The key serves several facilities: name one (facility).",
     ),
@@ -49,55 +62,102 @@ PROBLEMS = _table(
     ("method_not_allowed", 405, "Phương thức không được hỗ trợ.", "The method is not allowed here."),
     ("not_acceptable", 406, "Không có dạng trả lời được yêu cầu.", "No such representation."),
     (
-        "already_staying", 409,
+        "already_staying",
+        409,
         "Khách có cùng giấy tờ đang lưu trú hoặc trùng thời gian tại cơ sở này; biên nhận của lượt đó được gửi kèm. "
         "Đổi phòng: đính chính lượt đó. Nếu thật sự là lượt khác: gửi lại kèm override và lý do.",
-        "A guest with this document is already staying, or overlaps, at this facility; that stay's receipt is enclosed. "
+        "A guest with this document is already staying, or overlaps, here; that stay's receipt is enclosed. "
         "A room move is a correction of that stay. If this really is another stay, send it again with an override.",
     ),
     (
-        "content_differs", 409,
+        "content_differs",
+        409,
         "Lượt lưu trú này đã được khai báo với nội dung khác. Để sửa: PATCH /v1/stays/{id} kèm If-Match.",
         "This stay was declared before with other content. To change it: PATCH /v1/stays/{id} with If-Match.",
     ),
-    ("version_conflict", 412, "Lượt lưu trú đã thay đổi: hãy đọc lại phiên bản mới.", "The stay has changed: read it again."),
     (
-        "precondition_required", 428,
+        "version_conflict",
+        412,
+        "Lượt lưu trú đã thay đổi: hãy đọc lại phiên bản mới.",
+        "The stay has changed: read it again.",
+    ),
+    (
+        "precondition_required",
+        428,
         "Đính chính phải kèm If-Match với số phiên bản hiện tại.",
         "A correction needs If-Match with the current version.",
     ),
     (
-        "another_person", 422,
+        "another_person",
+        422,
         "Đính chính thay cả giấy tờ, họ tên và ngày sinh: đó là người khác. Hãy huỷ và khai báo lại.",
         "The correction replaces document, name and birth date: that is another person. Cancel and declare again.",
     ),
-    ("wrong_state", 409, "Trạng thái của lượt lưu trú không cho phép việc này.", "The stay's state does not allow this."),
-    ("no_rows", 422, "Không có dòng nào: không có gì được khai báo.", "No rows: nothing was declared."),
-    ("count_mismatch", 422, "Số dòng khác với expected_count: không nhận dòng nào.", "The rows do not match expected_count: none was taken."),
-    ("body_too_large", 413, "Nội dung gửi lên vượt giới hạn (xem /v1/limits).", "The body exceeds the limit (see /v1/limits)."),
-    ("too_many_rows", 413, "Quá số dòng cho phép trong một lần gửi (xem /v1/limits).", "Too many rows in one request (see /v1/limits)."),
-    ("unsupported_media_type", 415, "Kiểu nội dung không được hỗ trợ.", "The content type is not supported."),
-    ("unknown_connector", 422, "Không nhận ra dạng tệp: hãy nêu tên bộ đọc (connector).", "Unknown kind of file: name a connector."),
-    ("rate_limited", 429, "Quá nhiều yêu cầu: hãy thử lại sau.", "Too many requests: try again later."),
-    ("overloaded", 503, "Hệ thống đang quá tải: hãy gửi lại sau giây lát.", "The daemon is overloaded: send again shortly."),
     (
-        "unavailable", 503,
+        "wrong_state",
+        409,
+        "Trạng thái của lượt lưu trú không cho phép việc này.",
+        "The stay's state does not allow this.",
+    ),
+    ("no_rows", 422, "Không có dòng nào: không có gì được khai báo.", "No rows: nothing was declared."),
+    (
+        "count_mismatch",
+        422,
+        "Số dòng khác với expected_count: không nhận dòng nào.",
+        "The rows do not match expected_count: none was taken.",
+    ),
+    (
+        "body_too_large",
+        413,
+        "Nội dung gửi lên vượt giới hạn (xem /v1/limits).",
+        "The body exceeds the limit (see /v1/limits).",
+    ),
+    (
+        "too_many_rows",
+        413,
+        "Quá số dòng cho phép trong một lần gửi (xem /v1/limits).",
+        "Too many rows in one request (see /v1/limits).",
+    ),
+    ("unsupported_media_type", 415, "Kiểu nội dung không được hỗ trợ.", "The content type is not supported."),
+    (
+        "unknown_connector",
+        422,
+        "Không nhận ra dạng tệp: hãy nêu tên bộ đọc (connector).",
+        "Unknown kind of file: name a connector.",
+    ),
+    ("rate_limited", 429, "Quá nhiều yêu cầu: hãy thử lại sau.", "Too many requests: try again later."),
+    (
+        "overloaded",
+        503,
+        "Hệ thống đang quá tải: hãy gửi lại sau giây lát.",
+        "The daemon is overloaded: send again shortly.",
+    ),
+    (
+        "unavailable",
+        503,
         "Chưa thể ghi nhận lúc này; chưa có gì được ghi nhận, hãy gửi lại.",
         "Not possible right now; nothing was recorded, send again.",
     ),
     (
-        "outcome_unknown", 503,
+        "outcome_unknown",
+        503,
         "Không rõ đã ghi nhận hay chưa: hãy gửi lại cùng source_ref, sẽ không bị trùng.",
         "It is not known whether this was recorded: send it again with the same source_ref, nothing is doubled.",
     ),
-    ("purpose_not_allowed", 403, "Mục đích tra cứu này không cho phép loại tra cứu đã nêu.", "This purpose does not allow this kind of search."),
     (
-        "audit_unavailable", 503,
+        "purpose_not_allowed",
+        403,
+        "Mục đích tra cứu này không cho phép loại tra cứu đã nêu.",
+        "This purpose does not allow this kind of search.",
+    ),
+    (
+        "audit_unavailable",
+        503,
         "Không ghi được nhật ký kiểm toán nên không thể trả lời.",
         "The audit cannot be written, so there is no answer.",
     ),
     ("internal", 500, "Lỗi của hệ thống; sự cố đã được ghi lại.", "An error of ours; it has been recorded."),
-)  # fmt: skip
+)
 
 
 class Refused(Exception):
@@ -130,10 +190,10 @@ class Refused(Exception):
 
 def invalid(code: str, pointer: str = "", **limits: object) -> Refused:
     """A declaration refused for one violation that is known after validation."""
-    return Refused("declaration_invalid", violations=[violation(code, pointer, **limits)])
+    return Refused("declaration_invalid", violations=[violation(code, pointer, None, **limits)])
 
 
-_FROM_PYDANTIC: Mapping[str, tuple[str, Mapping[str, str]]] = {
+_FROM_PYDANTIC: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "missing": ("required", {}),
     "extra_forbidden": ("unknown_field", {}),
     "json_invalid": ("not_json", {}),
@@ -159,6 +219,10 @@ _FROM_PYDANTIC: Mapping[str, tuple[str, Mapping[str, str]]] = {
 _TABLE_OF_FIELD = {"type": "document-types", "reason": "reasons", "kind": "residence-kinds", "gender": "genders"}
 
 
+# A member's name comes from the sender: one that is not a plain name may be a person's data in the wrong place.
+_SAFE_KEY = re.compile(r"^.*[^A-Za-z0-9_].*$|^.{41,}$", re.DOTALL)
+
+
 def from_validation(error: ValidationError, places: Mapping[str, str] | None = None) -> list[Violation]:
     """Translate pydantic's errors into our violations: same order, JSON Pointers, never a value.
 
@@ -167,7 +231,7 @@ def from_validation(error: ValidationError, places: Mapping[str, str] | None = N
     places = places or {}
     found = []
     for item in error.errors(include_url=False, include_input=False):
-        pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in item["loc"])
+        pointer = "".join("/" + _SAFE_KEY.sub("", str(part)) for part in item["loc"])
         context = item.get("ctx", {})
         code, limits = _code_and_limits(item["type"], pointer, context)
         found.append(violation(code, pointer, _nearest_place(pointer, places), **limits))
@@ -185,8 +249,10 @@ def _code_and_limits(kind: str, pointer: str, context: Mapping[str, Any]) -> tup
         return ("required", {}) if context["min_length"] == 1 else ("too_short", {"limit": context["min_length"]})
     if kind in ("enum", "literal_error"):
         field = pointer.rsplit("/", 1)[-1]
-        return ("unknown_code", {"table": _TABLE_OF_FIELD[field]}) if field in _TABLE_OF_FIELD else (
-            "out_of_range", {"expected": context["expected"]}
+        return (
+            ("unknown_code", {"table": _TABLE_OF_FIELD[field]})
+            if field in _TABLE_OF_FIELD
+            else ("out_of_range", {"expected": context["expected"]})
         )
     if kind == "string_pattern_mismatch":
         return "wrong_format", {"expected": context["pattern"]}

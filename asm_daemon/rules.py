@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta, timezone
 
-from asm_daemon.crypto import fold_document, fold_name
 from schemas.codes import DocumentType
+from schemas.folding import fold_document, fold_name
 from schemas.stay import Guest, StayDeclaration
 from schemas.violations import Violation, violation
 
@@ -15,9 +15,7 @@ HANOI = timezone(timedelta(hours=7), "Asia/Ho_Chi_Minh")
 EVENING_LIMIT = time(23, 0)
 MORNING_LIMIT = time(8, 0)
 
-PERSONAL_NUMBER_DOCUMENTS = frozenset(
-    {DocumentType.CCCD, DocumentType.PERSONAL_NUMBER_NOTICE, DocumentType.CAN_CUOC}
-)
+PERSONAL_NUMBER_DOCUMENTS = frozenset({DocumentType.CCCD, DocumentType.PERSONAL_NUMBER_NOTICE, DocumentType.CAN_CUOC})
 # Three-digit places of birth registration run 001 to 096; 000 is our documented range for synthetic people.
 _BIRTH_PLACES = frozenset(f"{number:03d}" for number in range(97))
 

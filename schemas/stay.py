@@ -126,6 +126,7 @@ class Residence(Input):
 
 
 _BIRTH_DATE = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?")
+_PHONE = re.compile(r"^\+?[0-9](?:[ .-]?[0-9]){5,14}$")
 _NAME_LETTERS = re.compile(r"[^\W\d_](?:[^\W\d_]|[\u0300-\u036f .,'’`-])*")
 
 
@@ -140,9 +141,11 @@ class Guest(Input):
     gender: Literal["M", "F"] | None = Field(default=None, description="M nam, F nữ")
     nationality: Code = Field(description="Quốc tịch: ISO 3166-1 alpha-3")
     document: Document
-    phone: Annotated[str, Tidy, Field(pattern=r"^\+?[0-9 .-]{6,20}$")] | None = None
+    phone: Annotated[str, Tidy] | None = Field(default=None, json_schema_extra={"pattern": _PHONE.pattern})
     residence: Residence | None = None
-    permitted_stay_until: date | None = Field(default=None, description="Thời hạn tạm trú được phép của người nước ngoài")
+    permitted_stay_until: date | None = Field(
+        default=None, description="Thời hạn tạm trú được phép của người nước ngoài"
+    )
 
     @field_validator("full_name")
     @classmethod
@@ -169,6 +172,13 @@ class Guest(Input):
         if not date(1880, 1, 1) <= earliest <= (received_at + timedelta(hours=7)).date():
             raise refuse("birth_date_out_of_range")
         return text
+
+    @field_validator("phone")
+    @classmethod
+    def _phone_has_digits(cls, phone: str | None) -> str | None:
+        if phone is not None and not _PHONE.fullmatch(phone):
+            raise refuse("wrong_format", expected="+84…, 6-15 × 0-9")
+        return phone
 
     @field_validator("nationality")
     @classmethod
@@ -198,7 +208,7 @@ DEPARTURE_OPTIONAL = frozenset(
 
 
 class StayDeclaration(Input):
-    """One declaration (thông báo lưu trú): the content of Article 30, Law on Residence, as amended by Law 118/2025/QH15.
+    """One declaration (thông báo lưu trú): the content of Article 30, Law on Residence, as of Law 118/2025/QH15.
 
     Instants carry their offset. `source_ref` is the client's own name of the stay: sending it again is harmless.
     """
@@ -206,11 +216,15 @@ class StayDeclaration(Input):
     source_ref: Annotated[str, Field(pattern=r"^[\x21-\x7e]+$", max_length=SOURCE_REF_LIMIT)] | None = Field(
         default=None, description="Mã tham chiếu của hệ thống nguồn; gửi lại cùng mã không tạo bản trùng"
     )
-    facility: Code | None = Field(default=None, description="Mã cơ sở lưu trú; bỏ trống khi khoá chỉ dùng cho một cơ sở")
+    facility: Code | None = Field(
+        default=None, description="Mã cơ sở lưu trú; bỏ trống khi khoá chỉ dùng cho một cơ sở"
+    )
     guest: Guest
     arrived_at: AwareDatetime = Field(description="Thời điểm đến, kèm múi giờ")
     planned_departure_at: AwareDatetime | None = Field(
-        default=None, validate_default=True, description="Thời điểm dự kiến đi; bắt buộc với khách sạn, nhà nghỉ, nhà trọ"
+        default=None,
+        validate_default=True,
+        description="Dự kiến đi; tuỳ chọn với nhà cho thuê, nhà ở KCN, cơ sở y tế",
     )
     room: Annotated[str, Tidy, Field(max_length=NAME_LIMIT)] | None = Field(
         default=None, validate_default=True, description="Số phòng / khoa; bắt buộc trừ nhà cho thuê"
@@ -289,7 +303,7 @@ def _without_required(schema: Any) -> Any:
 
 
 class StayCorrection(RootModel[dict[str, Any]]):
-    """A correction (đính chính): a JSON Merge Patch (RFC 7396) of the declaration; the result is validated as a whole."""
+    """A correction (đính chính): a JSON Merge Patch (RFC 7396) of the declaration, validated as a whole."""
 
     model_config = ConfigDict(strict=True)
 
@@ -303,7 +317,8 @@ class StayCorrection(RootModel[dict[str, Any]]):
         definitions = schema.pop("$defs", {})
         schema["title"] = "StayCorrection"
         schema["description"] = cls.__doc__
-        return _inline(schema, definitions)
+        inlined: dict[str, Any] = _inline(schema, definitions)
+        return inlined
 
 
 def _inline(schema: Any, definitions: dict[str, Any]) -> Any:
