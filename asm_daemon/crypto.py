@@ -1,0 +1,755 @@
+"""Keys, sealed records, blind indexes and signatures; the key store keeps every key outside PostgreSQL.
+
+One root key wraps all others and does nothing else; every other key has one purpose (QCVN 15:2023/BQP), which its name
+carries and the code checks. Records are sealed with AES-256-GCM under the data key of the month in which the stay was
+registered; when that key is destroyed, every copy of the record is unreadable, backups included.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import os
+import re
+import stat
+import struct
+import time
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import orjson
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives import hpke, serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+
+class Tampered(Exception):
+    """The sealed bytes do not belong to this record, or were changed."""
+
+
+class UnknownEpoch(Exception):
+    """The key store has no key for this month: not made yet, or destroyed."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"no key for epoch {epoch}")
+        self.epoch = epoch
+
+
+class WrongPurpose(Exception):
+    """A key was about to be used for something it was not made for."""
+
+
+class KeyStoreError(Exception):
+    """The key store cannot be used; the message says what an operator has to look at."""
+
+
+class KeyStoreMissing(KeyStoreError):
+    """There is no key store in this directory."""
+
+
+class KeyStoreExists(KeyStoreError):
+    """There is a key store, or part of one, in this directory already."""
+
+
+class KeyStoreExposed(KeyStoreError):
+    """Somebody else than the daemon's user could read or replace the keys."""
+
+
+class KeyStoreDamaged(KeyStoreError):
+    """The key store is incomplete or was changed; restore it, never create it anew over sealed data."""
+
+
+class KeyStoreBusy(KeyStoreError):
+    """Another process kept the key store locked for too long."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Epochs: the UTC month in a stay id
+
+
+def epoch_at(instant: datetime) -> int:
+    """Return the epoch (UTC month as `yyyymm`) of an aware instant."""
+    utc = instant.astimezone(UTC)
+    return utc.year * 100 + utc.month
+
+
+def next_epoch(epoch: int) -> int:
+    """Return the month after `epoch`."""
+    return epoch + 1 if epoch % 100 < 12 else epoch + 89
+
+
+def epoch_of(stay_id: UUID) -> int:
+    """Return the epoch of a UUIDv7 (RFC 9562, 5.7). Raises ValueError for any other kind of UUID."""
+    bits = stay_id.int
+    if (bits >> 76) & 0xF != 7 or (bits >> 62) & 0b11 != 0b10:
+        raise ValueError("not a UUIDv7")
+    return _epoch_of_day((bits >> 80) // 86_400_000)
+
+
+def epoch_bounds(epoch: int) -> tuple[UUID, UUID]:
+    """Return `(lo, hi)` such that the UUIDv7 `id` was made in `epoch` exactly when `lo <= id < hi`."""
+    return _first_id(epoch), _first_id(next_epoch(epoch))
+
+
+@lru_cache(maxsize=4096)
+def _epoch_of_day(day: int) -> int:
+    return epoch_at(datetime.fromtimestamp(day * 86_400, UTC))
+
+
+def _first_id(epoch: int) -> UUID:
+    year, month = divmod(epoch, 100)
+    return UUID(int=int(datetime(year, month, 1, tzinfo=UTC).timestamp()) * 1000 << 80)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Keys and their names
+
+
+class KeyPurpose(StrEnum):
+    """What a key is for. One key, one purpose; the value is the first part of the key's name."""
+
+    DATA = "data"  # seals records, one per epoch
+    INDEX = "index"  # blind indexes, one per epoch
+    PRESENCE = "presence"  # tags of in_house
+    REFERENCE = "reference"  # tags of source_refs
+    CONTENT = "content"  # tags that recognise a repeated declaration
+    CURSOR = "cursor"  # seals list cursors
+    RECEIPT = "receipt"  # signs receipts
+    RECEIPT_TRIAL = "receipt_trial"  # signs receipts of trial declarations, which prove nothing
+    CHECKPOINT = "checkpoint"  # signs audit checkpoints
+
+
+_PER_EPOCH = frozenset({KeyPurpose.DATA, KeyPurpose.INDEX})
+_STANDING = tuple(purpose for purpose in KeyPurpose if purpose not in _PER_EPOCH)
+_ALGORITHMS: Mapping[KeyPurpose, str] = {
+    KeyPurpose.DATA: "AES-256-GCM",
+    KeyPurpose.CURSOR: "AES-256-GCM",
+    KeyPurpose.INDEX: "HMAC-SHA-256",
+    KeyPurpose.PRESENCE: "HMAC-SHA-256",
+    KeyPurpose.REFERENCE: "HMAC-SHA-256",
+    KeyPurpose.CONTENT: "HMAC-SHA-256",
+    KeyPurpose.RECEIPT: "Ed25519",
+    KeyPurpose.RECEIPT_TRIAL: "Ed25519",
+    KeyPurpose.CHECKPOINT: "Ed25519",
+}
+_NAME = re.compile(r"([a-z_]+)(?:/(\d{4}(?:0[1-9]|1[0-2])))?/([1-9]\d{0,2})")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyName:
+    """The name of one key: `data/202611/1` for an epoch's, `presence/1` for a standing one. Version is 1 to 255."""
+
+    purpose: KeyPurpose
+    epoch: int | None
+    version: int
+
+    def __str__(self) -> str:
+        middle = "" if self.epoch is None else f"/{self.epoch}"
+        return f"{self.purpose}{middle}/{self.version}"
+
+    @classmethod
+    def parse(cls, text: str) -> KeyName:
+        """Read a name. Raises ValueError if it is not exactly one that `str` would write."""
+        match = _NAME.fullmatch(text)
+        if match is None:
+            raise ValueError("not a key name")
+        name = cls(KeyPurpose(match[1]), int(match[2]) if match[2] else None, int(match[3]))
+        if (name.epoch is not None) != (name.purpose in _PER_EPOCH) or name.version > 255:
+            raise ValueError("not a key name")
+        return name
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One unwrapped key: 32 random bytes, never printed."""
+
+    name: KeyName
+    created_at: datetime
+    material: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFacts:
+    """One line of the cryptographic inventory (OWASP ASVS 5.0, 11.1.2): everything about a key except the key."""
+
+    name: KeyName
+    algorithm: str
+    created_at: datetime
+
+
+def _require(key: Key, algorithm: str) -> Key:
+    if _ALGORITHMS[key.name.purpose] != algorithm:
+        raise WrongPurpose(f"{key.name} is not made for {algorithm}")
+    return key
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The key store in files
+
+
+_ROOT_FILE, _KEYS_FILE, _LOCK_FILE = "root.key", "keys.json", "lock"
+_ROOT_PREFIX = b"asm-root-key/1 "
+_FILE_LIMIT_BYTES = 4 * 1024 * 1024
+_LOCK_SECONDS = 5.0
+
+
+class FileKeyStore:
+    """All keys of one host in one directory (0700) of the daemon's user.
+
+    `root.key` holds the root key, `keys.json` every other key wrapped by it (AES-256-GCM; the associated data is the
+    key's name and date, so entries cannot change places). Writers hold `lock`, write beside, and rename: a reader sees
+    the old file or the new one. Whoever reads both files can read everything: keep backups of the two apart.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def read(self) -> tuple[Key, ...]:
+        """Return every key, ordered by name.
+
+        Raises KeyStoreMissing, KeyStoreExposed (permissions or owner) or KeyStoreDamaged.
+        """
+        root = self._root()
+        keys = tuple(_unwrap(root, name, entry) for name, entry in sorted(self._entries().items()))
+        _check_complete(keys)
+        return keys
+
+    def inventory(self) -> tuple[KeyFacts, ...]:
+        """Return name, algorithm and date of every key, ordered by name. Raises as `read` does."""
+        return tuple(KeyFacts(key.name, _ALGORITHMS[key.name.purpose], key.created_at) for key in self.read())
+
+    def create_epoch(self, epoch: int, now: datetime) -> bool:
+        """Make the data and index keys of `epoch`; return False, changing nothing, if the epoch has keys already.
+
+        Safe to call from several processes at once. Raises as `read` does, and KeyStoreBusy.
+        """
+        with _locked(self._directory):
+            if any(key.name.epoch == epoch for key in self.read()):
+                return False
+            entries = {**self._entries(), **_new_entries(self._root(), _epoch_names(epoch), now)}
+            _write(self._directory / _KEYS_FILE, _encode_entries(entries))
+            return True
+
+    def _root(self) -> bytes:
+        _check_directory(self._directory)
+        text = _read_private(self._directory / _ROOT_FILE)
+        try:
+            root = bytes.fromhex(text.removeprefix(_ROOT_PREFIX).decode("ascii"))
+        except ValueError:
+            root = b""
+        if not text.startswith(_ROOT_PREFIX) or len(root) != 32:
+            raise KeyStoreDamaged(f"{_ROOT_FILE} is not a root key")
+        return root
+
+    def _entries(self) -> dict[str, Any]:
+        try:
+            content = orjson.loads(_read_private(self._directory / _KEYS_FILE))
+        except orjson.JSONDecodeError:
+            raise KeyStoreDamaged(f"{_KEYS_FILE} is not JSON") from None
+        if not isinstance(content, dict) or content.get("format") != 1 or not isinstance(content.get("keys"), dict):
+            raise KeyStoreDamaged(f"{_KEYS_FILE} is not a key file of format 1")
+        return dict(content["keys"])
+
+
+def create_store(directory: Path, epochs: Iterable[int], now: datetime) -> FileKeyStore:
+    """Create a key store with a new root key, every standing key and the keys of `epochs`.
+
+    Raises KeyStoreExists if `directory` holds any part of a key store: a new root over old data would lose the data.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_directory(directory)
+    with _locked(directory):
+        present = [name for name in (_ROOT_FILE, _KEYS_FILE) if os.path.lexists(directory / name)]
+        if present:
+            raise KeyStoreExists(f"{directory} holds {' and '.join(present)} already")
+        root = os.urandom(32)
+        names = [KeyName(purpose, None, 1) for purpose in _STANDING]
+        names += [name for epoch in sorted(set(epochs)) for name in _epoch_names(epoch)]
+        _write(directory / _ROOT_FILE, _ROOT_PREFIX + root.hex().encode("ascii"))
+        _write(directory / _KEYS_FILE, _encode_entries(_new_entries(root, names, now)))
+    return FileKeyStore(directory)
+
+
+def _epoch_names(epoch: int) -> list[KeyName]:
+    _first_id(epoch)  # refuses what is no month
+    return [KeyName(KeyPurpose.DATA, epoch, 1), KeyName(KeyPurpose.INDEX, epoch, 1)]
+
+
+def _new_entries(root: bytes, names: Iterable[KeyName], now: datetime) -> dict[str, Any]:
+    created_at = now.astimezone(UTC).isoformat(timespec="seconds")
+    entries = {}
+    for name in map(str, names):
+        nonce = os.urandom(12)
+        wrapped = nonce + AESGCM(root).encrypt(nonce, os.urandom(32), _wrap_context(name, created_at))
+        entries[name] = {"created_at": created_at, "wrapped": base64.b64encode(wrapped).decode("ascii")}
+    return entries
+
+
+def _unwrap(root: bytes, name: str, entry: Any) -> Key:
+    try:
+        wrapped = base64.b64decode(entry["wrapped"], validate=True)
+        material = AESGCM(root).decrypt(wrapped[:12], wrapped[12:], _wrap_context(name, entry["created_at"]))
+        key = Key(KeyName.parse(name), datetime.fromisoformat(entry["created_at"]), material)
+    except (InvalidTag, KeyError, TypeError, ValueError):
+        raise KeyStoreDamaged(f"{name} does not open with this root key") from None
+    return key
+
+
+def _wrap_context(name: str, created_at: str) -> bytes:
+    return f"asm-key/1|{name}|{created_at}".encode()
+
+
+def _encode_entries(entries: Mapping[str, Any]) -> bytes:
+    return orjson.dumps({"format": 1, "keys": entries}, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2)
+
+
+def _check_complete(keys: tuple[Key, ...]) -> None:
+    purposes = {key.name.purpose for key in keys}
+    missing = [purpose.value for purpose in _STANDING if purpose not in purposes]
+    if missing:
+        raise KeyStoreDamaged(f"no key for {', '.join(missing)}")
+    data, index = ({key.name.epoch for key in keys if key.name.purpose is purpose} for purpose in sorted(_PER_EPOCH))
+    if data != index:
+        raise KeyStoreDamaged(f"epochs {sorted(data ^ index, key=str)} have only one of their two keys")
+    if len({key.material for key in keys}) != len(keys):
+        raise KeyStoreDamaged("two names stand for the same key")
+
+
+def _check_directory(directory: Path) -> None:
+    try:
+        facts = directory.lstat()
+    except FileNotFoundError:
+        raise KeyStoreMissing(f"{directory} does not exist") from None
+    if not stat.S_ISDIR(facts.st_mode):
+        raise KeyStoreExposed(f"{directory} is not a directory")
+    _check_private(directory, facts)
+
+
+def _check_private(path: Path, facts: os.stat_result) -> None:
+    if facts.st_uid != os.geteuid():
+        raise KeyStoreExposed(f"{path} belongs to user {facts.st_uid}, not to the daemon's user {os.geteuid()}")
+    if stat.S_IMODE(facts.st_mode) & 0o077:
+        raise KeyStoreExposed(f"{path} is open to others (mode {stat.S_IMODE(facts.st_mode):04o}); remove their rights")
+
+
+def _read_private(path: Path) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        others = [name for name in (_ROOT_FILE, _KEYS_FILE) if (path.parent / name).exists()]
+        if others:
+            raise KeyStoreDamaged(f"{path} is missing beside {others[0]}") from None
+        raise KeyStoreMissing(f"{path} does not exist") from None
+    except OSError as error:
+        raise KeyStoreExposed(f"{path} cannot be opened safely: {error.strerror}") from None
+    with os.fdopen(descriptor, "rb") as file:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise KeyStoreExposed(f"{path} is not a regular file")
+        _check_private(path, facts)
+        if facts.st_size > _FILE_LIMIT_BYTES:
+            raise KeyStoreDamaged(f"{path} is larger than {_FILE_LIMIT_BYTES} bytes")
+        return file.read(_FILE_LIMIT_BYTES)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace `path` so that a crash at any point leaves the old content or the new, and the new is on the disk."""
+    beside = path.with_name(path.name + ".new")
+    beside.unlink(missing_ok=True)  # of a writer that died; we hold the lock
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+    beside.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    _check_directory(directory)
+    descriptor = os.open(directory / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise KeyStoreBusy(f"{directory} was locked for {_LOCK_SECONDS:g} s") from None
+                time.sleep(0.01)
+        yield
+    finally:
+        os.close(descriptor)  # releases the lock
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Folding: one form of a name and of a document number, for writing an index and for asking it
+
+
+class IndexField(StrEnum):
+    """What a blind index is over. There is no index over a name alone: Nguyễn and Trần would stand out."""
+
+    DOCUMENT = "document"
+    PERSON = "person"
+    GIVEN_NAME = "given_name"
+
+
+_FOLD_VERSION = 1  # part of every tag: changing a folding rule means a new number and rebuilt indexes
+_MARKS = dict.fromkeys(range(0x0300, 0x0370))
+_D_LETTERS = dict.fromkeys(map(ord, "Đđ\u00d0\u00f0"), "D")  # Đ has no decomposition; Eth (Ð, ð) looks the same
+_APOSTROPHES = dict.fromkeys(map(ord, "'’‘ʼʻ`´"))
+_NAME_TABLE = {**_MARKS, **_D_LETTERS, **_APOSTROPHES}
+_TOKEN = re.compile(r"[^\W_]+")
+_NOT_DOCUMENT = re.compile(r"[^0-9A-Z]+")
+
+
+def fold_name(text: str) -> str:
+    """Return the name without marks, case, punctuation and order: its tokens, upper case, sorted, one space between.
+
+    Nguyễn Văn Thử = NGUYEN VAN THU = thử-nguyễn VĂN. As in a machine readable zone (ICAO 9303-3, 4.6) an apostrophe
+    vanishes and a hyphen separates. The result is for comparing, never for showing.
+    """
+    return " ".join(sorted(_name_tokens(text)))
+
+
+def fold_document(text: str) -> str:
+    """Return a document number as [0-9A-Z]: full-width forms narrowed (NFKC), upper case, all else dropped."""
+    return _NOT_DOCUMENT.sub("", unicodedata.normalize("NFKC", text).upper())
+
+
+def _name_tokens(text: str) -> list[str]:
+    return _TOKEN.findall(unicodedata.normalize("NFKD", text).translate(_NAME_TABLE).upper())
+
+
+def document_value(number: str) -> str:
+    """Return what `IndexField.DOCUMENT` and the presence tag are made over."""
+    return fold_document(number)
+
+
+def name_values(full_name: str, birth_date: str) -> tuple[str, str]:
+    """Return what `IndexField.PERSON` and `IndexField.GIVEN_NAME` are made over: all tokens, and the last as written.
+
+    Both carry `birth_date`, which is ISO 8601 and perhaps only a month or a year.
+    """
+    tokens = _name_tokens(full_name)
+    return f"{' '.join(sorted(tokens))}|{birth_date}", f"{tokens[-1] if tokens else ''}|{birth_date}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The keyring: everything done with secret keys
+
+
+@dataclass(frozen=True, slots=True)
+class RecordName:
+    """Which record a sealed blob is: its associated data, so that a blob opens in no other place.
+
+    `kind` names the sort of record ("stay"); `epoch` is the month in `stay_id`; `version` the row's version, from 1.
+    """
+
+    kind: str
+    epoch: int
+    facility_id: int
+    stay_id: UUID
+    schema_version: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """An Ed25519 key (RFC 8032). `public_key_bytes` are the 32 bytes of the standard; `key_id` is the key's name."""
+
+    key_id: str
+    public_key_bytes: bytes
+    _private: Ed25519PrivateKey = field(repr=False)
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the signature, 64 bytes; the same message always gives the same signature."""
+        return self._private.sign(message)
+
+    @property
+    def public_key_pem(self) -> str:
+        """The public key as a PEM SubjectPublicKeyInfo (RFC 8410), the form to publish."""
+        encoding, form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        return self._private.public_key().public_bytes(encoding, form).decode("ascii")
+
+
+_Tagger = Callable[[bytes], bytes]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Keys:
+    """The keys in the form in which they are used; replaced as a whole when the store is read again."""
+
+    ciphers: Mapping[tuple[int, int], AESGCM]  # by epoch and key version
+    newest: Mapping[int, int]  # epoch → key version that seals
+    indexes: Mapping[int, _Tagger]
+    tags: Mapping[KeyPurpose, _Tagger]
+    signers: Mapping[KeyPurpose, SigningKey]
+    cursor: AESGCM
+
+
+_FORMAT = 1
+_HEADER = struct.Struct(">BIB")  # format, epoch, key version
+_NONCE_BYTES = 12
+_BODY_AT = _HEADER.size + _NONCE_BYTES
+_PLACE = struct.Struct(">Q16sHI")  # facility, stay, schema version, row version
+_LENGTH = struct.Struct(">H")
+_PAD_BYTES = 64
+_INDEX_PREFIX = {name: f"{_FOLD_VERSION}|{name}|".encode() for name in IndexField}
+_SIGNED_64 = struct.Struct(">q")
+
+
+class Keyring:
+    """The keys of the store, in memory, ready for use. Safe to share between threads."""
+
+    def __init__(self, read: Callable[[], Iterable[Key]]) -> None:
+        """Take the keys from `read` (`FileKeyStore.read`), now and whenever an epoch is unknown; its errors pass."""
+        self._read = read
+        self._keys = _prepare(read())
+
+    def reload(self) -> None:
+        """Read the store again."""
+        self._keys = _prepare(self._read())
+
+    def epochs(self) -> tuple[int, ...]:
+        """Return the epochs that have keys, in order."""
+        return tuple(sorted(self._keys.newest))
+
+    def seal(self, record: RecordName, plaintext: bytes) -> bytes:
+        """Return `plaintext` (at most 65,535 bytes) sealed as `record`.
+
+        The result is 0x01, epoch (4 bytes), key version (1), nonce (12, random), AES-256-GCM of the padded plaintext,
+        tag (16): always a multiple of 64 plus 34 bytes. Raises UnknownEpoch.
+        """
+        version = self._newest(record.epoch)
+        header = _HEADER.pack(_FORMAT, record.epoch, version)
+        nonce = os.urandom(_NONCE_BYTES)  # random, never counted: a restored database would repeat a counter
+        cipher = self._keys.ciphers[record.epoch, version]
+        return header + nonce + cipher.encrypt(nonce, _pad(plaintext), _context(header, record))
+
+    def open(self, record: RecordName, sealed: bytes) -> bytes:
+        """Return what was sealed as exactly this record. Raises Tampered; UnknownEpoch when its key is gone."""
+        if len(sealed) < _BODY_AT:
+            raise Tampered("sealed record is cut short")
+        header = sealed[: _HEADER.size]
+        form, epoch, version = _HEADER.unpack(header)
+        if form != _FORMAT or epoch != record.epoch:
+            raise Tampered("sealed record is of another format or epoch")
+        cipher = self._cipher(epoch, version)
+        try:
+            padded = cipher.decrypt(sealed[_HEADER.size : _BODY_AT], sealed[_BODY_AT:], _context(header, record))
+        except InvalidTag:
+            raise Tampered("sealed record does not belong here or was changed") from None
+        return _unpad(padded)
+
+    def blind_index(self, epoch: int, field: IndexField, value: str) -> int:
+        """Return the tag of `value` (from `document_value` or `name_values`) in `epoch`.
+
+        The first 8 bytes of HMAC-SHA-256 as a signed integer, PostgreSQL's bigint. They collide: every hit is opened
+        and compared. Raises UnknownEpoch.
+        """
+        tagger = self._keys.indexes.get(epoch)
+        if tagger is None:
+            self._newest(epoch)
+            tagger = self._keys.indexes[epoch]
+        return _integer(tagger(_INDEX_PREFIX[field] + value.encode()))
+
+    def presence_tag(self, value: str) -> int:
+        """Return the tag of a `document_value` for questions about now, the same in every facility and month."""
+        return _integer(self._keys.tags[KeyPurpose.PRESENCE](f"{_FOLD_VERSION}|presence|{value}".encode()))
+
+    def reference_tag(self, facility_id: int, source_ref: str) -> bytes:
+        """Return the 16-byte tag of a source reference within its facility, compared exactly."""
+        return self._keys.tags[KeyPurpose.REFERENCE](f"1|reference|{facility_id}|{source_ref}".encode())[:16]
+
+    def content_tag(self, canonical: bytes) -> bytes:
+        """Return the 16-byte tag by which a repeated declaration (its canonical JSON) is recognised."""
+        return self._keys.tags[KeyPurpose.CONTENT](b"1|content|" + canonical)[:16]
+
+    def seal_cursor(self, scope: str, position: bytes) -> str:
+        """Return an opaque URL-safe cursor; it opens only in the same `scope` (the list and whose it is)."""
+        nonce = os.urandom(_NONCE_BYTES)
+        sealed = self._keys.cursor.encrypt(nonce, position, f"1|cursor|{scope}".encode())
+        return base64.urlsafe_b64encode(nonce + sealed).decode("ascii").rstrip("=")
+
+    def open_cursor(self, scope: str, cursor: str) -> bytes:
+        """Return the position in a cursor of this `scope`. Raises Tampered for anything else."""
+        try:
+            sealed = base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
+            return self._keys.cursor.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], f"1|cursor|{scope}".encode())
+        except (InvalidTag, ValueError):
+            raise Tampered("not a cursor of this list") from None
+
+    def signing_key(self, purpose: KeyPurpose) -> SigningKey:
+        """Return the newest signing key for `purpose`. Raises WrongPurpose if keys of that purpose do not sign."""
+        signer = self._keys.signers.get(purpose)
+        if signer is None:
+            raise WrongPurpose(f"{purpose} keys do not sign")
+        return signer
+
+    def _newest(self, epoch: int) -> int:
+        if epoch not in self._keys.newest:
+            self.reload()
+        version = self._keys.newest.get(epoch)
+        if version is None:
+            raise UnknownEpoch(epoch)
+        return version
+
+    def _cipher(self, epoch: int, version: int) -> AESGCM:
+        if (epoch, version) not in self._keys.ciphers:
+            self.reload()
+        cipher = self._keys.ciphers.get((epoch, version))
+        if cipher is None:
+            raise UnknownEpoch(epoch)
+        return cipher
+
+
+def open_keyring(directory: Path) -> Keyring:
+    """Return the keyring of the file key store in `directory`. Raises KeyStoreError."""
+    return Keyring(FileKeyStore(directory).read)
+
+
+def _prepare(keys: Iterable[Key]) -> _Keys:
+    ordered = sorted(keys, key=lambda key: key.name.version)  # so that the newest comes last and wins
+    data = [(key.name.epoch or 0, key.name.version, key) for key in ordered if key.name.purpose is KeyPurpose.DATA]
+    standing = {key.name.purpose: key for key in ordered if key.name.epoch is None}
+    hmac = {purpose: key for purpose, key in standing.items() if _ALGORITHMS[purpose] == "HMAC-SHA-256"}
+    signing = {purpose: key for purpose, key in standing.items() if _ALGORITHMS[purpose] == "Ed25519"}
+    return _Keys(
+        ciphers={(epoch, version): _cipher_of(key) for epoch, version, key in data},
+        newest={epoch: version for epoch, version, _ in data},
+        indexes={key.name.epoch or 0: _tagger_of(key) for key in ordered if key.name.purpose is KeyPurpose.INDEX},
+        tags={purpose: _tagger_of(key) for purpose, key in hmac.items()},
+        signers={purpose: _signer_of(key) for purpose, key in signing.items()},
+        cursor=_cipher_of(standing[KeyPurpose.CURSOR]),
+    )
+
+
+def _cipher_of(key: Key) -> AESGCM:
+    return AESGCM(_require(key, "AES-256-GCM").material)
+
+
+def _signer_of(key: Key) -> SigningKey:
+    private = Ed25519PrivateKey.from_private_bytes(_require(key, "Ed25519").material)
+    return SigningKey(str(key.name), private.public_key().public_bytes_raw(), private)
+
+
+_INNER_PAD = bytes(value ^ 0x36 for value in range(256))
+_OUTER_PAD = bytes(value ^ 0x5C for value in range(256))
+
+
+def _tagger_of(key: Key) -> _Tagger:
+    """Return HMAC-SHA-256 under `key` (RFC 2104) with both pads hashed in advance: half the time of `hmac.digest`."""
+    block = _require(key, "HMAC-SHA-256").material.ljust(64, b"\0")
+    inner, outer = sha256(block.translate(_INNER_PAD)), sha256(block.translate(_OUTER_PAD))
+
+    def tag(message: bytes) -> bytes:
+        first, second = inner.copy(), outer.copy()
+        first.update(message)
+        second.update(first.digest())
+        return second.digest()
+
+    return tag
+
+
+def _integer(tag: bytes) -> int:
+    value: int = _SIGNED_64.unpack_from(tag)[0]
+    return value
+
+
+def _context(header: bytes, record: RecordName) -> bytes:
+    place = _PLACE.pack(record.facility_id, record.stay_id.bytes, record.schema_version, record.version)
+    return header + place + record.kind.encode()  # the only part of varying length comes last
+
+
+def _pad(plaintext: bytes) -> bytes:
+    size = _LENGTH.size + len(plaintext)
+    if size > 0xFFFF + _LENGTH.size:
+        raise ValueError("more than 65,535 bytes cannot be sealed in one record")
+    return (_LENGTH.pack(len(plaintext)) + plaintext).ljust(size + -size % _PAD_BYTES, b"\0")
+
+
+def _unpad(padded: bytes) -> bytes:
+    end = _LENGTH.size + int(_LENGTH.unpack_from(padded)[0])
+    return padded[_LENGTH.size : end]
+
+
+def verify_signature(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    """Tell whether `signature` is the Ed25519 signature of `message` by the key with these 32 public bytes."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sealing to the auditor: what the daemon writes and cannot read back
+
+
+@dataclass(frozen=True, slots=True)
+class AuditorKeys:
+    """A key pair of the auditor. The private half (96 bytes) never comes near the daemon."""
+
+    public_key: bytes = field(repr=False)
+    private_key: bytes = field(repr=False)
+
+
+# HPKE (RFC 9180) with ML-KEM-768 and X25519 together: the audit is kept for years, longer than X25519 alone may last.
+_SUITE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
+_KEM_PUBLIC_BYTES, _KEM_SEED_BYTES, _X25519_BYTES = 1184, 64, 32
+
+
+def generate_auditor_keys() -> AuditorKeys:
+    """Make a key pair for the auditor, who does this offline and hands over the public half."""
+    kem, curve = MLKEM768PrivateKey.generate(), X25519PrivateKey.generate()
+    public = kem.public_key().public_bytes_raw() + curve.public_key().public_bytes_raw()
+    return AuditorKeys(public, kem.private_bytes_raw() + curve.private_bytes_raw())
+
+
+def seal_to_auditor(public_key: bytes, info: bytes, plaintext: bytes) -> bytes:
+    """Seal `plaintext` (at most 65,535 bytes, padded) so that only the auditor opens it.
+
+    `info` binds the place it belongs to (the audit entry) and must be given again to open. Raises ValueError for
+    what is no public key of `generate_auditor_keys`.
+    """
+    return _SUITE.encrypt(_pad(plaintext), _auditor_public_key(public_key), info=info)
+
+
+def open_as_auditor(private_key: bytes, info: bytes, sealed: bytes) -> bytes:
+    """Return what was sealed to the auditor with this `info`. Raises Tampered."""
+    if len(private_key) != _KEM_SEED_BYTES + _X25519_BYTES:
+        raise ValueError("not an auditor's private key")
+    kem = MLKEM768PrivateKey.from_seed_bytes(private_key[:_KEM_SEED_BYTES])
+    curve = X25519PrivateKey.from_private_bytes(private_key[_KEM_SEED_BYTES:])
+    try:
+        padded = _SUITE.decrypt(sealed, hpke.MLKEM768X25519PrivateKey(kem, curve), info=info)
+    except (InvalidTag, ValueError):
+        raise Tampered("not sealed to this auditor for this place") from None
+    return _unpad(padded)
+
+
+@lru_cache(maxsize=4)
+def _auditor_public_key(public_key: bytes) -> hpke.MLKEM768X25519PublicKey:
+    if len(public_key) != _KEM_PUBLIC_BYTES + _X25519_BYTES:
+        raise ValueError("not an auditor's public key")
+    kem = MLKEM768PublicKey.from_public_bytes(public_key[:_KEM_PUBLIC_BYTES])
+    return hpke.MLKEM768X25519PublicKey(kem, X25519PublicKey.from_public_bytes(public_key[_KEM_PUBLIC_BYTES:]))
