@@ -1,0 +1,47 @@
+"""The one blob in which everything about a person is sealed, per version of a stay."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from asm_daemon.crypto import Keyring, RecordName, epoch_of
+from asm_daemon.model import Contents, StayRow
+
+SCHEMA_VERSION = 1
+SALT_BYTES = 16
+
+
+def record_name(facility_id: int, stay_id: UUID, version: int) -> RecordName:
+    """The name a version of a stay is sealed under. All versions lie in the epoch of the stay's id."""
+    return RecordName("stay", epoch_of(stay_id), facility_id, stay_id, SCHEMA_VERSION, version)
+
+
+def seal_contents(keyring: Keyring, facility_id: int, stay_id: UUID, version: int, contents: Contents) -> bytes:
+    """Seal the contents of one version. Raises `UnknownEpoch`."""
+    return keyring.seal(record_name(facility_id, stay_id, version), _encode(contents))
+
+
+def open_contents(keyring: Keyring, row: StayRow) -> Contents:
+    """Open one version. Raises `Tampered` when the blob is not this row's, `UnknownEpoch` when its key is gone."""
+    return _decode(keyring.open(record_name(row.facility_id, row.id, row.version), row.sealed))
+
+
+def _encode(contents: Contents) -> bytes:
+    return orjson.dumps(
+        {
+            "declared": contents.declared,
+            "salt": contents.salt.hex(),
+            "source_ref": contents.source_ref,
+            "override": contents.override,
+            "cancellation": contents.cancellation,
+        },
+        option=orjson.OPT_SORT_KEYS,
+    )
+
+
+def _decode(plaintext: bytes) -> Contents:
+    members: dict[str, Any] = orjson.loads(plaintext)
+    return Contents(**{**members, "salt": bytes.fromhex(members["salt"])})
