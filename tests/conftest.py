@@ -1,0 +1,100 @@
+"""Fixtures: one throw-away PostgreSQL a session, one clone of the migrated database a test.
+
+`ASM_TEST_POSTGRES_BIN` names the programs of another server version, e.g. /usr/lib/postgresql/15/bin.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from asm_daemon import embedded
+from asm_daemon.embedded import EmbeddedPostgres
+from asm_daemon.store.migrate import load_migrations, migrate
+
+TEMPLATE = "asm_template"
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A database of this test's own. `url` carries the placeholder `{role}`, as the setting `database_url` does."""
+
+    name: str
+    url: str
+    _opened: list[asyncpg.Connection] = field(default_factory=list, repr=False)
+
+    async def connect(self, role: str = "postgres") -> asyncpg.Connection:
+        """A connection of one login (`asm_intake`, …; without a name the superuser), closed after the test."""
+        connection = await asyncpg.connect(self.url.replace("{role}", role))
+        self._opened.append(connection)
+        return connection
+
+    async def close(self) -> None:
+        """End the connections that `connect` opened."""
+        for connection in self._opened:
+            connection.terminate()
+
+
+@pytest.fixture(scope="session")
+async def server() -> AsyncIterator[EmbeddedPostgres]:
+    """A throw-away PostgreSQL for the whole session (one per xdist worker)."""
+    binaries = os.environ.get("ASM_TEST_POSTGRES_BIN")
+    running = await embedded.start(binaries=Path(binaries) if binaries else None)
+    yield running
+    await running.stop()
+
+
+@pytest.fixture(scope="session")
+async def superuser(server: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection]:
+    """The connection that makes and drops databases."""
+    connection = await asyncpg.connect(server.dsn())
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture(scope="session")
+async def template(server: EmbeddedPostgres, superuser: asyncpg.Connection) -> str:
+    """The migrated database that every test gets a clone of."""
+    await superuser.execute(f"CREATE DATABASE {TEMPLATE}")
+    connection = await asyncpg.connect(server.dsn(database=TEMPLATE))
+    await migrate(connection, load_migrations())
+    await connection.close()
+    return TEMPLATE
+
+
+@asynccontextmanager
+async def _cloned(
+    server: EmbeddedPostgres, superuser: asyncpg.Connection, template: str, name: str
+) -> AsyncIterator[Database]:
+    await superuser.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+    # The rights on a database are not part of its clone.
+    await superuser.execute(
+        "UPDATE pg_database SET datacl = (SELECT datacl FROM pg_database WHERE datname = $1) WHERE datname = $2",
+        template,
+        name,
+    )
+    made = Database(name, server.dsn("{role}", name))
+    yield made
+    await made.close()
+    await superuser.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def database(server: EmbeddedPostgres, superuser: asyncpg.Connection, template: str) -> AsyncIterator[Database]:
+    """A fresh clone of the migrated database."""
+    async with _cloned(server, superuser, template, f"t_{secrets.token_hex(6)}") as made:
+        yield made
+
+
+@pytest.fixture
+async def empty_database(server: EmbeddedPostgres, superuser: asyncpg.Connection) -> AsyncIterator[Database]:
+    """A database in which nothing has been migrated."""
+    async with _cloned(server, superuser, "template0", f"e_{secrets.token_hex(6)}") as made:
+        yield made
