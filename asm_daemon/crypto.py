@@ -14,7 +14,6 @@ import re
 import stat
 import struct
 import time
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +32,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from schemas.folding import NORM, fold_document, fold_tokens
 
 
 class Tampered(Exception):
@@ -401,7 +402,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Folding: one form of a name and of a document number, for writing an index and for asking it
+# Blind indexes: what they are made over
 
 
 class IndexField(StrEnum):
@@ -412,45 +413,18 @@ class IndexField(StrEnum):
     GIVEN_NAME = "given_name"
 
 
-_FOLD_VERSION = 1  # part of every tag: changing a folding rule means a new number and rebuilt indexes
-_MARKS = dict.fromkeys(range(0x0300, 0x0370))
-_D_LETTERS = dict.fromkeys(map(ord, "Đđ\u00d0\u00f0"), "D")  # Đ has no decomposition; Eth (Ð, ð) looks the same
-_APOSTROPHES = dict.fromkeys(map(ord, "'’‘ʼʻ`´"))
-_NAME_TABLE = {**_MARKS, **_D_LETTERS, **_APOSTROPHES}
-_TOKEN = re.compile(r"[^\W_]+")
-_NOT_DOCUMENT = re.compile(r"[^0-9A-Z]+")
-
-
-def fold_name(text: str) -> str:
-    """Return the name without marks, case, punctuation and order: its tokens, upper case, sorted, one space between.
-
-    Nguyễn Văn Thử = NGUYEN VAN THU = thử-nguyễn VĂN. As in a machine readable zone (ICAO 9303-3, 4.6) an apostrophe
-    vanishes and a hyphen separates. The result is for comparing, never for showing.
-    """
-    return " ".join(sorted(_name_tokens(text)))
-
-
-def fold_document(text: str) -> str:
-    """Return a document number as [0-9A-Z]: full-width forms narrowed (NFKC), upper case, all else dropped."""
-    return _NOT_DOCUMENT.sub("", unicodedata.normalize("NFKC", text).upper())
-
-
-def _name_tokens(text: str) -> list[str]:
-    return _TOKEN.findall(unicodedata.normalize("NFKD", text).translate(_NAME_TABLE).upper())
-
-
 def document_value(number: str) -> str:
     """Return what `IndexField.DOCUMENT` and the presence tag are made over."""
     return fold_document(number)
 
 
 def name_values(full_name: str, birth_date: str) -> tuple[str, str]:
-    """Return what `IndexField.PERSON` and `IndexField.GIVEN_NAME` are made over: all tokens, and the last as written.
+    """Return what `IndexField.PERSON` and `IndexField.GIVEN_NAME` are made over: all words, and the last as written.
 
     Both carry `birth_date`, which is ISO 8601 and perhaps only a month or a year.
     """
-    tokens = _name_tokens(full_name)
-    return f"{' '.join(sorted(tokens))}|{birth_date}", f"{tokens[-1] if tokens else ''}|{birth_date}"
+    words = fold_tokens(full_name)
+    return f"{' '.join(sorted(words))}|{birth_date}", f"{words[-1] if words else ''}|{birth_date}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -513,7 +487,7 @@ _BODY_AT = _HEADER.size + _NONCE_BYTES
 _PLACE = struct.Struct(">Q16sHI")  # facility, stay, schema version, row version
 _LENGTH = struct.Struct(">H")
 _PAD_BYTES = 64
-_INDEX_PREFIX = {name: f"{_FOLD_VERSION}|{name}|".encode() for name in IndexField}
+_INDEX_PREFIX = {name: f"{NORM}|{name}|".encode() for name in IndexField}
 _SIGNED_64 = struct.Struct(">q")
 
 
@@ -574,7 +548,7 @@ class Keyring:
 
     def presence_tag(self, value: str) -> int:
         """Return the tag of a `document_value` for questions about now, the same in every facility and month."""
-        return _integer(self._keys.tags[KeyPurpose.PRESENCE](f"{_FOLD_VERSION}|presence|{value}".encode()))
+        return _integer(self._keys.tags[KeyPurpose.PRESENCE](f"{NORM}|presence|{value}".encode()))
 
     def reference_tag(self, facility_id: int, source_ref: str) -> bytes:
         """Return the 16-byte tag of a source reference within its facility, compared exactly."""
