@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+import orjson
+
 from schemas.violations import Violation
+
+DOCUMENT_BYTES_LIMIT = 20 << 20
+"""The largest document that is read."""
+RESULTS_LIMIT = 20_000
+"""How many acts and unreadable rows one document may yield; a longer one is refused as a whole."""
 
 
 class ActKind(StrEnum):
@@ -65,3 +72,52 @@ class Connector:
     suffixes: tuple[str, ...]
     media_types: tuple[str, ...]
     read: Callable[[bytes], Iterator[Act | Unreadable]]
+
+
+def to_json(result: Act | Unreadable) -> bytes:
+    """One line of JSON without its line end, from which `from_json` makes an equal result.
+
+    An act is `{"kind", "fields", "row", "source_ref", "origin", "warnings"}`, an unreadable row `{"row", "violations"}`,
+    a violation the list `[code, pointer, vi, en, place]`. Raises TypeError if `fields` holds what JSON does not.
+    """
+    if isinstance(result, Unreadable):
+        return orjson.dumps({"row": result.row, "violations": [_listed(each) for each in result.violations]})
+    return orjson.dumps(
+        {
+            "kind": result.kind,
+            "fields": result.fields,
+            "row": result.row,
+            "source_ref": result.source_ref,
+            "origin": result.origin,
+            "warnings": [_listed(each) for each in result.warnings],
+        }
+    )
+
+
+def from_json(line: bytes) -> Act | Unreadable:
+    """Undo `to_json`. Raises ValueError on anything else: the line comes from a process that read hostile bytes."""
+    match orjson.loads(line):
+        case {"row": int(row), "violations": [*violations], **rest} if not rest:
+            return Unreadable(row, tuple(_violation(each) for each in violations))
+        case {
+            "kind": str(kind),
+            "fields": dict(fields),
+            "row": int(row),
+            "source_ref": (str() | None) as source_ref,
+            "origin": dict(origin),
+            "warnings": [*warnings],
+            **rest,
+        } if not rest and all(isinstance(place, str) for place in origin.values()):
+            return Act(ActKind(kind), fields, row, source_ref, origin, tuple(_violation(each) for each in warnings))
+    raise ValueError("neither an act nor an unreadable row")
+
+
+def _listed(fault: Violation) -> list[str | None]:
+    return [fault.code, fault.pointer, fault.vi, fault.en, fault.place]
+
+
+def _violation(listed: Any) -> Violation:
+    match listed:
+        case [str(code), str(pointer), str(vi), str(en), (str() | None) as place]:
+            return Violation(code, pointer, vi, en, place)
+    raise ValueError("not a violation")

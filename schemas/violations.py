@@ -64,6 +64,28 @@ _DOCUMENT = {
         "Ambiguous date (day and month may be swapped): enter it as text, dd/MM/yyyy.",
     ),
     "undecodable": Text("Không giải mã được ký tự theo bảng mã {expected}.", "Not decodable as {expected}."),
+    "too_many_rows": Text("Tệp có quá {limit} dòng: hãy chia nhỏ tệp.", "More than {limit} rows: split the file."),
+    "repeated_column": Text("Cột {expected} xuất hiện hai lần.", "The column {expected} stands there twice."),
+    "too_many_cells": Text(
+        "Dòng có nhiều ô hơn {limit} cột của tiêu đề: các ô có thể bị lệch.",
+        "The row has more cells than the {limit} columns of the heading: cells may have shifted.",
+    ),
+    "unreadable_row": Text(
+        "Dòng sai cấu trúc (kiểm tra dấu ngoặc kép và dấu phân cách).",
+        "The row is malformed (check the quotes and the separators).",
+    ),
+    "cell_error": Text("Ô chứa lỗi của bảng tính.", "The cell holds a spreadsheet error."),
+    "duplicate_row": Text(
+        "Trùng giấy tờ và ngày đến với dòng {limit}.", "Same document and day of arrival as row {limit}."
+    ),
+}
+
+_MESSAGE = {
+    "not_hl7": Text("Không phải bản tin HL7 v2.", "Not an HL7 v2 message."),
+    "missing_segment": Text("Thiếu đoạn {expected}.", "The segment {expected} is missing."),
+    "unsupported_event": Text(
+        "Chưa tiếp nhận loại sự kiện này: hiện nhận {expected}.", "This event is not taken: {expected} are."
+    ),
 }
 
 _DECLARATION = {
@@ -108,6 +130,14 @@ _DECLARATION = {
 }
 
 _WARNINGS = {
+    "leading_zeros_restored": Text(
+        "Số bị mất số 0 ở đầu đã được khôi phục: hãy kiểm tra lại.",
+        "Leading zeros that were lost have been restored: please check the number.",
+    ),
+    "heading_row_read": Text(
+        "Dòng thuộc phần tiêu đề của mẫu nhưng có dữ liệu nên đã được đọc như một khách.",
+        "The row belongs to the form's heading but holds data, so it was read as a guest.",
+    ),
     "personal_number_sex": Text(
         "Giới tính không khớp với số định danh cá nhân.", "The gender disagrees with the personal number."
     ),
@@ -124,4 +154,24 @@ _WARNINGS = {
     ),
 }
 
-CATALOGUE: dict[str, Text] = {**_SHAPE, **_DOCUMENT, **_DECLARATION, **_WARNINGS}
+_DIRECTORY = {
+    "code_taken": Text("Mã này đã được dùng.", "This code is taken."),
+    "unknown_facility": Text("Không có cơ sở nào mang mã này.", "No facility has this code."),
+    "unknown_principal": Text(
+        "Không có chủ thể nào đang hoạt động mang mã này.", "No active principal has this identifier."
+    ),
+    "holds_no_grants": Text(
+        "Chỉ chủ cơ sở (owner) và nhà cung cấp phần mềm (vendor) được cấp quyền tại cơ sở.",
+        "Only owners and vendors are granted anything at a facility.",
+    ),
+    "sandbox_and_real": Text(
+        "Một chủ thể không thể vừa có quyền tại cơ sở thử nghiệm vừa có quyền tại cơ sở thật: hãy tạo hai chủ thể.",
+        "A principal cannot hold grants for both sandbox and real facilities: make two principals.",
+    ),
+    "department_only": Text(
+        "Phải nêu sở, ban ngành (department) khi và chỉ khi chủ thể là sở, ban ngành.",
+        "A department is named exactly when the principal is one.",
+    ),
+}
+
+CATALOGUE: dict[str, Text] = {**_SHAPE, **_DOCUMENT, **_MESSAGE, **_DECLARATION, **_WARNINGS, **_DIRECTORY}
