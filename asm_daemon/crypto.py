@@ -450,6 +450,7 @@ class RecordName:
 class SigningKey:
     """An Ed25519 key (RFC 8032). `public_key_bytes` are the 32 bytes of the standard; `key_id` is the key's name."""
 
+    purpose: KeyPurpose
     key_id: str
     public_key_bytes: bytes
     _private: Ed25519PrivateKey = field(repr=False)
@@ -623,7 +624,7 @@ def _cipher_of(key: Key) -> AESGCM:
 
 def _signer_of(key: Key) -> SigningKey:
     private = Ed25519PrivateKey.from_private_bytes(_require(key, "Ed25519").material)
-    return SigningKey(str(key.name), private.public_key().public_bytes_raw(), private)
+    return SigningKey(key.name.purpose, str(key.name), private.public_key().public_bytes_raw(), private)
 
 
 _INNER_PAD = bytes(value ^ 0x36 for value in range(256))

@@ -37,7 +37,7 @@ def canonical_json(value: Any) -> bytes:
 
 def instant_text(instant: datetime) -> str:
     """Return an aware instant as RFC 3339 in UTC, always with six decimals: what PostgreSQL stores, without loss."""
-    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return instant.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
