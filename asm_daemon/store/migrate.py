@@ -38,7 +38,10 @@ class Migration:
 
 
 def load_migrations(folder: Traversable | None = None) -> tuple[Migration, ...]:
-    """Read the steps in `folder` (the package `migrations` if None), in order. MigrationError on a wrong or doubled name."""
+    """Read the steps in `folder` (None: the package `migrations`), in order.
+
+    MigrationError on a wrong name or a number used twice.
+    """
     steps: dict[int, Migration] = {}
     for entry in (folder or resources.files("migrations")).iterdir():
         if not entry.name.endswith(".sql"):

@@ -1,0 +1,289 @@
+"""Everything an operator decides, read once from the environment; the daemon refuses to start on anything wrong.
+
+Each setting `name` is the variable `ASM_NAME`. An empty value counts as absent. `deploy/asm-daemon.env.example` is made
+from this module: `python -m asm_daemon.settings > deploy/asm-daemon.env.example`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticUndefined
+
+PREFIX = "ASM_"
+# Read elsewhere, on purpose: where the demo's and the tests' PostgreSQL comes from is nothing the daemon may depend on.
+_NOT_OURS = re.compile(r"ASM_POSTGRES_BIN|ASM_TEST_.*")
+_LISTEN = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[A-Za-z0-9.-]+)):(?P<port>[0-9]{1,5})")
+_DEPLOYMENT = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+_CLIENT_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class SettingsError(Exception):
+    """What is wrong with the environment: every fault at once, by the name of its variable, never by its value."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("the settings are wrong:\n" + "\n".join(f"  {fault}" for fault in faults))
+        self.faults = tuple(faults)
+
+
+class Address(NamedTuple):
+    """Where to listen: `host:port`, an IPv6 address in brackets."""
+
+    host: str
+    port: int
+
+
+def _address(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    matched = _LISTEN.fullmatch(text)
+    if matched is None or int(matched["port"]) > 65535:
+        raise ValueError("must be host:port, such as 127.0.0.1:8080 or [::1]:8080")
+    return Address(matched["v6"] or matched["host"], int(matched["port"]))
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path: the daemon's working directory is nothing to rely on")
+    return path
+
+
+def _readable_file(path: Path) -> Path:
+    if not _absolute(path).is_file() or not os.access(path, os.R_OK):
+        raise ValueError("must name a file that this user can read")
+    return path
+
+
+def _split_url(text: str) -> SplitResult:
+    try:
+        return urlsplit(text)
+    except ValueError:  # its message quotes the URL
+        raise ValueError("is not a URL") from None
+
+
+def _deployment(text: str) -> str:
+    if not _DEPLOYMENT.fullmatch(text):
+        raise ValueError("must look like a host name: lower-case letters, digits, dots and hyphens, at most 63")
+    return text
+
+
+def _client_id(text: str) -> str:
+    if not _CLIENT_ID.fullmatch(text):
+        raise ValueError("must be 1 to 128 printable ASCII characters without a space")
+    return text
+
+
+def _database_url(text: str) -> str:
+    parts = _split_url(text)
+    if parts.scheme not in {"postgresql", "postgres"} or parts.path in {"", "/"}:
+        raise ValueError("must be postgresql://{role}@host/database")
+    if text.count("{role}") != 1 or not parts.netloc.startswith(("{role}@", "{role}:")):
+        raise ValueError("must carry {role} once, in the place of the user: postgresql://{role}@host/database")
+    return text
+
+
+def _web_url(text: str, info: ValidationInfo) -> str:
+    parts = _split_url(text)
+    plain = not (parts.query or parts.fragment or "@" in parts.netloc)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not plain:
+        raise ValueError("must be an http or https URL without user, query or fragment")
+    if parts.scheme == "http" and info.data.get("environment") == "production":
+        raise ValueError("must be https in production")
+    return text.rstrip("/")
+
+
+_Listen = Annotated[Address, BeforeValidator(_address)]
+_AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+_File = Annotated[Path, AfterValidator(_readable_file)]
+_WebUrl = Annotated[str, AfterValidator(_web_url)]
+
+
+class Settings(BaseModel):
+    """The decisions of one deployment; immutable, safe to print (what may hold a secret is left out of `repr`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    environment: Literal["trial", "production"] = Field(
+        description="`trial` marks every receipt and page as without legal value and signs with the trial key; "
+        "`production` demands https. Receipts of one are never valid in the other."
+    )
+    deployment: Annotated[str, AfterValidator(_deployment)] = Field(
+        description="The name of this installation: the origin line of the audit log's checkpoints and the issuer of "
+        "receipts. Changing it starts a new log for every witness.",
+    )
+    database_url: Annotated[str, AfterValidator(_database_url)] = Field(
+        repr=False,
+        description="PostgreSQL, with {role} where the login belongs; the daemon opens one pool per audience. Keep "
+        "passwords out of it: add ?passfile=/path or use client certificates.",
+    )
+    key_store: _AbsolutePath = Field(
+        description="The directory of the file key store (0700, the daemon's alone). Without it nothing sealed can be "
+        "read again: back it up apart from the database, never beside it."
+    )
+    listen: _Listen = Field(
+        default=Address("127.0.0.1", 8080), description="host:port of the HTTP server. Put a TLS terminator in front."
+    )
+    public_url: _WebUrl = Field(
+        description="How people and machines outside reach the HTTP server; it is printed on receipts and cannot be "
+        "changed on those already given."
+    )
+    mllp_listen: _Listen | None = Field(
+        default=None,
+        description="host:port for HL7 over MLLP from hospitals. MLLP has no encryption of its own: bind it to a "
+        "private network or a TLS tunnel. Absent: no listener.",
+    )
+    population_url: _WebUrl = Field(
+        description="The base URL of the population database (Cơ sở dữ liệu quốc gia về dân cư). While it cannot be "
+        "reached, declarations are still accepted and wait."
+    )
+    population_client_id: Annotated[str, AfterValidator(_client_id)] = Field(
+        description="Our name as an OAuth2 client of the population database."
+    )
+    population_client_secret_file: _File = Field(
+        description="The file with the secret that belongs to it, on one line. Read at start."
+    )
+    max_body_bytes: int = Field(
+        default=8 << 20,
+        ge=64 << 10,
+        le=64 << 20,
+        description="Bytes of the largest request body or file; a larger one is refused with 413. Memory use grows "
+        "with it times the number of simultaneous requests.",
+    )
+    max_batch_rows: int = Field(
+        default=5000, ge=1, le=50_000, description="Rows of the largest batch; a larger one is refused, never cut."
+    )
+    flush_rows: int = Field(
+        default=500,
+        ge=1,
+        le=5000,
+        description="Rows that one commit of single declarations takes at most. More raises throughput under load and "
+        "the time that the last row of a commit waits.",
+    )
+    intake_queue_rows: int = Field(
+        default=4000,
+        ge=1,
+        le=100_000,
+        description="Single declarations that may wait for a commit; beyond it the answer is 503 with Retry-After. At "
+        "least flush_rows.",
+    )
+    lease_seconds: int = Field(
+        default=15,
+        ge=3,
+        le=300,
+        description="Seconds after which the work of a silent process is taken over by another. Shorter recovers "
+        "faster, and takes work from a process that only paused.",
+    )
+    shutdown_seconds: int = Field(
+        default=25,
+        ge=1,
+        le=300,
+        description="Seconds to finish accepted work after SIGTERM. Keep it below the supervisor's own limit "
+        "(systemd 90, Kubernetes 30), or that kills in the middle.",
+    )
+    key_cache_seconds: int = Field(
+        default=30,
+        ge=0,
+        le=300,
+        description="Seconds that a revoked API key or grant may still work. 0 asks the database at every request.",
+    )
+    auditor_public_key_file: _File | None = Field(
+        default=None,
+        description="The public key of the auditor, to whom the terms of police searches are sealed. Absent: the terms "
+        "themselves are not recorded.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least level that is logged. No level logs personal data."
+    )
+
+    @field_validator("intake_queue_rows")
+    @classmethod
+    def _holds_one_flush(cls, rows: int, info: ValidationInfo) -> int:
+        if rows < info.data.get("flush_rows", 1):
+            raise ValueError("must be at least flush_rows")
+        return rows
+
+
+def load_settings(environment: Mapping[str, str]) -> Settings:
+    """Read the settings from `ASM_*` variables (`os.environ`). SettingsError lists everything that is wrong."""
+    given = {name: value for name, value in environment.items() if name.startswith(PREFIX) and value.strip()}
+    known = {_variable(field): field for field in Settings.model_fields}
+    faults = [_unknown(name, list(known)) for name in given if name not in known and not _NOT_OURS.fullmatch(name)]
+    try:
+        settings = Settings.model_validate({known[name]: value for name, value in given.items() if name in known})
+    except ValidationError as error:
+        for fault in error.errors(include_url=False, include_input=False, include_context=False):
+            name = _variable(str(fault["loc"][0]))
+            faults.append(f"{name} is missing" if fault["type"] == "missing" else f"{name}: {_reason(fault['msg'])}")
+    if faults:
+        raise SettingsError(sorted(faults)) from None
+    return settings
+
+
+def example() -> str:
+    """The text of `deploy/asm-daemon.env.example`: every setting with its meaning, defaults commented out."""
+    parts = [_EXAMPLE_HEAD]
+    for name, field in Settings.model_fields.items():
+        meaning = textwrap.fill(field.description or "", 100, initial_indent="# ", subsequent_indent="# ")
+        if field.default is PydanticUndefined:
+            line = f"{_variable(name)}={_EXAMPLES[name]}"
+        elif field.default is None:
+            line = f"#{_variable(name)}={_EXAMPLES[name]}"
+        else:
+            default = field.default
+            line = f"#{_variable(name)}={':'.join(map(str, default)) if isinstance(default, Address) else default}"
+        parts.append(f"{meaning}\n{line}\n")
+    return "\n".join(parts)
+
+
+_EXAMPLE_HEAD = """\
+# The settings of the ASM daemon, for systemd's EnvironmentFile= or a container's env_file.
+# A line that begins with #ASM_ shows a default or an optional setting. The daemon refuses to start on an unknown ASM_
+# variable; on Kubernetes set enableServiceLinks: false, or a Service named asm adds some.
+"""
+_EXAMPLES = {
+    "environment": "trial",
+    "deployment": "asm.hungyen.example",
+    "database_url": "postgresql://{role}@db.internal/asm?passfile=/etc/asm-daemon/pgpass&sslmode=verify-full",
+    "key_store": "/var/lib/asm-daemon/keys",
+    "public_url": "https://asm.hungyen.example",
+    "mllp_listen": "10.0.0.5:2575",
+    "population_url": "https://population.example",
+    "population_client_id": "asm-hungyen",
+    "population_client_secret_file": "/etc/asm-daemon/population-secret",
+    "auditor_public_key_file": "/etc/asm-daemon/auditor.pub",
+}
+
+
+def _variable(field: str) -> str:
+    return PREFIX + field.upper()
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"{name} is not a setting" + (f"; is {near[0]} meant?" if near else "")
+
+
+def _reason(message: str) -> str:
+    return message.removeprefix("Value error, ").replace("Input should be", "must be")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(example())

@@ -1,0 +1,86 @@
+"""Connections to PostgreSQL: one login, hence one pool, per audience; a limit and a timeout on everything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import asyncpg
+
+ROLE_PLACEHOLDER = "{role}"
+_CONNECT_SECONDS = 10
+_IDLE_CONNECTION_SECONDS = 300
+# PostgreSQL ends a slow statement itself and says so; the client gives up only when the server no longer answers.
+_ANSWER_MARGIN_SECONDS = 5
+
+# A server that fell back to read-only (a stand-by behind the same address, a full disk) still answers, and would keep
+# its connections in the pool for ever.
+_FIND_READ_ONLY = """
+DO $$ BEGIN
+    IF current_setting('transaction_read_only')::boolean THEN
+        RAISE EXCEPTION USING ERRCODE = 'read_only_sql_transaction';
+    END IF;
+END $$
+"""
+
+
+async def open_pool(
+    database_url: str,
+    role: str,
+    *,
+    min_size: int = 1,
+    max_size: int = 8,
+    statement_timeout_seconds: float = 15,
+    idle_in_transaction_seconds: float = 30,
+) -> asyncpg.Pool:
+    """Open the pool of one login; `database_url` carries `{role}` where the login's name belongs.
+
+    Connections lead to a server that takes writes. When one of them turns out to be read-only as it comes back, all
+    are replaced before their next use. Raises what asyncpg raises when the server cannot be reached.
+    """
+
+    async def reset(connection: asyncpg.Connection) -> None:
+        try:
+            await connection.execute(connection.get_reset_query() + _FIND_READ_ONLY)
+        except asyncpg.ReadOnlySQLTransactionError:
+            await pool.expire_connections()
+
+    pool: asyncpg.Pool = await asyncpg.create_pool(
+        min_size=min_size,
+        max_size=max_size,
+        max_inactive_connection_lifetime=_IDLE_CONNECTION_SECONDS,
+        reset=reset,
+        **_arguments(database_url, role, statement_timeout_seconds, idle_in_transaction_seconds),
+    )
+    return pool
+
+
+async def open_connection(
+    database_url: str,
+    role: str,
+    *,
+    statement_timeout_seconds: float = 15,
+    idle_in_transaction_seconds: float = 30,
+) -> asyncpg.Connection:
+    """Open a connection outside any pool, for prepared statements, LISTEN and session locks. The caller closes it."""
+    return await asyncpg.connect(
+        **_arguments(database_url, role, statement_timeout_seconds, idle_in_transaction_seconds)
+    )
+
+
+def _arguments(
+    database_url: str, role: str, statement_seconds: float, idle_in_transaction_seconds: float
+) -> dict[str, Any]:
+    if ROLE_PLACEHOLDER not in database_url:
+        raise ValueError("the database URL has no place for the login: {role}")
+    return {
+        "dsn": database_url.replace(ROLE_PLACEHOLDER, role),
+        "timeout": _CONNECT_SECONDS,
+        "command_timeout": statement_seconds + _ANSWER_MARGIN_SECONDS,
+        "target_session_attrs": "read-write",
+        "server_settings": {
+            "application_name": f"asm-daemon {role}",
+            "timezone": "UTC",
+            "statement_timeout": f"{round(statement_seconds * 1000)}",
+            "idle_in_transaction_session_timeout": f"{round(idle_in_transaction_seconds * 1000)}",
+        },
+    }

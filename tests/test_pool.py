@@ -1,0 +1,79 @@
+"""The pool against a real server: timeouts, the login, and a server that turns read-only."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from asm_daemon.store.pool import open_connection, open_pool
+from tests.conftest import Database
+
+
+async def test_a_url_without_a_place_for_the_login_is_refused() -> None:
+    with pytest.raises(ValueError, match="no place for the login"):
+        await open_pool("postgresql://someone@/asm", "asm_intake")
+
+
+async def test_a_statement_that_takes_too_long_is_ended_by_the_server(database: Database) -> None:
+    pool = await open_pool(database.url, "asm_intake", statement_timeout_seconds=0.05)
+    try:
+        with pytest.raises(asyncpg.QueryCanceledError):
+            await pool.execute("SELECT pg_sleep(20)")
+        assert await pool.fetchval("SELECT 1") == 1
+    finally:
+        await pool.close()
+
+
+async def test_a_session_that_forgets_its_transaction_is_ended_by_the_server(database: Database) -> None:
+    connection = await open_connection(database.url, "asm_intake", idle_in_transaction_seconds=0.05)
+    await connection.execute("BEGIN")
+    async with asyncio.timeout(10):
+        while not connection.is_closed():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_pool_logs_in_as_its_audience_and_says_so(database: Database) -> None:
+    pool = await open_pool(database.url, "asm_police")
+    try:
+        row = await pool.fetchrow("SELECT current_user::text AS login, current_setting('application_name') AS program")
+        assert row is not None
+        assert dict(row) == {"login": "asm_police", "program": "asm-daemon asm_police"}
+    finally:
+        await pool.close()
+
+
+async def test_connections_to_a_server_that_turned_read_only_leave_the_pool(
+    database: Database, superuser: asyncpg.Connection
+) -> None:
+    pool = await open_pool(database.url, "asm_intake", min_size=2)
+    try:
+        before = await _backends(superuser, database.name)
+        await superuser.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        await superuser.execute("SELECT pg_reload_conf()")
+        with pytest.raises(asyncpg.TargetServerAttributeNotMatched):
+            async with asyncio.timeout(10):
+                while True:  # the server tells its sessions of the change in its own time
+                    await pool.fetchval("SELECT 1")
+    finally:
+        await superuser.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        await superuser.execute("SELECT pg_reload_conf()")
+    try:
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    await pool.fetchval("SELECT 1")
+                except asyncpg.TargetServerAttributeNotMatched:
+                    continue
+                break
+        after = await _backends(superuser, database.name)
+        assert after
+        assert not before & after
+    finally:
+        await pool.close()
+
+
+async def _backends(superuser: asyncpg.Connection, name: str) -> set[int]:
+    rows = await superuser.fetch("SELECT pid FROM pg_stat_activity WHERE datname = $1", name)
+    return {row["pid"] for row in rows}
