@@ -6,10 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from hashlib import sha256
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from schemas.codes import Department, FacilityKind
+
+LANES = 256
+
+
+def lane_of(facility_id: int) -> int:
+    """The sync lane of a facility: all its stays are carried by one worker at a time."""
+    return sha256(str(facility_id).encode()).digest()[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +92,39 @@ class StayRow:
         return f"<StayRow {self.id} v{self.version}>"
 
 
+class Presence(NamedTuple):
+    """A guest who is in house now: what overlaps are found by."""
+
+    facility_id: int
+    stay_id: UUID
+    document_tag: int
+    arrived_at: datetime
+    planned_departure_at: datetime | None
+
+
+class Tags(NamedTuple):
+    """The blind indexes of one stay's current version."""
+
+    document: int
+    person: int
+    given_name: int
+
+
+class ReceiptBatch(NamedTuple):
+    """The receipts of one transaction, signed once: `leaves` are the concatenated 32-byte leaf hashes."""
+
+    id: UUID
+    signed_at: datetime
+    leaves: bytes
+    checkpoint: str
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Contents:
     """What a stay's blob holds, once opened.
 
     `declared` is the canonical declaration (JSON-shaped, without `override`), `salt` makes the receipt's digest of it
-    unguessable, `override` and `cancellation` are the owner's statements, `sender` is the principal that filed it.
+    unguessable, `override` and `cancellation` are the owner's own statements.
     """
 
     declared: Mapping[str, Any]

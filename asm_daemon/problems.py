@@ -99,6 +99,12 @@ PROBLEMS = _table(
         "Trạng thái của lượt lưu trú không cho phép việc này.",
         "The stay's state does not allow this.",
     ),
+    (
+        "stay_cancelled",
+        409,
+        "Lượt lưu trú này đã bị huỷ. Nếu khách thật sự lưu trú: khai báo lại với mã tham chiếu mới.",
+        "This stay was cancelled. If the guest does stay, declare again under a new source_ref.",
+    ),
     ("no_rows", 422, "Không có dòng nào: không có gì được khai báo.", "No rows: nothing was declared."),
     (
         "count_mismatch",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 from uuid import UUID
 
@@ -9,9 +10,14 @@ import orjson
 
 from asm_daemon.crypto import Keyring, RecordName, epoch_of
 from asm_daemon.model import Contents, StayRow
+from asm_daemon.receipts import SALT_BYTES
 
 SCHEMA_VERSION = 1
-SALT_BYTES = 16
+
+
+def new_salt() -> bytes:
+    """Random bytes that keep a receipt's digest of the declared fields from being guessed."""
+    return os.urandom(SALT_BYTES)
 
 
 def record_name(facility_id: int, stay_id: UUID, version: int) -> RecordName:

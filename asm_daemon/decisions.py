@@ -1,0 +1,483 @@
+"""What becomes of an act, decided in memory: the rules of a stay's life, with no database and no clock.
+
+`prepare` checks an act by itself; `World` holds what the database knows about the stays concerned; `World.decide`
+takes acts one after the other, each seeing what the earlier ones of the same batch did. Intake loads the world under
+the facilities' turns, lets it decide, and writes what changed in the same transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+from uuid import UUID
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from uuid_utils.compat import uuid7
+
+from asm_daemon import rules
+from asm_daemon.crypto import IndexField, Keyring, document_value, epoch_of, name_values
+from asm_daemon.issuing import Draft
+from asm_daemon.ledger import canonical_json
+from asm_daemon.model import Contents, Facility, Presence, StayRow, Tags
+from asm_daemon.problems import PROBLEMS, Refused, from_validation, invalid
+from asm_daemon.sealing import new_salt, open_contents, seal_contents
+from schemas.act import Act, ActKind
+from schemas.sandbox import refusal_on_demand
+from schemas.stay import (
+    STAY_LIMIT,
+    Cancellation,
+    CheckOut,
+    DeclarationContext,
+    Extension,
+    Guest,
+    StayCorrection,
+    StayDeclaration,
+    UndoCheckOut,
+)
+from schemas.violations import Violation
+
+CLOCK_TOLERANCE = timedelta(minutes=5)
+_NOT_DECLARED = {"source_ref", "facility", "override"}
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One act, addressed and authorised.
+
+    `received_at` is when the request body was complete; `actor` the principal's id. A transition names its stay by
+    `stay_id` or by the act's `source_ref`. `expected_version` is If-Match. `idempotency_key` names a declaration whose
+    sender gave no `source_ref`.
+    """
+
+    facility: Facility
+    act: Act
+    received_at: datetime
+    actor: str
+    stay_id: UUID | None = None
+    expected_version: int | None = None
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An act that is sound by itself."""
+
+    command: Command
+    body: BaseModel
+    ref_tag: bytes | None
+    document_tag: int | None
+    content_tag: bytes | None
+    declared: Mapping[str, Any] | None
+    warnings: tuple[Violation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What became of one act. `row` is the version that resulted, or that exists already."""
+
+    outcome: Literal["accepted", "duplicate", "refused"]
+    row: StayRow | None = None
+    refusal: Refused | None = None
+
+
+_BODIES: Mapping[ActKind, type[BaseModel]] = {
+    ActKind.DECLARE: StayDeclaration,
+    ActKind.CORRECT: StayCorrection,
+    ActKind.CHECK_OUT: CheckOut,
+    ActKind.UNDO_CHECK_OUT: UndoCheckOut,
+    ActKind.EXTEND: Extension,
+    ActKind.CANCEL: Cancellation,
+}
+
+
+def prepare(keyring: Keyring, command: Command) -> Prepared:
+    """Check one act by itself. Raises `Refused` with every violation at once."""
+    act, facility = command.act, command.facility
+    if facility.sandbox and act.source_ref:
+        refusal = refusal_on_demand(act.source_ref)
+        if refusal is not None:
+            code, violations = refusal
+            raise Refused(code if code in PROBLEMS else "bad_request", violations=violations)
+    body = _validate(_BODIES[act.kind], act.fields, command, act.origin)
+    if isinstance(body, StayDeclaration):
+        return _prepare_declaration(keyring, command, body)
+    ref = act.source_ref
+    return Prepared(
+        command=command,
+        body=body,
+        ref_tag=keyring.reference_tag(facility.id, ref) if ref else None,
+        document_tag=_patched_document_tag(keyring, act.fields) if act.kind is ActKind.CORRECT else None,
+        content_tag=None,
+        declared=None,
+        warnings=act.warnings,
+    )
+
+
+def _validate(
+    model: type[BaseModel], fields: Mapping[str, Any], command: Command, origin: Mapping[str, str]
+) -> BaseModel:
+    context = DeclarationContext(command.facility.kind, command.received_at)
+    try:
+        return model.model_validate_json(orjson.dumps(fields), context=context)
+    except ValidationError as error:
+        raise Refused("declaration_invalid", violations=from_validation(error, origin)) from None
+    except (TypeError, ValueError):  # orjson: a lone surrogate, an integer over 64 bits
+        raise invalid("not_json") from None
+
+
+def _prepare_declaration(keyring: Keyring, command: Command, body: StayDeclaration) -> Prepared:
+    facility = command.facility
+    declared = declared_members(body)
+    name = body.source_ref or command.act.source_ref or command.idempotency_key
+    return Prepared(
+        command=command,
+        body=body,
+        ref_tag=keyring.reference_tag(facility.id, name or rules.derived_ref(facility.id, body)),
+        document_tag=keyring.presence_tag(document_value(body.guest.document.number)),
+        content_tag=_content_tag(keyring, declared, "declared", None),
+        declared=declared,
+        warnings=(*command.act.warnings, *rules.warnings_for(body)),
+    )
+
+
+def _patched_document_tag(keyring: Keyring, patch: Mapping[str, Any]) -> int | None:
+    guest = patch.get("guest")
+    document = guest.get("document") if isinstance(guest, Mapping) else None
+    number = document.get("number") if isinstance(document, Mapping) else None
+    return keyring.presence_tag(document_value(number)) if isinstance(number, str) else None
+
+
+def declared_members(declaration: StayDeclaration) -> dict[str, Any]:
+    """The declared fields as kept, digested and shown: JSON-shaped, UTC instants, nothing absent."""
+    return declaration.model_dump(mode="json", exclude=_NOT_DECLARED, exclude_none=True)
+
+
+def _content_tag(keyring: Keyring, declared: Mapping[str, Any], status: str, departed_at: datetime | None) -> bytes:
+    departed = departed_at.isoformat() if departed_at else None
+    return keyring.content_tag(canonical_json({"declared": declared, "status": status, "departed_at": departed}))
+
+
+def tags_of(keyring: Keyring, stay_id: UUID, guest: Mapping[str, Any]) -> Tags:
+    """The blind indexes of a stay in the epoch of its id."""
+    epoch = epoch_of(stay_id)
+    person, given_name = name_values(guest["full_name"], guest["birth_date"])
+    return Tags(
+        document=keyring.blind_index(epoch, IndexField.DOCUMENT, document_value(guest["document"]["number"])),
+        person=keyring.blind_index(epoch, IndexField.PERSON, person),
+        given_name=keyring.blind_index(epoch, IndexField.GIVEN_NAME, given_name),
+    )
+
+
+@dataclass(slots=True)
+class Change:
+    """The end state of one stay after a batch."""
+
+    facility: Facility
+    row: StayRow
+    tags: Tags
+    contents: Contents
+    presence: Presence | None
+    is_new: bool
+
+
+class World:
+    """What is known of the stays concerned, and what the acts of one batch do to it."""
+
+    def __init__(
+        self,
+        keyring: Keyring,
+        now: datetime,
+        refs: Mapping[tuple[int, bytes], UUID],
+        present: Iterable[Presence],
+        rows: Iterable[StayRow],
+        earlier: Iterable[StayRow],
+        drafts: Draft,
+    ) -> None:
+        self._keyring = keyring
+        self._now = now
+        self._refs = dict(refs)
+        self._rows = {(row.facility_id, row.id): row for row in rows}
+        self._earlier: dict[UUID, list[StayRow]] = {}
+        for row in earlier:
+            self._earlier.setdefault(row.id, []).append(row)
+        self._present: dict[tuple[int, int], dict[UUID, Presence]] = {}
+        self._present_under: dict[UUID, tuple[int, int]] = {}
+        for entry in present:
+            self._enter(entry)
+        self._opened: dict[tuple[UUID, int], Contents] = {}
+        self._drafts = drafts
+        self.changes: dict[UUID, Change] = {}
+        self.superseded: list[StayRow] = []
+        self.new_refs: dict[tuple[int, bytes], UUID] = {}
+        self.freed_refs: list[tuple[int, UUID]] = []
+
+    def decide(self, act: Prepared) -> Decision:
+        """Decide one act and remember what it does; a refusal does nothing."""
+        try:
+            if isinstance(act.body, StayDeclaration):
+                return self._declare(act, act.body)
+            return self._change(act)
+        except Refused as refusal:
+            return Decision("refused", refusal=refusal, row=self._named(act))
+
+    def contents(self, row: StayRow) -> Contents:
+        """The opened blob of one version. Raises `Tampered`, `UnknownEpoch`."""
+        key = (row.id, row.version)
+        if key not in self._opened:
+            self._opened[key] = open_contents(self._keyring, row)
+        return self._opened[key]
+
+    # -- declarations --------------------------------------------------------------------------------------------------
+
+    def _declare(self, act: Prepared, body: StayDeclaration) -> Decision:
+        existing = self._named(act)
+        if existing is not None:
+            return self._declare_again(act, existing)
+        facility = act.command.facility
+        if body.override is None:
+            self._refuse_if_staying(facility, act.document_tag, body.guest.document.number, None, body)
+        received_at = act.command.received_at
+        deadline_at = rules.deadline(body.arrived_at)
+        stay_id = uuid7(nanoseconds=int(self._now.timestamp() * 1_000_000) * 1000)
+        contents = Contents(
+            declared=act.declared or {},
+            salt=new_salt(),
+            source_ref=body.source_ref or act.command.act.source_ref,
+            override=body.override.model_dump() if body.override else None,
+        )
+        row = self._complete(
+            facility,
+            contents,
+            StayRow(
+                id=stay_id,
+                facility_id=facility.id,
+                version=1,
+                status="declared",
+                event=ActKind.DECLARE,
+                received_at=received_at,
+                declared_at=received_at,
+                arrived_at=body.arrived_at,
+                planned_departure_at=body.planned_departure_at,
+                departed_at=None,
+                deadline_at=deadline_at,
+                late_minutes=rules.late_minutes(received_at, deadline_at),
+                content_tag=act.content_tag or b"",
+                receipt_batch_id=stay_id,
+                receipt_index=0,
+                sealed=b"",
+            ),
+        )
+        if act.ref_tag is not None:
+            self._refs[facility.id, act.ref_tag] = self.new_refs[facility.id, act.ref_tag] = row.id
+        return Decision("accepted", row=row)
+
+    def _declare_again(self, act: Prepared, current: StayRow) -> Decision:
+        if current.status == "cancelled":
+            raise Refused("stay_cancelled")
+        for row in (current, *self._earlier.get(current.id, ())):
+            if row.content_tag == act.content_tag:
+                return Decision("duplicate", row=row)
+        raise Refused("content_differs")
+
+    def _refuse_if_staying(
+        self,
+        facility: Facility,
+        document_tag: int | None,
+        document_number: str,
+        own_id: UUID | None,
+        span: StayDeclaration,
+    ) -> None:
+        if document_tag is None:
+            return
+        for entry in self._present.get((facility.id, document_tag), {}).values():
+            row = self._rows.get((facility.id, entry.stay_id))
+            if row is None or entry.stay_id == own_id:
+                continue
+            shares_time = rules.overlaps(
+                span.arrived_at, span.planned_departure_at, entry.arrived_at, entry.planned_departure_at
+            )
+            # 64-bit tags collide; what is inside decides.
+            if shares_time and self._document_of(row) == document_value(document_number):
+                raise AlreadyStaying(row)
+
+    def _document_of(self, row: StayRow) -> str:
+        return document_value(self.contents(row).declared["guest"]["document"]["number"])
+
+    # -- changes of an existing stay -----------------------------------------------------------------------------------
+
+    def _named(self, act: Prepared) -> StayRow | None:
+        facility_id = act.command.facility.id
+        stay_id = act.command.stay_id
+        if stay_id is None and act.ref_tag is not None:
+            stay_id = self._refs.get((facility_id, act.ref_tag))
+        return self._rows.get((facility_id, stay_id)) if stay_id is not None else None
+
+    def _change(self, act: Prepared) -> Decision:
+        current = self._named(act)
+        if current is None:
+            raise Refused("not_found")
+        contents = self.contents(current)
+        body = act.body
+        if isinstance(body, StayCorrection):
+            after, row = self._corrected(act, current, contents, body)
+        elif isinstance(body, CheckOut):
+            after, row = contents, _departed(current, body.departed_at, act.command.received_at)
+        elif isinstance(body, UndoCheckOut):
+            after, row = contents, _returned(current)
+        elif isinstance(body, Extension):
+            after, row = _extended(current, contents, body)
+        else:
+            after, row = _cancelled(current, contents, body)
+        tag = _content_tag(self._keyring, after.declared, row.status, row.departed_at)
+        if tag == current.content_tag:
+            return Decision("duplicate", row=current)
+        if act.command.expected_version not in (None, current.version):
+            raise Refused("version_conflict")
+        if row.status == "declared" and (current.status != "declared" or isinstance(body, StayCorrection)):
+            self._refuse_return(act.command.facility, after, row)
+        row = replace(
+            row, version=current.version + 1, event=act.command.act.kind, received_at=act.command.received_at,
+            content_tag=tag,
+        )  # fmt: skip
+        self.superseded.append(current)
+        self._earlier.setdefault(current.id, []).append(current)
+        return Decision("accepted", row=self._complete(act.command.facility, replace(after, salt=new_salt()), row))
+
+    def _refuse_return(self, facility: Facility, contents: Contents, row: StayRow) -> None:
+        """A stay that is (again) in house, perhaps under another document, must not double another one."""
+        number = contents.declared["guest"]["document"]["number"]
+        span = StayDeclaration.model_construct(arrived_at=row.arrived_at, planned_departure_at=row.planned_departure_at)
+        tag = self._keyring.presence_tag(document_value(number))
+        if contents.override is None:
+            self._refuse_if_staying(facility, tag, number, row.id, span)
+
+    def _corrected(
+        self, act: Prepared, current: StayRow, contents: Contents, body: StayCorrection
+    ) -> tuple[Contents, StayRow]:
+        if current.status == "cancelled":
+            raise Refused("wrong_state")
+        fixed = [name for name in sorted(_NOT_DECLARED) if name in body.root]
+        if fixed:
+            raise invalid("not_correctable", f"/{fixed[0]}")
+        merged = merge_patch(contents.declared, body.root)
+        after = _validate(StayDeclaration, merged, act.command, act.command.act.origin)
+        if not isinstance(after, StayDeclaration):
+            raise TypeError
+        for before in (contents, *map(self.contents, self._earlier.get(current.id, ()))):
+            if rules.is_another_person(_guest(before), after.guest):
+                raise Refused("another_person")
+        deadline_at = rules.deadline(after.arrived_at)
+        row = replace(
+            current,
+            arrived_at=after.arrived_at,
+            planned_departure_at=after.planned_departure_at,
+            deadline_at=deadline_at,
+            late_minutes=rules.late_minutes(current.declared_at, deadline_at),
+        )
+        if row.departed_at is not None and row.departed_at < row.arrived_at:
+            raise invalid("departure_before_arrival", "/arrived_at")
+        return replace(contents, declared=declared_members(after)), row
+
+    # -- bookkeeping ---------------------------------------------------------------------------------------------------
+
+    def _complete(self, facility: Facility, contents: Contents, row: StayRow) -> StayRow:
+        """Seal a new version, give it its place in the receipt batch, and remember it as the stay's state."""
+        sealed = seal_contents(self._keyring, facility.id, row.id, row.version, contents)
+        row = replace(row, sealed=sealed)
+        batch_id, index = self._drafts.add(facility, row, contents)
+        row = replace(row, receipt_batch_id=batch_id, receipt_index=index)
+        tags = tags_of(self._keyring, row.id, contents.declared["guest"])
+        previous = self.changes.get(row.id)
+        self._leave(row.id)
+        presence = None
+        if row.status == "declared":
+            tag = self._keyring.presence_tag(document_value(contents.declared["guest"]["document"]["number"]))
+            presence = Presence(facility.id, row.id, tag, row.arrived_at, row.planned_departure_at)
+            self._enter(presence)
+        elif row.status == "cancelled" and contents.source_ref is None:
+            self._free_derived_ref(facility.id, row.id)
+        self._rows[facility.id, row.id] = row
+        self._opened[row.id, row.version] = contents
+        is_new = previous.is_new if previous else row.version == 1
+        self.changes[row.id] = Change(facility, row, tags, contents, presence, is_new)
+        return row
+
+    def _enter(self, entry: Presence) -> None:
+        key = (entry.facility_id, entry.document_tag)
+        self._present.setdefault(key, {})[entry.stay_id] = entry
+        self._present_under[entry.stay_id] = key
+
+    def _leave(self, stay_id: UUID) -> None:
+        key = self._present_under.pop(stay_id, None)
+        if key is not None:
+            del self._present[key][stay_id]
+
+    def _free_derived_ref(self, facility_id: int, stay_id: UUID) -> None:
+        """A name that we derived from the guest must not keep a cancelled declaration from being made again."""
+        self.freed_refs.append((facility_id, stay_id))
+        for key in [key for key, named in self._refs.items() if named == stay_id]:
+            del self._refs[key]
+            self.new_refs.pop(key, None)
+
+
+class AlreadyStaying(Refused):
+    """The guest is in house already; carries the stay that says so."""
+
+    def __init__(self, row: StayRow) -> None:
+        super().__init__("already_staying")
+        self.row = row
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """JSON Merge Patch (RFC 7396)."""
+    if not isinstance(patch, Mapping):
+        return patch
+    result = dict(target) if isinstance(target, Mapping) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = merge_patch(result.get(name), value)
+    return result
+
+
+def _guest(contents: Contents) -> Guest:
+    return Guest.model_validate_json(orjson.dumps(contents.declared["guest"]))
+
+
+def _departed(current: StayRow, departed_at: datetime, received_at: datetime) -> StayRow:
+    if current.status == "cancelled":
+        raise Refused("wrong_state")
+    if departed_at < current.arrived_at:
+        raise invalid("departure_before_arrival", "/departed_at")
+    if departed_at > received_at + CLOCK_TOLERANCE:
+        raise invalid("departure_in_future", "/departed_at")
+    return replace(current, status="departed", departed_at=departed_at.astimezone(UTC))
+
+
+def _returned(current: StayRow) -> StayRow:
+    if current.status == "cancelled":
+        raise Refused("wrong_state")
+    return replace(current, status="declared", departed_at=None)
+
+
+def _extended(current: StayRow, contents: Contents, body: Extension) -> tuple[Contents, StayRow]:
+    if current.status != "declared":
+        raise Refused("wrong_state")
+    planned = body.planned_departure_at.astimezone(UTC)
+    if planned < current.arrived_at:
+        raise invalid("departure_before_arrival", "/planned_departure_at")
+    if planned - current.arrived_at > STAY_LIMIT:
+        raise invalid("stay_too_long", "/planned_departure_at", limit=STAY_LIMIT.days)
+    declared = {**contents.declared, "planned_departure_at": planned.isoformat().replace("+00:00", "Z")}
+    return replace(contents, declared=declared), replace(current, planned_departure_at=planned)
+
+
+def _cancelled(current: StayRow, contents: Contents, body: BaseModel) -> tuple[Contents, StayRow]:
+    if current.status == "cancelled":
+        return contents, current
+    cancellation = body.model_dump(exclude_none=True)
+    return replace(contents, cancellation=cancellation), replace(current, status="cancelled")
