@@ -272,8 +272,8 @@ def moment(cell: Cell, *, expected: str = INSTANT_FORM, month_first: bool = Fals
     is refused likewise if `month_first` says that its document was seen to write the month first.
     """
     if isinstance(cell, date):
-        day, clock = (cell.date(), cell.time()) if isinstance(cell, datetime) else (cell, None)
-        return _unambiguous(_plausible(day, expected)), clock
+        clock = cell.time().replace(microsecond=0) if isinstance(cell, datetime) else None
+        return _unambiguous(_plausible(date(cell.year, cell.month, cell.day), expected)), clock
     if not isinstance(cell, str | None):
         raise CellError("wrong_date", expected=expected)
     written = text(cell)
@@ -317,9 +317,9 @@ def writes_month_first(cell: str) -> bool:
 
 
 def birth_date(cell: Cell, *, month_first: bool = False) -> str | None:
-    """ISO 8601 with the precision that is written: dd/MM/yyyy, MM/yyyy or yyyy; 00/00/yyyy is yyyy, as on old documents.
+    """ISO 8601 with the precision that is written: dd/MM/yyyy, MM/yyyy or yyyy, also as a number.
 
-    A whole number is a year.
+    Old documents write 00/00/yyyy for a year and 00/MM/yyyy for a month.
     """
     year = whole_number(cell)
     written = str(year) if year is not None else text(cell) if isinstance(cell, str) else None

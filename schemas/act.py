@@ -77,8 +77,9 @@ class Connector:
 def to_json(result: Act | Unreadable) -> bytes:
     """One line of JSON without its line end, from which `from_json` makes an equal result.
 
-    An act is `{"kind", "fields", "row", "source_ref", "origin", "warnings"}`, an unreadable row `{"row", "violations"}`,
-    a violation the list `[code, pointer, vi, en, place]`. Raises TypeError if `fields` holds what JSON does not.
+    An act is `{"kind", "fields", "row", "source_ref", "origin", "warnings"}`, an unreadable row is
+    `{"row", "violations"}`, a violation is the list `[code, pointer, vi, en, place]`. Raises TypeError if `fields`
+    holds what JSON does not.
     """
     if isinstance(result, Unreadable):
         return orjson.dumps({"row": result.row, "violations": [_listed(each) for each in result.violations]})
