@@ -246,6 +246,7 @@ class World:
             declared=act.declared or {},
             salt=new_salt(),
             source_ref=body.source_ref or act.command.act.source_ref,
+            sender=act.command.actor,
             override=body.override.model_dump() if body.override else None,
         )
         row = self._complete(
@@ -339,12 +340,18 @@ class World:
         if row.status == "declared" and (current.status != "declared" or isinstance(body, StayCorrection)):
             self._refuse_return(act.command.facility, after, row)
         row = replace(
-            row, version=current.version + 1, event=act.command.act.kind, received_at=act.command.received_at,
+            row,
+            version=current.version + 1,
+            event=act.command.act.kind,
+            received_at=act.command.received_at,
             content_tag=tag,
-        )  # fmt: skip
+        )
         self.superseded.append(current)
         self._earlier.setdefault(current.id, []).append(current)
-        return Decision("accepted", row=self._complete(act.command.facility, replace(after, salt=new_salt()), row))
+        return Decision(
+            "accepted",
+            row=self._complete(act.command.facility, replace(after, salt=new_salt(), sender=act.command.actor), row),
+        )
 
     def _refuse_return(self, facility: Facility, contents: Contents, row: StayRow) -> None:
         """A stay that is (again) in house, perhaps under another document, must not double another one."""

@@ -124,12 +124,13 @@ class Contents:
     """What a stay's blob holds, once opened.
 
     `declared` is the canonical declaration (JSON-shaped, without `override`), `salt` makes the receipt's digest of it
-    unguessable, `override` and `cancellation` are the owner's own statements.
+    unguessable, `override` and `cancellation` are the owner's own statements, `sender` the principal that sent it.
     """
 
     declared: Mapping[str, Any]
     salt: bytes
     source_ref: str | None
+    sender: str
     override: Mapping[str, Any] | None = None
     cancellation: Mapping[str, Any] | None = None
 

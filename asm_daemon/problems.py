@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from schemas.stay import Problem, Violated
 from schemas.violations import Text, Violation, violation
 
 
@@ -197,6 +198,24 @@ class Refused(Exception):
 def invalid(code: str, pointer: str = "", **limits: object) -> Refused:
     """A declaration refused for one violation that is known after validation."""
     return Refused("declaration_invalid", violations=[violation(code, pointer, None, **limits)])
+
+
+def violated(found: Violation) -> Violated:
+    """A violation as clients see it: both languages."""
+    return Violated(code=found.code, pointer=found.pointer, place=found.place, message={"vi": found.vi, "en": found.en})
+
+
+def problem_document(refusal: Refused, language: Literal["vi", "en"] = "vi") -> Problem:
+    """The RFC 9457 document of a refusal; the title is in one language, every violation in both."""
+    return Problem(
+        type=f"/problems/{refusal.code}",
+        title=getattr(refusal.problem.title, language),
+        status=refusal.problem.status,
+        code=refusal.code,
+        errors=[violated(found) for found in refusal.violations] or None,
+        stay_id=refusal.stay_id,
+        receipt=dict(refusal.receipt) if refusal.receipt is not None else None,
+    )
 
 
 _FROM_PYDANTIC: Mapping[str, tuple[str, Mapping[str, Any]]] = {

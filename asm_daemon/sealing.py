@@ -41,6 +41,7 @@ def _encode(contents: Contents) -> bytes:
             "declared": contents.declared,
             "salt": contents.salt.hex(),
             "source_ref": contents.source_ref,
+            "sender": contents.sender,
             "override": contents.override,
             "cancellation": contents.cancellation,
         },

@@ -88,6 +88,7 @@ REVOKE ALL ON FUNCTION has_stay_partition(integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION has_stay_partition(integer) TO asm_intake, asm_retention;
 
 GRANT SELECT, INSERT, UPDATE ON stays TO asm_intake;
-GRANT SELECT, INSERT ON stay_versions, source_refs, receipt_batches TO asm_intake;
+GRANT SELECT, INSERT ON stay_versions, receipt_batches TO asm_intake;
+GRANT SELECT, INSERT, DELETE ON source_refs TO asm_intake;
 GRANT SELECT, INSERT, UPDATE, DELETE ON in_house TO asm_intake;
 GRANT SELECT ON stays, stay_versions TO asm_sync, asm_police, asm_publish;

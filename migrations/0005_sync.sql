@@ -1,39 +1,43 @@
--- The work of carrying stays to the population database. Rows are inserted and deleted, never updated: an old snapshot
--- held by somebody else must not slow the queue down (docs/adr/0006).
+-- The work of carrying stays to the population database. Rows of the queue are inserted and deleted, never updated: an
+-- old snapshot held by somebody else must not slow it down (docs/adr/0006).
 
 -- What is to be carried: the reader takes the highest version per stay, so corrections coalesce by themselves.
 CREATE TABLE sync_queue (
     facility_id integer NOT NULL,
     stay_id uuid NOT NULL,
     version integer NOT NULL,
-    lane smallint NOT NULL CHECK (lane BETWEEN 0 AND 255),      -- first byte of SHA-256(facility_id)
+    lane smallint NOT NULL CHECK (lane BETWEEN 0 AND 255),      -- first byte of SHA-256 over facility_id in digits
     PRIMARY KEY (facility_id, stay_id, version)
 ) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX sync_queue_by_lane ON sync_queue (lane, stay_id);
+-- In the order of the ids, whatever the lane: a worker reads its lanes from an id on, and stops at its limit.
+CREATE INDEX sync_queue_by_stay ON sync_queue (stay_id, lane);
 
--- Unreachable or ambiguous: tried again at due_at.
+-- Tried again at due_at. A row stays until the stay is confirmed, refused or replaced, so that it keeps its history.
 CREATE TABLE sync_wait (
     facility_id integer NOT NULL,
     stay_id uuid NOT NULL,
     version integer NOT NULL,
     lane smallint NOT NULL CHECK (lane BETWEEN 0 AND 255),
-    attempts integer NOT NULL,
+    attempts integer NOT NULL CHECK (attempts > 0),
     due_at timestamptz NOT NULL,
-    code text NOT NULL,                 -- why: unreachable, ambiguous …
+    reason text NOT NULL CHECK (reason IN ('unreachable', 'ambiguous', 'no_key')),
+    code text NOT NULL,                 -- the client's word for it: timeout, no_connection …
     waiting_since timestamptz NOT NULL,
     PRIMARY KEY (facility_id, stay_id)
-);
-CREATE INDEX sync_wait_by_due ON sync_wait (lane, due_at);
+) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX sync_wait_by_due ON sync_wait (due_at, lane);
 
--- Refused by the population database: waits for a human.
+-- Waits for a human: refused by the population database, or not to be sent as it is.
 CREATE TABLE sync_refused (
     facility_id integer NOT NULL,
     stay_id uuid NOT NULL,
     version integer NOT NULL,
+    lane smallint NOT NULL CHECK (lane BETWEEN 0 AND 255),
     code text NOT NULL,
     refused_at timestamptz NOT NULL,
     PRIMARY KEY (facility_id, stay_id)
 );
+CREATE INDEX sync_refused_by_stay ON sync_refused (stay_id);
 
 -- What the population database confirmed: every version once.
 CREATE TABLE sync_log (
@@ -89,11 +93,13 @@ $$;
 REVOKE ALL ON FUNCTION create_stay_partitions(integer, uuid, uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION create_stay_partitions(integer, uuid, uuid) TO asm_retention;
 
-GRANT SELECT, INSERT, DELETE ON sync_queue, sync_wait, sync_refused TO asm_sync;
+GRANT SELECT, INSERT, DELETE ON sync_queue TO asm_sync;
+GRANT SELECT, INSERT, UPDATE, DELETE ON sync_wait, sync_refused TO asm_sync;
 GRANT SELECT, INSERT ON sync_log TO asm_sync;
 GRANT SELECT, UPDATE ON leases TO asm_sync;
 GRANT SELECT, INSERT, UPDATE, DELETE ON sync_workers TO asm_sync;
 GRANT SELECT, INSERT ON sync_queue TO asm_intake;
 GRANT SELECT, DELETE ON sync_wait, sync_refused TO asm_intake;
-GRANT SELECT ON sync_log TO asm_intake, asm_police, asm_publish;
+GRANT SELECT, INSERT ON sync_log TO asm_intake;     -- INSERT: the sandbox answers for the population database
+GRANT SELECT ON sync_log TO asm_police, asm_publish;
 GRANT SELECT ON leases TO asm_intake;

@@ -7,15 +7,14 @@ from dataclasses import astuple, fields
 from datetime import datetime
 from uuid import UUID
 
-import asyncpg
-
 from asm_daemon.model import Presence, ReceiptBatch, StayRow, Tags
+from asm_daemon.store import Connection
 
 _COLUMNS = ", ".join(field.name for field in fields(StayRow))
 _VERSION_COLUMNS = _COLUMNS.replace("id,", "stay_id,", 1)
 
 
-async def lock_turns(connection: asyncpg.Connection, facility_ids: Sequence[int]) -> None:
+async def lock_turns(connection: Connection, facility_ids: Sequence[int]) -> None:
     """Wait for the turn of these facilities, in id order so that two flushes never wait for each other."""
     await connection.execute(
         "SELECT FROM facility_turns WHERE facility_id = ANY($1::int[]) ORDER BY facility_id FOR NO KEY UPDATE",
@@ -24,7 +23,7 @@ async def lock_turns(connection: asyncpg.Connection, facility_ids: Sequence[int]
 
 
 async def find_refs(
-    connection: asyncpg.Connection, facility_ids: Sequence[int], ref_tags: Sequence[bytes]
+    connection: Connection, facility_ids: Sequence[int], ref_tags: Sequence[bytes]
 ) -> dict[tuple[int, bytes], UUID]:
     """The stays these references name: (facility, tag) → stay."""
     rows = await connection.fetch(
@@ -40,7 +39,7 @@ async def find_refs(
 
 
 async def find_present(
-    connection: asyncpg.Connection, facility_ids: Sequence[int], document_tags: Sequence[int]
+    connection: Connection, facility_ids: Sequence[int], document_tags: Sequence[int]
 ) -> list[Presence]:
     """Who is in house at these facilities under these document tags."""
     rows = await connection.fetch(
@@ -55,9 +54,7 @@ async def find_present(
     return [Presence(*row) for row in rows]
 
 
-async def read_stays(
-    connection: asyncpg.Connection, facility_ids: Sequence[int], stay_ids: Sequence[UUID]
-) -> list[StayRow]:
+async def read_stays(connection: Connection, facility_ids: Sequence[int], stay_ids: Sequence[UUID]) -> list[StayRow]:
     """The current versions of these stays; what does not exist is missing from the answer."""
     rows = await connection.fetch(
         f"""
@@ -71,9 +68,7 @@ async def read_stays(
     return [StayRow(*row) for row in rows]
 
 
-async def read_versions(
-    connection: asyncpg.Connection, facility_ids: Sequence[int], stay_ids: Sequence[UUID]
-) -> list[StayRow]:
+async def read_versions(connection: Connection, facility_ids: Sequence[int], stay_ids: Sequence[UUID]) -> list[StayRow]:
     """The superseded versions of these stays."""
     rows = await connection.fetch(
         f"""
@@ -102,7 +97,7 @@ _TAG_ARRAYS = "$17::bigint[], $18::bigint[], $19::bigint[]"
 _TAG_COLUMNS = "document_index, person_index, given_name_index"
 
 
-async def insert_stays(connection: asyncpg.Connection, rows: Sequence[tuple[StayRow, Tags]]) -> None:
+async def insert_stays(connection: Connection, rows: Sequence[tuple[StayRow, Tags]]) -> None:
     """Insert new stays."""
     await connection.execute(
         f"""
@@ -113,7 +108,7 @@ async def insert_stays(connection: asyncpg.Connection, rows: Sequence[tuple[Stay
     )
 
 
-async def update_stays(connection: asyncpg.Connection, rows: Sequence[tuple[StayRow, Tags]]) -> None:
+async def update_stays(connection: Connection, rows: Sequence[tuple[StayRow, Tags]]) -> None:
     """Replace the current versions of existing stays."""
     assignments = ", ".join(
         f"{name.strip()} = new.{name.strip()}" for name in (_COLUMNS + ", " + _TAG_COLUMNS).split(",")
@@ -128,7 +123,7 @@ async def update_stays(connection: asyncpg.Connection, rows: Sequence[tuple[Stay
     )
 
 
-async def insert_versions(connection: asyncpg.Connection, rows: Sequence[StayRow]) -> None:
+async def insert_versions(connection: Connection, rows: Sequence[StayRow]) -> None:
     """Keep superseded versions as they were."""
     await connection.execute(
         f"INSERT INTO stay_versions ({_VERSION_COLUMNS}) SELECT * FROM unnest({_STAY_ARRAYS})",  # noqa: S608
@@ -136,7 +131,7 @@ async def insert_versions(connection: asyncpg.Connection, rows: Sequence[StayRow
     )
 
 
-async def insert_refs(connection: asyncpg.Connection, refs: Sequence[tuple[int, bytes, UUID]]) -> None:
+async def insert_refs(connection: Connection, refs: Sequence[tuple[int, bytes, UUID]]) -> None:
     """Name new stays: (facility, tag, stay)."""
     await connection.execute(
         """
@@ -147,7 +142,7 @@ async def insert_refs(connection: asyncpg.Connection, refs: Sequence[tuple[int, 
     )
 
 
-async def delete_refs(connection: asyncpg.Connection, stays: Sequence[tuple[int, UUID]]) -> None:
+async def delete_refs(connection: Connection, stays: Sequence[tuple[int, UUID]]) -> None:
     """Free the names of these stays: (facility, stay)."""
     await connection.execute(
         """
@@ -158,7 +153,7 @@ async def delete_refs(connection: asyncpg.Connection, stays: Sequence[tuple[int,
     )
 
 
-async def put_present(connection: asyncpg.Connection, rows: Sequence[Presence]) -> None:
+async def put_present(connection: Connection, rows: Sequence[Presence]) -> None:
     """Write who is in house, new or changed."""
     await connection.execute(
         """
@@ -171,7 +166,7 @@ async def put_present(connection: asyncpg.Connection, rows: Sequence[Presence]) 
     )
 
 
-async def remove_present(connection: asyncpg.Connection, stays: Sequence[tuple[int, UUID]]) -> None:
+async def remove_present(connection: Connection, stays: Sequence[tuple[int, UUID]]) -> None:
     """Remove stays from the house: (facility, stay)."""
     await connection.execute(
         """
@@ -182,7 +177,7 @@ async def remove_present(connection: asyncpg.Connection, stays: Sequence[tuple[i
     )
 
 
-async def enqueue(connection: asyncpg.Connection, work: Sequence[tuple[int, UUID, int, int]]) -> None:
+async def enqueue(connection: Connection, work: Sequence[tuple[int, UUID, int, int]]) -> None:
     """Queue versions for the population database: (facility, stay, version, lane)."""
     await connection.execute(
         """
@@ -193,7 +188,7 @@ async def enqueue(connection: asyncpg.Connection, work: Sequence[tuple[int, UUID
     )
 
 
-async def supersede_work(connection: asyncpg.Connection, stays: Sequence[tuple[int, UUID]]) -> None:
+async def supersede_work(connection: Connection, stays: Sequence[tuple[int, UUID]]) -> None:
     """A new version replaces whatever an older one was waiting for."""
     await connection.execute(
         """
@@ -207,7 +202,7 @@ async def supersede_work(connection: asyncpg.Connection, stays: Sequence[tuple[i
     )
 
 
-async def confirm_sandbox(connection: asyncpg.Connection, rows: Sequence[tuple[int, UUID, int, datetime, str]]) -> None:
+async def confirm_sandbox(connection: Connection, rows: Sequence[tuple[int, UUID, int, datetime, str]]) -> None:
     """The sandbox answers for the population database: (facility, stay, version, at, verification)."""
     await connection.execute(
         """
@@ -218,14 +213,14 @@ async def confirm_sandbox(connection: asyncpg.Connection, rows: Sequence[tuple[i
     )
 
 
-async def insert_batch(connection: asyncpg.Connection, batch: ReceiptBatch) -> None:
+async def insert_batch(connection: Connection, batch: ReceiptBatch) -> None:
     """Keep what the receipts of one batch are rebuilt from."""
     await connection.execute(
         "INSERT INTO receipt_batches (id, signed_at, leaves, checkpoint) VALUES ($1, $2, $3, $4)", *batch
     )
 
 
-async def read_batches(connection: asyncpg.Connection, batch_ids: Sequence[UUID]) -> dict[UUID, ReceiptBatch]:
+async def read_batches(connection: Connection, batch_ids: Sequence[UUID]) -> dict[UUID, ReceiptBatch]:
     """The signed batches with these ids."""
     rows = await connection.fetch(
         "SELECT id, signed_at, leaves, checkpoint FROM receipt_batches WHERE id = ANY($1::uuid[])", batch_ids
@@ -233,17 +228,17 @@ async def read_batches(connection: asyncpg.Connection, batch_ids: Sequence[UUID]
     return {row["id"]: ReceiptBatch(*row) for row in rows}
 
 
-async def clock(connection: asyncpg.Connection) -> datetime:
+async def clock(connection: Connection) -> datetime:
     """The database's clock, UTC."""
     instant: datetime = await connection.fetchval("SELECT clock_timestamp()")
     return instant
 
 
-async def has_partition(connection: asyncpg.Connection, epoch: int) -> bool:
+async def has_partition(connection: Connection, epoch: int) -> bool:
     """Whether stays of this month have a place."""
     return bool(await connection.fetchval("SELECT has_stay_partition($1)", epoch))
 
 
-async def create_partitions(connection: asyncpg.Connection, epoch: int, lo: UUID, hi: UUID) -> bool:
+async def create_partitions(connection: Connection, epoch: int, lo: UUID, hi: UUID) -> bool:
     """Make the month's partitions; false when they exist."""
     return bool(await connection.fetchval("SELECT create_stay_partitions($1, $2, $3)", epoch, lo, hi))

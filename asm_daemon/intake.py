@@ -1,0 +1,391 @@
+"""Taking acts in: everything that enters, enters here, whatever its format and however many rows it has.
+
+One flusher per process commits what is waiting as one transaction: the stays, their receipts, the work to carry them on
+and the audit entry, or nothing. While one batch commits, the next one gathers; nobody waits for a timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+import asyncpg
+import structlog
+
+from asm_daemon import audit
+from asm_daemon.crypto import Keyring, UnknownEpoch, document_value
+from asm_daemon.decisions import AlreadyStaying, Command, Decision, Prepared, World, prepare
+from asm_daemon.issuing import Draft, Issuer
+from asm_daemon.model import StayRow, lane_of
+from asm_daemon.problems import Refused, problem_document, violated
+from asm_daemon.sealing import open_contents
+from asm_daemon.store import Connection
+from asm_daemon.store import stays as store
+from schemas.act import Unreadable
+from schemas.sandbox import verification_of
+from schemas.stay import BatchResult, RowResult
+from schemas.violations import Violation
+
+__all__ = ["Command", "Intake", "Outcome", "batch_result", "row_result", "unreadable_result"]
+
+RETRIES = 3
+ROWS_PER_TURN = 100
+"""Rows validated before other requests get a turn of the event loop."""
+_SHOWS_THE_STAY = frozenset({"already_staying", "content_differs", "stay_cancelled"})
+_LOST = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+)
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one act. `stay` is the version that resulted or exists; a rehearsal has neither id nor receipt."""
+
+    outcome: Literal["accepted", "duplicate", "refused"]
+    stay: StayRow | None = None
+    receipt: Mapping[str, Any] | None = None
+    refusal: Refused | None = None
+    warnings: tuple[Violation, ...] = ()
+
+
+@dataclass(slots=True)
+class _Waiting:
+    prepared: Prepared
+    done: asyncio.Future[Outcome] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Intake:
+    """The one way in.
+
+    `pool` connects as asm_intake; `now` reads the clock; `ring` tells the sync workers that there is work (a doorbell:
+    nothing depends on it). At most `flush_rows` acts commit together and `queue_rows` wait.
+    """
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        keyring: Keyring,
+        issuer: Issuer,
+        *,
+        now: Callable[[], datetime],
+        ring: Callable[[], None],
+        flush_rows: int,
+        queue_rows: int,
+    ) -> None:
+        self._pool = pool
+        self._keyring = keyring
+        self._issuer = issuer
+        self._now = now
+        self._ring = ring
+        self._flush_rows = flush_rows
+        self._queue_rows = queue_rows
+        self._queue: deque[_Waiting] = deque()
+        self._arrived = asyncio.Event()
+        self._closing = False
+
+    async def submit(self, commands: Sequence[Command]) -> list[Outcome]:
+        """Take in acts; outcomes in input order, after the commit.
+
+        Raises `Refused`: overloaded, unavailable (nothing was recorded), outcome_unknown (the answer to the commit was
+        lost: sending the same again settles it).
+        """
+        outcomes, waiting = await self._prepare(commands)
+        if self._closing:
+            raise Refused("unavailable", retry_after_seconds=5)
+        if waiting and len(self._queue) + len(waiting) > self._queue_rows and self._queue:
+            raise Refused("overloaded", retry_after_seconds=1)
+        self._queue.extend(waiting.values())
+        self._arrived.set()
+        for place, entry in waiting.items():
+            outcomes[place] = await entry.done
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    async def rehearse(self, commands: Sequence[Command]) -> list[Outcome]:
+        """Decide as `submit` would, on the same data, and store nothing."""
+        outcomes, waiting = await self._prepare(commands)
+        if waiting:
+            acts = [entry.prepared for entry in waiting.values()]
+            async with self._pool.acquire() as connection, connection.transaction(isolation="repeatable_read"):
+                world = await self._load(connection, acts, Draft(self._issuer))
+                decisions = [world.decide(act) for act in acts]
+            for place, act, decision in zip(waiting, acts, decisions, strict=True):
+                row = decision.row if decision.outcome != "accepted" else None
+                outcomes[place] = Outcome(decision.outcome, row, None, decision.refusal, act.warnings)
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    async def run(self) -> None:
+        """The flusher: commit what waits. Returns after `close`, when everything that was waiting is answered."""
+        while not (self._closing and not self._queue):
+            try:
+                async with self._pool.acquire() as connection:
+                    await self._flush_while_healthy(connection)
+            except _LOST as error:
+                log.warning("intake_database_lost", error=type(error).__name__)
+                self._fail_waiting(Refused("unavailable", retry_after_seconds=5))
+                await asyncio.sleep(0.1)  # the pool's own timeout paces a database that is away for longer
+
+    async def close(self) -> None:
+        """Take nothing more in; `run` returns when the last waiting act is answered."""
+        self._closing = True
+        self._arrived.set()
+
+    async def _prepare(self, commands: Sequence[Command]) -> tuple[list[Outcome | None], dict[int, _Waiting]]:
+        outcomes: list[Outcome | None] = [None] * len(commands)
+        waiting = {}
+        for place, command in enumerate(commands):
+            try:
+                waiting[place] = _Waiting(prepare(self._keyring, command))
+            except Refused as refusal:
+                outcomes[place] = Outcome("refused", refusal=refusal, warnings=command.act.warnings)
+            if place % ROWS_PER_TURN == ROWS_PER_TURN - 1:
+                await asyncio.sleep(0)
+        return outcomes, waiting
+
+    async def _flush_while_healthy(self, connection: Connection) -> None:
+        while True:
+            while not self._queue:
+                if self._closing:
+                    return
+                self._arrived.clear()
+                await self._arrived.wait()
+            batch = [self._queue.popleft() for _ in range(min(self._flush_rows, len(self._queue)))]
+            await self._flush(connection, batch)
+            if connection.is_closed():
+                return
+
+    def _fail_waiting(self, refusal: Refused) -> None:
+        while self._queue:
+            _answer_all([self._queue.popleft()], refusal)
+
+    async def _flush(self, connection: Connection, batch: list[_Waiting]) -> None:
+        """Commit a batch, and answer everyone in it whatever happens."""
+        try:
+            outcomes = await self._commit_with_retries(connection, [entry.prepared for entry in batch])
+        except Refused as refusal:
+            _answer_all(batch, refusal)
+        except UnknownEpoch as error:
+            log.warning("intake_epoch_missing", epoch=error.epoch)
+            _answer_all(batch, Refused("unavailable", retry_after_seconds=60))
+        except asyncpg.PostgresError as error:
+            log.warning("intake_batch_failed", sqlstate=error.sqlstate, rows=len(batch))
+            if len(batch) == 1:
+                _answer_all(batch, Refused("unavailable", retry_after_seconds=60))
+            else:  # one bad row must not take the others with it
+                middle = len(batch) // 2
+                await self._flush(connection, batch[:middle])
+                await self._flush(connection, batch[middle:])
+        except BaseException:
+            _answer_all(batch, Refused("outcome_unknown"))
+            raise
+        else:
+            for entry, outcome in zip(batch, outcomes, strict=True):
+                if not entry.done.done():
+                    entry.done.set_result(outcome)
+            self._ring()
+
+    async def _commit_with_retries(self, connection: Connection, acts: list[Prepared]) -> list[Outcome]:
+        for attempt in range(RETRIES):
+            try:
+                return await self._commit(connection, acts)
+            except asyncpg.TransactionRollbackError:
+                if attempt == RETRIES - 1:
+                    raise
+        raise AssertionError
+
+    async def _commit(self, connection: Connection, acts: list[Prepared]) -> list[Outcome]:
+        transaction = connection.transaction()
+        committing = False
+        try:
+            await transaction.start()
+            outcomes = await self._decide_and_write(connection, acts)
+            committing = True
+            await transaction.commit()
+        except _LOST as error:
+            connection.terminate()
+            log.warning("intake_connection_lost", error=type(error).__name__, committing=committing)
+            raise Refused("outcome_unknown" if committing else "unavailable", retry_after_seconds=1) from None
+        except BaseException:
+            if not connection.is_closed():
+                await transaction.rollback()
+            raise
+        return outcomes
+
+    async def _decide_and_write(self, connection: Connection, acts: list[Prepared]) -> list[Outcome]:
+        await store.lock_turns(connection, sorted({act.command.facility.id for act in acts}))
+        draft = Draft(self._issuer)
+        world = await self._load(connection, acts, draft)
+        decisions = [world.decide(act) for act in acts]
+        now = self._now()
+        batches = draft.sign(now)
+        await _write(connection, world, now)
+        for batch in batches:
+            await store.insert_batch(connection, batch)
+            await audit.append(
+                connection,
+                audit.AuditEntry(
+                    at=now,
+                    actor_kind="daemon",
+                    actor="intake",
+                    action="stays.commit",
+                    object=str(batch.id),
+                    details={"rows": len(batch.leaves) // 32, "checkpoint": batch.checkpoint.split("\n", 3)[2]},
+                ),
+            )
+        await _remember_earlier_batches(connection, draft, decisions, {batch.id for batch in batches})
+        return [_outcome(world, draft, act, decision) for act, decision in zip(acts, decisions, strict=True)]
+
+    async def _load(self, connection: Connection, acts: Sequence[Prepared], draft: Draft) -> World:
+        """Read what the acts are about. Under the facilities' turns nothing of it can change before we write."""
+        named = [(act.command.facility.id, act.ref_tag) for act in acts if act.ref_tag is not None]
+        refs = await store.find_refs(connection, *_columns(named)) if named else {}
+        tags = [(act.command.facility.id, act.document_tag) for act in acts if act.document_tag is not None]
+        present = await store.find_present(connection, *_columns(tags)) if tags else []
+        wanted = {(facility_id, stay_id) for (facility_id, _), stay_id in refs.items()}
+        wanted |= {(entry.facility_id, entry.stay_id) for entry in present}
+        wanted |= {(act.command.facility.id, act.command.stay_id) for act in acts if act.command.stay_id is not None}
+        rows = await store.read_stays(connection, *_columns(wanted)) if wanted else []
+        returning = [row for row in rows if row.status == "departed"]
+        if returning:  # an undone check-out may meet a guest who has come since: their document is in the blob
+            present += await self._present_again(connection, returning)
+            known = {(row.facility_id, row.id) for row in rows}
+            more = {(entry.facility_id, entry.stay_id) for entry in present} - known
+            rows += await store.read_stays(connection, *_columns(more)) if more else []
+        changed = {(row.facility_id, row.id) for row in rows if row.version > 1}
+        earlier = await store.read_versions(connection, *_columns(changed)) if changed else []
+        return World(self._keyring, self._now(), refs, present, rows, earlier, draft)
+
+    def _document_tag(self, row: StayRow) -> int:
+        number = open_contents(self._keyring, row).declared["guest"]["document"]["number"]
+        return self._keyring.presence_tag(document_value(number))
+
+    async def _present_again(self, connection: Connection, rows: Iterable[StayRow]) -> list[Any]:
+        return await store.find_present(
+            connection, *_columns([(row.facility_id, self._document_tag(row)) for row in rows])
+        )
+
+
+def _columns(pairs: Iterable[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
+    ordered = list(pairs)
+    return [first for first, _ in ordered], [second for _, second in ordered]
+
+
+async def _write(connection: Connection, world: World, now: datetime) -> None:
+    """Write the end state of every stay that changed, and the work that follows from it."""
+    changes = list(world.changes.values())
+    if not changes:
+        return
+    fresh = [change for change in changes if change.is_new]
+    changed = [change for change in changes if not change.is_new]
+    if fresh:
+        await store.insert_stays(connection, [(change.row, change.tags) for change in fresh])
+        await store.insert_refs(connection, [(*key, stay_id) for key, stay_id in world.new_refs.items()])
+    if changed:
+        await store.update_stays(connection, [(change.row, change.tags) for change in changed])
+        await store.remove_present(
+            connection, [(change.facility.id, change.row.id) for change in changed if change.presence is None]
+        )
+        await store.supersede_work(connection, [(change.facility.id, change.row.id) for change in changed])
+    if world.superseded:
+        await store.insert_versions(connection, world.superseded)
+    if world.freed_refs:
+        await store.delete_refs(connection, world.freed_refs)
+    present = [change.presence for change in changes if change.presence is not None]
+    if present:
+        await store.put_present(connection, present)
+    real = [change for change in changes if not change.facility.sandbox]
+    if real:
+        await store.enqueue(
+            connection,
+            [(change.facility.id, change.row.id, change.row.version, lane_of(change.facility.id)) for change in real],
+        )
+    sandbox = [change for change in changes if change.facility.sandbox]
+    if sandbox:
+        await store.confirm_sandbox(
+            connection,
+            [
+                (
+                    change.facility.id,
+                    change.row.id,
+                    change.row.version,
+                    now,
+                    verification_of(change.contents.declared["guest"]["document"]["number"]),
+                )
+                for change in sandbox
+            ],
+        )
+
+
+async def _remember_earlier_batches(
+    connection: Connection, draft: Draft, decisions: Sequence[Decision], own: set[Any]
+) -> None:
+    wanted = {row.receipt_batch_id for decision in decisions if (row := _shown(decision)) is not None} - own
+    if wanted:
+        for batch in (await store.read_batches(connection, list(wanted))).values():
+            draft.remember(batch)
+
+
+def _shown(decision: Decision) -> StayRow | None:
+    """The version whose receipt belongs into the answer."""
+    refusal = decision.refusal
+    if isinstance(refusal, AlreadyStaying):
+        return refusal.row
+    if refusal is None or refusal.code in _SHOWS_THE_STAY:
+        return decision.row
+    return None
+
+
+def _outcome(world: World, draft: Draft, act: Prepared, decision: Decision) -> Outcome:
+    row = _shown(decision)
+    receipt = draft.receipt(act.command.facility, row, world.contents(row)) if row is not None else None
+    if decision.refusal is None:
+        return Outcome(decision.outcome, row, receipt, None, act.warnings)
+    decision.refusal.stay_id = str(row.id) if row is not None else None
+    decision.refusal.receipt = receipt
+    return Outcome("refused", None, None, decision.refusal, act.warnings)
+
+
+def _answer_all(batch: Iterable[_Waiting], refusal: Refused) -> None:
+    for entry in batch:
+        if not entry.done.done():
+            entry.done.set_exception(refusal)
+
+
+# -- results for the sender --------------------------------------------------------------------------------------------
+
+
+def row_result(command: Command, outcome: Outcome) -> RowResult:
+    """What the sender of a row is told."""
+    stay = outcome.stay
+    return RowResult(
+        row=command.act.row,
+        outcome=outcome.outcome,
+        source_ref=command.act.source_ref,
+        stay_id=str(stay.id) if stay else None,
+        version=stay.version if stay else None,
+        late_minutes=stay.late_minutes if stay else None,
+        receipt=dict(outcome.receipt) if outcome.receipt is not None else None,
+        problem=problem_document(outcome.refusal) if outcome.refusal else None,
+        warnings=[violated(found) for found in outcome.warnings],
+    )
+
+
+def unreadable_result(row: Unreadable) -> RowResult:
+    """What the sender of a row that could not be read is told."""
+    refusal = Refused("declaration_invalid", violations=row.violations)
+    return RowResult(row=row.row, outcome="refused", problem=problem_document(refusal))
+
+
+def batch_result(results: Sequence[RowResult]) -> BatchResult:
+    """The counts over all rows: received = accepted + duplicate + refused."""
+    counts = {name: sum(result.outcome == name for result in results) for name in ("accepted", "duplicate", "refused")}
+    return BatchResult(received=len(results), results=list(results), **counts)
