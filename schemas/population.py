@@ -63,18 +63,20 @@ class Verification(StrEnum):
     NOT_CHECKED = "not_checked"
 
 
-def _not_a_number(value: object) -> object:
-    """Pydantic reads "1700000000" as an instant even when strict."""
-    if isinstance(value, str) and value.isdigit():
-        raise ValueError("an RFC 3339 date and time is wanted")
-    return value
+def _only_in_words(value: object) -> object:
+    """Even strict, pydantic reads "1700000000" as an instant; hence it is told what an instant looks like."""
+    if isinstance(value, datetime) or (isinstance(value, str) and "T" in value):
+        return value
+    raise ValueError("an RFC 3339 date and time is wanted")
 
 
 def _to_utc_seconds(instant: datetime) -> datetime:
     return instant.astimezone(UTC).replace(microsecond=0)
 
 
-Instant = Annotated[AwareDatetime, BeforeValidator(_not_a_number), AfterValidator(_to_utc_seconds)]
+Instant = Annotated[
+    AwareDatetime, Field(strict=False), BeforeValidator(_only_in_words), AfterValidator(_to_utc_seconds)
+]
 """An instant with an offset. It is carried in UTC and in whole seconds; anything finer is cut off."""
 
 Version = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -227,7 +229,7 @@ class BatchAnswer:
     unanswered: frozenset[UUID]
 
 
-class Unreachable(Exception):  # noqa: N818 - it names a state of the other side
+class Unreachable(Exception):
     """The population database took nothing in: it could not be reached, or refused the request as a whole.
 
     `code` is a stable word without personal data; `retry_after_seconds` is what the other side asked for, if it did.
@@ -239,7 +241,7 @@ class Unreachable(Exception):  # noqa: N818 - it names a state of the other side
         self.retry_after_seconds = retry_after_seconds
 
 
-class Ambiguous(Exception):  # noqa: N818 - it names a state of the other side
+class Ambiguous(Exception):
     """The request may or may not have taken effect: ask for the status before sending again.
 
     `code` is a stable word without personal data.
