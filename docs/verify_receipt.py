@@ -57,6 +57,4 @@ def verify(receipt, key, declared=None):
 if __name__ == "__main__":
     files = [Path(name).read_bytes() for name in sys.argv[1:]]
     receipt, *declared = (json.loads(content) for content in files[:1] + files[2:])
-    sys.stdout.write(
-        "Biên nhận hợp lệ / valid receipt: {}, {}\n".format(*verify(receipt, load_pem_public_key(files[1]), *declared))
-    )
+    sys.stdout.write("Hợp lệ / valid: {}, {}\n".format(*verify(receipt, load_pem_public_key(files[1]), *declared)))
