@@ -81,7 +81,7 @@ _DOCUMENT = {
 }
 
 _MESSAGE = {
-    "not_hl7": Text("Không phải bản tin HL7 v2.", "Not an HL7 v2 message."),
+    "not_hl7": Text("Không phải bản tin HL7 v2 trọn vẹn.", "Not a complete HL7 v2 message."),
     "missing_segment": Text("Thiếu đoạn {expected}.", "The segment {expected} is missing."),
     "unsupported_event": Text(
         "Chưa tiếp nhận loại sự kiện này: hiện nhận {expected}.", "This event is not taken: {expected} are."

@@ -1,0 +1,85 @@
+"""Documents: a file is read by its connector in a limited child process, then goes the way of every declaration."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from contextlib import suppress
+
+from schemas.act import DOCUMENT_BYTES_LIMIT, Act, Unreadable, from_json
+from schemas.violations import violation
+
+OUTPUT_BYTES_LIMIT = 64 << 20
+"""The most a child may answer; its rows are limited (`schemas.act.RESULTS_LIMIT`), their cells are not."""
+
+_NO_SUCH_CONNECTOR = 64
+
+
+async def read_document(connector_name: str, document: bytes, *, timeout_seconds: float) -> list[Act | Unreadable]:
+    """Read `document` with the connector of that name in a child process (`python -m connectors`), one per call.
+
+    Returns the results in document order. One `Unreadable(0, …)` stands for a document that is too large, that cannot
+    be read, or whose reader exceeded its memory, its time or its output: then nothing of it was taken. The child gets
+    no environment, so that it holds no secret. Raises LookupError if no such connector is installed.
+    """
+    if len(document) > DOCUMENT_BYTES_LIMIT:
+        return [_refused("file_too_large", limit=f"{DOCUMENT_BYTES_LIMIT >> 20} MB")]
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-B", "-m", "connectors", connector_name,
+        stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env={}, start_new_session=True,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            output = await _exchange(child, document)
+            status = await child.wait() if output is not None else None
+    except TimeoutError:
+        return [_refused("unreadable_file")]
+    finally:
+        await _end(child)
+    if status == _NO_SUCH_CONNECTOR:
+        raise LookupError(f"no connector named {connector_name}")
+    if output is None or status != 0:
+        return [_refused("unreadable_file")]
+    return await asyncio.to_thread(_decoded, output)
+
+
+async def _exchange(child: Process, document: bytes) -> bytes | None:
+    """Write the document, read the answer; None if the answer is longer than it may be."""
+    stdin, stdout = child.stdin, child.stdout
+    if stdin is None or stdout is None:
+        raise RuntimeError("the child was started without pipes")
+    writing = asyncio.create_task(_write(stdin, document))
+    output = bytearray()
+    try:
+        while chunk := await stdout.read(1 << 18):
+            output += chunk
+            if len(output) > OUTPUT_BYTES_LIMIT:
+                return None
+    finally:
+        writing.cancel()
+    return bytes(output)
+
+
+async def _write(stdin: asyncio.StreamWriter, document: bytes) -> None:
+    with suppress(BrokenPipeError, ConnectionResetError):  # the child died; its exit status says so
+        stdin.write(document)
+        await stdin.drain()
+    stdin.close()
+
+
+async def _end(child: Process) -> None:
+    if child.returncode is None:
+        child.kill()
+        await child.wait()
+
+
+def _decoded(output: bytes) -> list[Act | Unreadable]:
+    try:
+        return [from_json(line) for line in output.splitlines()]
+    except ValueError:
+        return [_refused("unreadable_file")]
+
+
+def _refused(code: str, **limits: object) -> Unreadable:
+    return Unreadable(0, (violation(code, **limits),))
