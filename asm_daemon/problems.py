@@ -268,9 +268,9 @@ def _code_and_limits(kind: str, pointer: str, context: Mapping[str, Any]) -> tup
         return context["code"], context["limits"]
     if kind in _FROM_PYDANTIC:
         return _FROM_PYDANTIC[kind]
-    if kind == "string_too_long":
+    if kind in ("string_too_long", "too_long"):  # without "string_" where a validator runs before the length is checked
         return "too_long", {"limit": context["max_length"]}
-    if kind == "string_too_short":
+    if kind in ("string_too_short", "too_short"):
         return ("required", {}) if context["min_length"] == 1 else ("too_short", {"limit": context["min_length"]})
     if kind in ("enum", "literal_error"):
         field = pointer.rsplit("/", 1)[-1]

@@ -1,0 +1,348 @@
+"""Who may speak for whom: facilities (cơ sở lưu trú), principals (chủ thể), their API keys, grants and MLLP senders.
+
+Every change is made by an operator (`actor`: the principal's id, or the login at the command line) and audited in its
+own transaction. `Gate` answers the question asked with each request, "who is this, and
+for which facilities may they act?", from memory for at most `key_cache_seconds`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import re
+import secrets
+import time
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+import asyncpg
+from uuid_utils.compat import uuid7
+
+from asm_daemon import audit
+from asm_daemon.audit import AuditEntry
+from asm_daemon.model import Facility, Principal, PrincipalKind, Scope
+from asm_daemon.problems import Refused
+from asm_daemon.store import Connection, accounts, facilities
+from asm_daemon.store.accounts import HeldKey, KeyFacts
+from schemas.codes import Department
+from schemas.directory import NewFacility
+from schemas.violations import violation
+
+KEY_VALID_DAYS_LIMIT = 366
+PAGE_LIMIT = 1000
+_CACHED_LIMIT = 10_000  # keys, senders, and as many refusals, held in memory
+_REFUSAL_SECONDS = 2.0  # how long an unknown key is remembered: enough against a loop, short for a correction
+_SENDER_FIELD_LIMIT = 227  # HD in HL7 v2.5: the longest MSH-3 or MSH-4
+
+_KEY = re.compile(r"asm_([0-9a-f]{16})_([0-9a-f]{64})")
+_DEFAULT_SCOPES: Mapping[PrincipalKind, frozenset[Scope]] = {
+    PrincipalKind.OWNER: frozenset(Scope),
+    # Software that files on somebody's behalf needs no personal data back.
+    PrincipalKind.VENDOR: frozenset({Scope.DECLARE, Scope.STATUS}),
+}
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Entering and changing
+
+
+async def add_facility(pool: asyncpg.Pool, actor: str, new: NewFacility, now: datetime) -> Facility:
+    """Enter a facility. Refused `request_invalid` if its code is taken."""
+    async with pool.acquire() as connection, connection.transaction():
+        facility = await facilities.insert_facility(connection, new, now)
+        if facility is None:
+            raise _invalid("code_taken", "/code")
+        await facilities.insert_turn(connection, facility.id)
+        await _record(
+            connection,
+            actor,
+            "facility.add",
+            f"facility/{facility.code}",
+            now,
+            kind=new.kind.value,
+            sandbox=new.sandbox,
+        )
+    return facility
+
+
+async def facility_by_code(pool: asyncpg.Pool, code: str) -> Facility | None:
+    """The facility of this code, or None."""
+    async with pool.acquire() as connection:
+        return await facilities.facility_by_code(connection, code)
+
+
+async def list_facilities(pool: asyncpg.Pool, after_code: str = "", limit: int = PAGE_LIMIT) -> list[Facility]:
+    """At most `limit` (≤ 1000) facilities after a code, ordered by code; the last code leads to the next page."""
+    async with pool.acquire() as connection:
+        return await facilities.list_facilities(connection, after_code, min(limit, PAGE_LIMIT))
+
+
+async def assign_sender(
+    pool: asyncpg.Pool, actor: str, sending_application: str, sending_facility: str, facility_code: str, now: datetime
+) -> None:
+    """Let the HL7 sender that calls itself by these two names (MSH-3, MSH-4) speak for a facility, and for no other.
+
+    Refused `request_invalid` if a name is empty or too long, or the facility unknown.
+    """
+    if not all(0 < len(name) <= _SENDER_FIELD_LIMIT for name in (sending_application, sending_facility)):
+        raise _invalid("out_of_range", "/sender", expected=f"1-{_SENDER_FIELD_LIMIT}")
+    async with pool.acquire() as connection, connection.transaction():
+        facility = await _known_facility(connection, facility_code)
+        await facilities.upsert_sender(connection, sending_application, sending_facility, facility.id)
+        names = {"application": sending_application, "facility": sending_facility}
+        await _record(connection, actor, "sender.assign", f"facility/{facility.code}", now, **names)
+
+
+async def add_principal(
+    pool: asyncpg.Pool,
+    actor: str,
+    kind: PrincipalKind,
+    name: str,
+    organisation: str,
+    now: datetime,
+    *,
+    department: Department | None = None,
+    principal_id: UUID | None = None,
+) -> UUID:
+    """Enter a principal and return its id, a new one unless `principal_id` gives it; a known id changes nothing.
+
+    Refused `request_invalid` if `department` is named for another kind, or not named for a department.
+    """
+    if (kind is PrincipalKind.DEPARTMENT) != (department is not None):
+        raise _invalid("department_only", "/department")
+    principal_id = principal_id or uuid7()
+    async with pool.acquire() as connection, connection.transaction():
+        if await accounts.insert_principal(connection, principal_id, kind, name, organisation, department, now):
+            await _record(connection, actor, "principal.add", f"principal/{principal_id}", now, kind=kind.value)
+    return principal_id
+
+
+async def create_key(
+    pool: asyncpg.Pool, actor: str, principal_id: UUID, now: datetime, *, valid_days: int = KEY_VALID_DAYS_LIMIT
+) -> str:
+    """Make an API key, `asm_<id>_<secret>`, and return it: nobody can ever show it again.
+
+    The secret has 256 random bits, so its SHA-256 is all that has to be kept (a slow hash protects what can be
+    guessed). Refused `request_invalid` if the principal is unknown or `valid_days` is not 1 to 366.
+    """
+    if not 1 <= valid_days <= KEY_VALID_DAYS_LIMIT:
+        raise _invalid("out_of_range", "/valid_days", expected=f"1-{KEY_VALID_DAYS_LIMIT}")
+    key_id, secret = secrets.token_hex(8), secrets.token_hex(32)
+    expires_at = now + timedelta(days=valid_days)
+    async with pool.acquire() as connection, connection.transaction():
+        await _lock_principal(connection, principal_id)
+        await accounts.insert_key(connection, key_id, principal_id, _digest(secret), expires_at, now)
+        holder = {"principal": str(principal_id), "expires_at": expires_at.isoformat()}
+        await _record(connection, actor, "key.create", f"key/{key_id}", now, **holder)
+    return f"asm_{key_id}_{secret}"
+
+
+async def revoke_key(pool: asyncpg.Pool, actor: str, key_id: str, now: datetime) -> bool:
+    """Revoke a key; False if none of this id is valid. A daemon may honour it for `key_cache_seconds` more."""
+    async with pool.acquire() as connection, connection.transaction():
+        principal_id = await accounts.revoke_key(connection, key_id, now)
+        if principal_id is not None:
+            await _record(connection, actor, "key.revoke", f"key/{key_id}", now, principal=str(principal_id))
+    return principal_id is not None
+
+
+async def revoke_keys_of(pool: asyncpg.Pool, actor: str, principal_id: UUID, now: datetime) -> int:
+    """Revoke every key of a principal and return how many there were."""
+    async with pool.acquire() as connection, connection.transaction():
+        revoked = await accounts.revoke_keys_of(connection, principal_id, now)
+        for key_id in revoked:
+            await _record(connection, actor, "key.revoke", f"key/{key_id}", now, principal=str(principal_id))
+    return len(revoked)
+
+
+async def list_keys(pool: asyncpg.Pool, after_id: str = "", limit: int = PAGE_LIMIT) -> list[KeyFacts]:
+    """At most `limit` (≤ 1000) keys after an id, ordered by id, revoked ones too."""
+    async with pool.acquire() as connection:
+        return await accounts.list_keys(connection, after_id, min(limit, PAGE_LIMIT))
+
+
+async def grant(
+    pool: asyncpg.Pool,
+    actor: str,
+    principal_id: UUID,
+    facility_code: str,
+    now: datetime,
+    *,
+    scopes: Collection[Scope] | None = None,
+) -> None:
+    """Grant `scopes` at a facility, in place of what was granted there before.
+
+    None gives an owner everything, and a vendor `declare` and `status`: personal data back only when asked for. Refused
+    `request_invalid` for an unknown principal or facility, for a kind that holds no grants, for no scope at all, and
+    for a principal that would reach sandbox and real facilities at once.
+    """
+    async with pool.acquire() as connection, connection.transaction():
+        kind = await _lock_principal(connection, principal_id)
+        if kind not in _DEFAULT_SCOPES:
+            raise _invalid("holds_no_grants", "/principal")
+        chosen = _DEFAULT_SCOPES[kind] if scopes is None else frozenset(scopes)
+        if not chosen:
+            raise _invalid("required", "/scopes")
+        facility = await _known_facility(connection, facility_code)
+        if await accounts.holds_grants(connection, principal_id, sandbox=not facility.sandbox):
+            raise _invalid("sandbox_and_real", "/facility")
+        await accounts.upsert_grant(connection, principal_id, facility.id, chosen, now)
+        given = {"principal": str(principal_id), "scopes": sorted(chosen)}
+        await _record(connection, actor, "grant.give", f"facility/{facility.code}", now, **given)
+
+
+async def revoke_grant(pool: asyncpg.Pool, actor: str, principal_id: UUID, facility_code: str, now: datetime) -> bool:
+    """Withdraw a principal's grant at a facility; False if it holds none."""
+    async with pool.acquire() as connection, connection.transaction():
+        facility = await _known_facility(connection, facility_code)
+        revoked = await accounts.revoke_grant(connection, principal_id, facility.id, now)
+        if revoked:
+            await _record(
+                connection, actor, "grant.revoke", f"facility/{facility.code}", now, principal=str(principal_id)
+            )
+    return revoked
+
+
+async def _lock_principal(connection: Connection, principal_id: UUID) -> PrincipalKind:
+    kind = await accounts.lock_principal(connection, principal_id)
+    if kind is None:
+        raise _invalid("unknown_principal", "/principal")
+    return kind
+
+
+async def _known_facility(connection: Connection, code: str) -> Facility:
+    facility = await facilities.facility_by_code(connection, code)
+    if facility is None:
+        raise _invalid("unknown_facility", "/facility")
+    return facility
+
+
+async def _record(connection: Connection, actor: str, action: str, object_: str, now: datetime, **details: Any) -> None:
+    entry = AuditEntry(now, actor_kind="operator", actor=actor, action=action, object=object_, details=details)
+    await audit.append(connection, entry)
+
+
+def _invalid(code: str, pointer: str, **limits: object) -> Refused:
+    return Refused("request_invalid", violations=[violation(code, pointer, None, **limits)])
+
+
+def _digest(secret: str) -> bytes:
+    return sha256(secret.encode("ascii")).digest()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Asking
+
+
+def authorise(principal: Principal, facility_code: str | None, scope: Scope) -> Facility:
+    """The facility for which this principal acts now. An owner of one facility need not name it.
+
+    Refused `facility_required`; `facility_not_granted`, the same for a facility that is not granted and one that does
+    not exist; `scope_missing`.
+    """
+    if facility_code is None:
+        if principal.kind is not PrincipalKind.OWNER or len(principal.grants) > 1:
+            raise Refused("facility_required")
+        facility_code = next(iter(principal.grants), "")
+    granted = principal.grants.get(facility_code)
+    if granted is None:
+        raise Refused("facility_not_granted")
+    facility, scopes = granted
+    if scope not in scopes:
+        raise Refused("scope_missing")
+    return facility
+
+
+def facilities_within(principal: Principal, scope: Scope) -> tuple[Facility, ...]:
+    """Every facility at which the principal holds `scope`, by code."""
+    granted = sorted(principal.grants.items())
+    return tuple(facility for _, (facility, scopes) in granted if scope in scopes)
+
+
+class Gate:
+    """Tells who is asking. Answers from memory for `cache_seconds`, then from the database, with one statement."""
+
+    def __init__(self, pool: asyncpg.Pool, cache_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """`pool` is of the login asm_auth; `clock` gives seconds that never go back."""
+        self._pool = pool
+        refusal_seconds = min(_REFUSAL_SECONDS, cache_seconds)
+        self._keys: _Remembered[str, HeldKey] = _Remembered(cache_seconds, refusal_seconds, clock)
+        self._senders: _Remembered[tuple[str, str], Facility] = _Remembered(cache_seconds, refusal_seconds, clock)
+
+    async def authenticate(self, token: str, now: datetime) -> Principal:
+        """The principal that holds the key `token`.
+
+        Refused `unauthenticated` when it is unknown, wrong, expired or revoked, whichever it is; `unavailable` when
+        that cannot be found out.
+        """
+        parts = _KEY.fullmatch(token)
+        if parts is None:
+            raise Refused("unauthenticated")
+        key_id, secret = parts.groups()
+        held = await self._keys.get(key_id, lambda: self._ask(accounts.find_key, key_id))
+        if held is None or not hmac.compare_digest(held.secret_sha256, _digest(secret)) or now >= held.expires_at:
+            raise Refused("unauthenticated")
+        return held.principal
+
+    async def facility_of_sender(self, sending_application: str, sending_facility: str) -> Facility | None:
+        """The facility for which an HL7 sender (MSH-3, MSH-4) speaks, or None. Refused `unavailable`."""
+        names = (sending_application, sending_facility)
+        if max(map(len, names)) > _SENDER_FIELD_LIMIT:
+            return None
+        return await self._senders.get(names, lambda: self._ask(facilities.facility_of_sender, *names))
+
+    async def _ask(self, question: Callable[..., Coroutine[Any, Any, _V | None]], *about: str) -> _V | None:
+        try:
+            async with self._pool.acquire(timeout=_ASK_SECONDS) as connection:
+                return await question(connection, *about)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            raise Refused("unavailable", retry_after_seconds=1) from None
+
+
+_ASK_SECONDS = 5.0
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer(Generic[_V]):
+    value: _V | None
+    until: float
+
+
+class _Remembered(Generic[_K, _V]):
+    """Answers kept for a while. What was found and what was not have each their own bounded place, so that guessing
+    unknown keys cannot push the known ones out; who asks for what is being fetched waits for it."""
+
+    def __init__(self, found_seconds: float, missing_seconds: float, clock: Callable[[], float]) -> None:
+        self._seconds = {True: found_seconds, False: missing_seconds}
+        self._clock = clock
+        self._kept: dict[bool, dict[_K, _Answer[_V]]] = {True: {}, False: {}}
+        self._fetching: dict[_K, asyncio.Task[_V | None]] = {}
+
+    async def get(self, key: _K, fetch: Callable[[], Coroutine[Any, Any, _V | None]]) -> _V | None:
+        """The remembered answer, or else what `fetch` says; its errors are not remembered."""
+        for kept in self._kept.values():
+            answer = kept.get(key)
+            if answer is not None and self._clock() < answer.until:
+                return answer.value
+        task = self._fetching.get(key)
+        if task is None:
+            task = self._fetching[key] = asyncio.create_task(self._fetch(key, fetch))
+            task.add_done_callback(lambda _: self._fetching.pop(key))
+        return await asyncio.shield(task)  # one caller who hangs up must not take the answer from the others
+
+    async def _fetch(self, key: _K, fetch: Callable[[], Coroutine[Any, Any, _V | None]]) -> _V | None:
+        asked_at = self._clock()  # before the statement: a revocation that it just missed counts from here
+        value = await fetch()
+        found = value is not None
+        self._kept[not found].pop(key, None)
+        kept = self._kept[found]
+        kept.pop(key, None)  # so that the order of `kept` is the order of age
+        while len(kept) >= _CACHED_LIMIT:
+            del kept[next(iter(kept))]
+        kept[key] = _Answer(value, asked_at + self._seconds[found])
+        return value
