@@ -81,5 +81,5 @@ def _decoded(output: bytes) -> list[Act | Unreadable]:
         return [_refused("unreadable_file")]
 
 
-def _refused(code: str, **limits: object) -> Unreadable:
-    return Unreadable(0, (violation(code, **limits),))
+def _refused(code: str, limit: str = "") -> Unreadable:
+    return Unreadable(0, (violation(code, limit=limit),))

@@ -7,7 +7,7 @@ yield nothing. Every other event is `Unreadable` with `unsupported_event`: its s
 | field of the declaration | source |
 |---|---|
 | `source_ref` | PV1-19 visit number, else PV1-50, else PID-18 account, else medical record (PID-3 type MR) `@` PV1-44 |
-| document | PID-3 by its type: NI, NNVNM, CZ, CCCD → 1 (12 digits) or 2 (9 digits), CC → 8, PPN → 4, DL 3, HC 6, BCT 5 |
+| document | PID-3 by its type: NI, NNVNM, CZ, CCCD → 1 (12 digits) or 2 (9 digits), CC 8, PPN 4, DL 3, HC 6, BCT 5 |
 | full name | PID-5, family name first as in Viet Nam: family, middle, given |
 | birth date, gender | PID-7 with the precision that is sent; PID-8 if M or F |
 | residence, telephone | PID-11 (type P → 1 thường trú, C → 2 tạm trú), PID-13 if it holds a telephone number |
