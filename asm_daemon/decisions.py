@@ -257,7 +257,7 @@ class World:
                 facility_id=facility.id,
                 version=1,
                 status="declared",
-                event=ActKind.DECLARE,
+                event=ActKind.DECLARE.value,
                 received_at=received_at,
                 declared_at=received_at,
                 arrived_at=body.arrived_at,
@@ -342,7 +342,7 @@ class World:
         row = replace(
             row,
             version=current.version + 1,
-            event=act.command.act.kind,
+            event=act.command.act.kind.value,
             received_at=act.command.received_at,
             content_tag=tag,
         )

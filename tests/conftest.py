@@ -19,6 +19,8 @@ from asm_daemon import embedded
 from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.store.migrate import load_migrations, migrate
 
+pytest_plugins = ["tests.stack"]
+
 TEMPLATE = "asm_template"
 
 
