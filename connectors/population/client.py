@@ -35,6 +35,7 @@ from schemas.population import (
 
 ANSWER_BYTES = 1024 * 1024
 _RENEW_BEFORE = 0.9  # of its life: an older token is not used for a new request
+_SECONDS = re.compile(r"[0-9]{1,6}")
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -44,6 +45,7 @@ class _Reply:
     """A whole HTTP answer. `content` is the JSON in it, or None when there is none that can be read."""
 
     status: int
+    asks_to_wait: bool
     retry_after_seconds: float | None
     is_html: bool
     content: Any
@@ -126,7 +128,7 @@ class PopulationClient:
 
         Raises Unreachable or Ambiguous as `send` does; either way nothing has changed. ValueError: not a batch.
         """
-        asked = frozenset(stay_ids)
+        asked = dict.fromkeys(stay_ids)
         if not 1 <= len(stay_ids) <= BATCH_LIMIT:
             raise ValueError(f"one request asks for 1-{BATCH_LIMIT} stays")
         body = orjson.dumps({"stay_ids": list(asked)})
@@ -205,10 +207,11 @@ async def _whole(response: aiohttp.ClientResponse) -> _Reply:
     if response.content_type in ("application/json", "application/problem+json"):
         with suppress(orjson.JSONDecodeError):
             content = orjson.loads(body)
-    wait = response.headers.get(hdrs.RETRY_AFTER, "")
+    wait = response.headers.get(hdrs.RETRY_AFTER)
     return _Reply(
         status=response.status,
-        retry_after_seconds=float(wait) if re.fullmatch(r"[0-9]{1,6}", wait) else None,
+        asks_to_wait=wait is not None,
+        retry_after_seconds=float(wait) if wait is not None and _SECONDS.fullmatch(wait) else None,
         is_html=response.content_type == "text/html",
         content=content,
     )
@@ -223,7 +226,7 @@ def _content(reply: _Reply) -> Any:
         raise Ambiguous("html_page")
     if reply.status == 401:
         raise Unreachable("unauthorised")
-    if reply.status in (429, 503) and reply.retry_after_seconds is not None:
+    if reply.status in (429, 503) and reply.asks_to_wait:
         raise Unreachable("overloaded", reply.retry_after_seconds)
     if 400 <= reply.status < 500 and isinstance(reply.content, dict):
         code = reply.content.get("code")

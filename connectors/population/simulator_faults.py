@@ -120,7 +120,7 @@ class FaultPlan:
             chosen.remaining -= 1
             if not chosen.remaining:
                 self._armed.remove(chosen)
-        self._struck[chosen.fault.kind] += 1
+        self._struck[chosen.fault.kind.value] += 1
         return chosen.fault
 
     def report(self) -> Mapping[str, Any]:
@@ -169,7 +169,7 @@ async def misbehave(request: web.Request, fault: Fault) -> web.StreamResponse:
 async def _until_gone(request: web.Request, seconds: float) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            while request.transport is not None and not request.transport.is_closing():
+            while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110 - no event
                 await asyncio.sleep(_GONE_POLL_SECONDS)
 
 

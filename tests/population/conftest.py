@@ -51,14 +51,17 @@ class Simulator:
 
 
 @asynccontextmanager
+async def serving_from(pool: asyncpg.Pool, credentials: Credentials = CREDENTIALS) -> AsyncIterator[Simulator]:
+    """The simulator on a pool of its migrated database, until the block ends."""
+    async with TestServer(create_application(pool, credentials)) as server, aiohttp.ClientSession() as session:
+        yield Simulator(str(server.make_url("")).rstrip("/"), pool, session)
+
+
+@asynccontextmanager
 async def running(url: str, credentials: Credentials = CREDENTIALS) -> AsyncIterator[Simulator]:
     """The simulator on the migrated database `url`, until the block ends."""
-    async with (
-        asyncpg.create_pool(url, min_size=1, max_size=8) as pool,
-        TestServer(create_application(pool, credentials)) as server,
-        aiohttp.ClientSession() as session,
-    ):
-        yield Simulator(str(server.make_url("")).rstrip("/"), pool, session)
+    async with asyncpg.create_pool(url, min_size=1, max_size=8) as pool, serving_from(pool, credentials) as simulator:
+        yield simulator
 
 
 @asynccontextmanager
@@ -84,19 +87,24 @@ async def seeded_database(server: EmbeddedPostgres, superuser: asyncpg.Connectio
     return url
 
 
+@pytest.fixture(scope="session")
+async def seeded_pool(seeded_database: str) -> AsyncIterator[asyncpg.Pool]:
+    """Connections to it, for the whole session."""
+    async with asyncpg.create_pool(seeded_database, min_size=1, max_size=8) as pool:
+        yield pool
+
+
 @pytest.fixture
-async def population_database(seeded_database: str) -> str:
+async def population_pool(seeded_pool: asyncpg.Pool) -> asyncpg.Pool:
     """The same with no stays: emptying three tables takes less than a clone, and people do not change."""
-    connection = await asyncpg.connect(seeded_database)
-    await connection.execute("TRUNCATE stays, effects, sender_violations")
-    await connection.close()
-    return seeded_database
+    await seeded_pool.execute("DELETE FROM stays; DELETE FROM effects; DELETE FROM sender_violations")
+    return seeded_pool
 
 
 @pytest.fixture
-async def simulator(population_database: str) -> AsyncIterator[Simulator]:
+async def simulator(population_pool: asyncpg.Pool) -> AsyncIterator[Simulator]:
     """A running simulator with 1,000 people."""
-    async with running(population_database) as simulator:
+    async with serving_from(population_pool) as simulator:
         yield simulator
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -15,7 +17,7 @@ import orjson
 import pytest
 
 from connectors.population.client import PopulationClient
-from connectors.population.simulator import Credentials, migrate, seed, serve
+from connectors.population.simulator import migrate, seed, serve
 from connectors.population.simulator_store import is_revoked
 from schemas.codes import FacilityKind
 from schemas.population import (
@@ -31,7 +33,7 @@ from schemas.population import (
 )
 from schemas.synthetic import person
 from tests.conftest import Database
-from tests.population.conftest import CREDENTIALS, PERSONS, Simulator, running, speaking_to
+from tests.population.conftest import CREDENTIALS, PERSONS, Simulator, running, serving_from, speaking_to
 from tests.population.items import guest, item, stay_id
 
 NO_VIOLATION = {"repeated": 0, "out_of_order": 0, "unrecorded": 0}
@@ -54,7 +56,8 @@ async def access_token(simulator: Simulator) -> str:
 async def post(simulator: Simulator, path: str, body: bytes, media_type: str = "application/json") -> tuple[int, Any]:
     """Status and JSON of a raw request with a valid token."""
     headers = {"Authorization": f"Bearer {await access_token(simulator)}", "Content-Type": media_type}
-    async with simulator.session.post(f"{simulator.url}/v1/{path}", data=body, headers=headers) as response:
+    # As a stream, since aiohttp warns of large bytes.
+    async with simulator.session.post(f"{simulator.url}/v1/{path}", data=io.BytesIO(body), headers=headers) as response:
         return response.status, await response.json(content_type=None)
 
 
@@ -154,9 +157,8 @@ async def test_a_token_is_only_for_the_client_that_proves_itself(
 
 @pytest.mark.parametrize("missing", ["client_id", "client_secret", "admin_token"])
 def test_the_simulator_does_not_start_with_an_empty_secret(missing: str) -> None:
-    given = {"client_id": "a", "client_secret": "b", "admin_token": "c"} | {missing: ""}
     with pytest.raises(ValueError, match="empty"):
-        Credentials(**given)
+        replace(CREDENTIALS, **{missing: ""})  # type: ignore[arg-type]  # the names are those of text fields
 
 
 # -- items that are refused alone --------------------------------------------------------------------------------------
@@ -257,11 +259,11 @@ async def test_the_status_tells_version_digest_and_verification_in_one_request(c
     assert (states[stay_id(3)].version, states[stay_id(3)].digest, states[stay_id(3)].verification) == (None,) * 3
 
 
-async def test_what_took_effect_survives_a_restart(population_database: str) -> None:
-    async with running(population_database) as simulator, speaking_to(simulator.url) as client:
+async def test_what_took_effect_survives_a_restart(population_pool: asyncpg.Pool) -> None:
+    async with serving_from(population_pool) as simulator, speaking_to(simulator.url) as client:
         await client.send([item(1), item(2)])
         await client.send([item(2, guest=guest(21))])
-    async with running(population_database) as simulator, speaking_to(simulator.url) as client:
+    async with serving_from(population_pool) as simulator, speaking_to(simulator.url) as client:
         assert (await send_one(client, item(1))).outcome is Outcome.DUPLICATE
         assert (await simulator.violations())["sender"] == {"version_conflict": 1}
 
@@ -453,10 +455,11 @@ async def test_it_serves_from_an_empty_database_until_it_is_cancelled(empty_data
             await serving
 
 
-async def test_without_its_database_the_simulator_says_that_it_is_not_well(simulator: Simulator) -> None:
-    await simulator.pool.close()
-    async with simulator.session.get(f"{simulator.url}/healthz") as response:
-        assert response.status == 503
+async def test_without_its_database_the_simulator_says_that_it_is_not_well(seeded_database: str) -> None:
+    async with running(seeded_database) as simulator:
+        await simulator.pool.close()
+        async with simulator.session.get(f"{simulator.url}/healthz") as response:
+            assert response.status == 503
 
 
 async def test_several_processes_may_create_the_tables_at_once(empty_database: Database) -> None:
