@@ -33,12 +33,13 @@ def canonical(value):
 def verify(receipt, key, declared=None):
     """Return the name of the signer and the time of signing. Raises an exception if anything does not fit."""
     require(receipt["receipt_version"] == 1, "another version of the format")
-    text, name, size, root, signed_at, signatures = NOTE.fullmatch(receipt["checkpoint"]).groups()
+    text, name, size, root, signed_at, lines = NOTE.fullmatch(receipt["checkpoint"]).groups()
     key_id = sha256(name.encode(), b"\n\x01", key.public_bytes_raw())[:4]
-    ours = [base64.b64decode(line.split(" ")[2]) for line in signatures.splitlines() if line.split(" ")[1] == name]
-    require(any(signature[:4] == key_id for signature in ours), "signed by another key")
+    signatures = map(base64.b64decode, re.findall(f"— {re.escape(name)} (\\S+)\n", lines))
+    ours = [signature[4:] for signature in signatures if signature[:4] == key_id]
+    require(ours, "signed by another key")
     for signature in ours:
-        key.verify(signature[4:], text.encode())
+        key.verify(signature, text.encode())
     node = sha256(b"\0", canonical({member: receipt[member] for member in receipt.keys() - UNSIGNED}))
     index, last = receipt["leaf_index"], int(size) - 1
     require(type(index) is int and 0 <= index <= last, "no such leaf")
@@ -48,9 +49,8 @@ def verify(receipt, key, declared=None):
         node = sha256(b"\1", step, node) if index % 2 else sha256(b"\1", node, step)
         index, last = index // 2, last // 2
     require(last == 0 and node == base64.b64decode(root), "the content is not what was signed")
-    if declared is not None:
-        digest = sha256(bytes.fromhex(receipt["salt"]), canonical(declared)).hex()
-        require(digest == receipt["declared_digest"], "other fields were declared")
+    digest = sha256(bytes.fromhex(receipt["salt"]), canonical(declared)).hex()
+    require(declared is None or digest == receipt["declared_digest"], "other fields were declared")
     return name, signed_at
 
 
