@@ -54,7 +54,7 @@ class Issuer:
         `signed` is what verifies offline; the rest says the same in words and gives the code for the check page.
         """
         trial = self.is_trial(facility)
-        code = check_code(row.id)
+        code = code_of(row.id)
         return {
             "code": code,
             "check_url": f"{self.public_url}/check/{code}",
@@ -179,7 +179,7 @@ class CodeRange(NamedTuple):
         return stay_id.int & _RANDOM_MASK == self.random
 
 
-def check_code(stay_id: UUID) -> str:
+def code_of(stay_id: UUID) -> str:
     """The short code of a stay: its id's time and a part of its randomness, so that no code has to be stored."""
     value = (((stay_id.int >> 80) - _FIRST_MS) << _RANDOM_BITS) | (stay_id.int & _RANDOM_MASK)
     text = "".join(_ALPHABET[(value >> shift) & 31] for shift in range(5 * (_CODE_CHARACTERS - 1), -1, -5))

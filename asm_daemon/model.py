@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from schemas.codes import Department, FacilityKind
@@ -74,7 +74,7 @@ class StayRow:
     id: UUID
     facility_id: int
     version: int
-    status: str
+    status: Literal["declared", "departed", "cancelled"]
     event: str
     received_at: datetime
     declared_at: datetime

@@ -39,6 +39,7 @@ def violation(code: str, pointer: str = "", place: str | None = None, **limits: 
 
 _SHAPE = {
     "required": Text("Thiếu thông tin bắt buộc.", "This is required."),
+    "given_twice": Text("Tham số này được nêu hai lần.", "A parameter is given twice."),
     "unknown_field": Text("Trường này không có trong mẫu khai báo.", "This field is not part of the declaration."),
     "wrong_type": Text("Sai kiểu dữ liệu: cần {expected}.", "Wrong type: {expected} is wanted."),
     "not_json": Text("Nội dung không phải là JSON hợp lệ.", "The content is not valid JSON."),
@@ -51,6 +52,10 @@ _SHAPE = {
     "no_offset": Text(
         "Thời điểm phải kèm múi giờ, ví dụ +07:00.", "An instant must carry its offset, for example +07:00."
     ),
+}
+
+_QUERY = {
+    "wrong_cursor": Text("Con trỏ không thuộc danh sách này.", "The cursor does not belong to this list."),
 }
 
 _DOCUMENT = {
@@ -174,4 +179,4 @@ _DIRECTORY = {
     ),
 }
 
-CATALOGUE: dict[str, Text] = {**_SHAPE, **_DOCUMENT, **_MESSAGE, **_DECLARATION, **_WARNINGS, **_DIRECTORY}
+CATALOGUE: dict[str, Text] = {**_SHAPE, **_QUERY, **_DOCUMENT, **_MESSAGE, **_DECLARATION, **_WARNINGS, **_DIRECTORY}

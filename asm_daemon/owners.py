@@ -1,0 +1,252 @@
+"""What an owner may see: the states of their stays, their receipts, and the declared data where the grant allows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from asm_daemon import audit, rules
+from asm_daemon.crypto import Keyring, Tampered
+from asm_daemon.issuing import Issuer, code_of, read_code, tree_of
+from asm_daemon.model import Facility, Principal, Scope, StayRow
+from asm_daemon.problems import Refused, invalid
+from asm_daemon.sealing import open_contents
+from asm_daemon.store import Connection, owned
+from asm_daemon.store import stays as stays_store
+from schemas.answers import FacilityState, FacilityStates
+from schemas.queries import StaysQuery
+from schemas.stay import StayPage, StayState, StayView
+from schemas.violations import violation
+
+CODE_CANDIDATES = 1_000
+_LAST_ID = UUID(int=(1 << 128) - 1)
+_FIRST_ID = UUID(int=0)
+# The owner learns that a document deserves a second look, never what the population database holds.
+_CHECK_AGAIN = frozenset({"mismatch", "unknown", "document_revoked"})
+
+
+async def read_stay(
+    pool: asyncpg.Pool, keyring: Keyring, principal: Principal, stay_id: UUID, now: datetime, *, personal: bool
+) -> StayView | StayState:
+    """One stay: with the declared data if `personal` and the grant allows it, else its state.
+
+    A read of personal data and its audit entry are one transaction. Raises `Refused` not_found, also for a stay of
+    somebody else.
+    """
+    facilities = _granted(principal)
+    async with pool.acquire() as connection, connection.transaction():
+        row = await owned.read_owned(connection, list(facilities), stay_id)
+        if row is None:
+            raise Refused("not_found")
+        facility = facilities[row.facility_id]
+        confirmed = await owned.confirmations(connection, [row.facility_id], [row.id])
+        state = _state(facility, row, confirmed)
+        if not personal or Scope.READ not in principal.grants[facility.code][1]:
+            return state
+        await audit.append(connection, _read_entry(principal, row, now))
+        declared = open_contents(keyring, row).declared
+    return StayView(**state.model_dump(), declaration=dict(declared))
+
+
+def _read_entry(principal: Principal, row: StayRow, now: datetime) -> audit.AuditEntry:
+    return audit.AuditEntry(
+        at=now,
+        actor_kind=principal.kind.value,
+        actor=str(principal.id),
+        organisation=principal.organisation,
+        action="stay.read",
+        object=f"stay/{row.id}",
+        details={"version": row.version},
+    )
+
+
+async def list_stays(pool: asyncpg.Pool, keyring: Keyring, principal: Principal, query: StaysQuery) -> StayPage:
+    """A page of states, ordered by id, over one granted facility or all of them.
+
+    With a `source_ref` the page holds the stay of that name, or none: the authoritative answer after a timeout.
+    Raises `Refused`: facility_not_granted, scope_missing, request_invalid (a cursor of another list).
+    """
+    facilities = _chosen(principal, query.facility)
+    async with pool.acquire() as connection:
+        if query.source_ref is not None:
+            rows, following = await _named(connection, keyring, facilities, query.source_ref), None
+        else:
+            rows, following = await _page(connection, keyring, principal, facilities, query)
+        confirmed = await owned.confirmations(connection, [row.facility_id for row in rows], [row.id for row in rows])
+    return StayPage(stays=[_state(facilities[row.facility_id], row, confirmed) for row in rows], next=following)
+
+
+async def _named(
+    connection: Connection, keyring: Keyring, facilities: Mapping[int, Facility], source_ref: str
+) -> list[StayRow]:
+    tags = [keyring.reference_tag(facility_id, source_ref) for facility_id in facilities]
+    found = await stays_store.find_refs(connection, list(facilities), tags)
+    return await stays_store.read_stays(connection, [key[0] for key in found], list(found.values()))
+
+
+async def _page(
+    connection: Connection,
+    keyring: Keyring,
+    principal: Principal,
+    facilities: Mapping[int, Facility],
+    query: StaysQuery,
+) -> tuple[list[StayRow], str | None]:
+    scope = f"stays|{principal.id}|{query.facility}|{query.since}|{query.until}|{query.status}"
+    after = _id_at(query.since) if query.since else _FIRST_ID
+    if query.cursor is not None:
+        try:
+            after = UUID(bytes=keyring.open_cursor(scope, query.cursor))
+        except Tampered:
+            raise Refused("request_invalid", violations=[violation("wrong_cursor", "/cursor")]) from None
+    before = _id_at(query.until) if query.until else _LAST_ID
+    rows = await owned.list_owned(connection, list(facilities), after, before, query.status, query.limit + 1)
+    page = rows[: query.limit]
+    return page, keyring.seal_cursor(scope, page[-1].id.bytes) if len(rows) > query.limit else None
+
+
+async def read_receipt(
+    pool: asyncpg.Pool,
+    keyring: Keyring,
+    issuer: Issuer,
+    principal: Principal,
+    stay_id: UUID,
+    version: int | None,
+) -> Mapping[str, Any]:
+    """The receipt of a version (the current one for None), the same bytes as when it was issued.
+
+    Raises `Refused` not_found, also for a stay of somebody else.
+    """
+    facilities = _granted(principal)
+    async with pool.acquire() as connection:
+        row = await owned.read_owned(connection, list(facilities), stay_id)
+        if row is not None and version not in (None, row.version):
+            row = await owned.read_version(connection, row.facility_id, stay_id, version or 0)
+        if row is None:
+            raise Refused("not_found")
+        batch = (await stays_store.read_batches(connection, [row.receipt_batch_id]))[row.receipt_batch_id]
+    contents = open_contents(keyring, row)
+    return issuer.receipt(facilities[row.facility_id], row, contents, tree_of(batch), batch.checkpoint)
+
+
+async def list_facilities(pool: asyncpg.Pool, principal: Principal, now: datetime) -> FacilityStates:
+    """How every facility that the principal may see stands today, by code."""
+    facilities = _granted(principal)
+    midnight, _ = rules.day_bounds(rules.local_day(now))
+    ids = list(facilities)
+    async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        today = await owned.today(connection, ids, _id_at(midnight))
+        house = await owned.presence(connection, ids, now, sorted(_CHECK_AGAIN))
+        newest = await owned.last_declared(connection, ids)
+    nothing, nobody = owned.Today(0, 0), owned.House(0, 0)
+    return FacilityStates(
+        facilities=[
+            FacilityState(
+                code=facility.code,
+                name=facility.name,
+                kind=facility.kind.value,
+                authority=facility.authority,
+                sandbox=facility.sandbox,
+                scopes=sorted(scope.value for scope in principal.grants[facility.code][1]),
+                declared_today=today.get(facility.id, nothing).declared,
+                late_today=today.get(facility.id, nothing).late,
+                in_house=house.get(facility.id, nobody).guests,
+                check_document=house.get(facility.id, nobody).check_document,
+                last_declared_at=newest.get(facility.id),
+            )
+            for facility in sorted(facilities.values(), key=lambda facility: facility.code)
+        ]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptCheck:
+    """What the public check page shows for a code: facility, times and state, never the guest.
+
+    `trial` is true for a sandbox facility, whose receipts have no legal effect anywhere.
+    """
+
+    code: str
+    facility: str
+    facility_name: str
+    authority: str
+    arrived_at: datetime
+    declared_at: datetime
+    deadline_at: datetime
+    late_minutes: int
+    status: str
+    version: int
+    trial: bool
+
+
+async def check_code(pool: asyncpg.Pool, code: str) -> ReceiptCheck | None:
+    """The stay of a short code; None when there is none. Forgives case, dashes and the letters O, I and L."""
+    wanted = read_code(code)
+    if wanted is None:
+        return None
+    async with pool.acquire() as connection:
+        rows = await owned.read_range(connection, wanted.lo, wanted.hi, CODE_CANDIDATES)
+        row = next((row for row in rows if wanted.matches(row.id)), None)
+        if row is None:
+            return None
+        facility, name, authority, sandbox = await owned.facility_facts(connection, row.facility_id)
+    return ReceiptCheck(
+        code=code_of(row.id),
+        facility=facility,
+        facility_name=name,
+        authority=authority,
+        arrived_at=row.arrived_at,
+        declared_at=row.declared_at,
+        deadline_at=row.deadline_at,
+        late_minutes=row.late_minutes,
+        status=row.status,
+        version=row.version,
+        trial=sandbox,
+    )
+
+
+def _granted(principal: Principal) -> dict[int, Facility]:
+    return {facility.id: facility for facility, scopes in principal.grants.values() if Scope.STATUS in scopes}
+
+
+def _chosen(principal: Principal, facility_code: str | None) -> dict[int, Facility]:
+    if facility_code is None:
+        return _granted(principal)
+    if facility_code not in principal.grants:
+        raise Refused("facility_not_granted")
+    facility, scopes = principal.grants[facility_code]
+    if Scope.STATUS not in scopes:
+        raise Refused("scope_missing")
+    return {facility.id: facility}
+
+
+def _id_at(instant: datetime) -> UUID:
+    """The lowest UUIDv7 of an instant."""
+    try:
+        return UUID(int=int(instant.astimezone(UTC).timestamp() * 1000) << 80)
+    except (ValueError, OverflowError):
+        raise invalid("out_of_range", "/since", expected="1970 – 9999") from None
+
+
+def _state(facility: Facility, row: StayRow, confirmed: Mapping[UUID, owned.Confirmation]) -> StayState:
+    confirmation = confirmed.get(row.id)
+    return StayState(
+        stay_id=str(row.id),
+        facility=facility.code,
+        version=row.version,
+        status=row.status,
+        event=row.event,
+        received_at=row.received_at,
+        declared_at=row.declared_at,
+        arrived_at=row.arrived_at,
+        planned_departure_at=row.planned_departure_at,
+        departed_at=row.departed_at,
+        deadline_at=row.deadline_at,
+        late_minutes=row.late_minutes,
+        confirmed_version=confirmation.version if confirmation else None,
+        check_document=confirmation is not None and confirmation.verification in _CHECK_AGAIN,
+    )
