@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeGuard, get_args
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from connectors.population.simulator_faults import FaultKind
 from schemas.population import (
     ItemStatus,
+    Outcome,
     PopulationGuest,
     PopulationItem,
     PopulationResult,
     PopulationState,
+    Verification,
     canonical,
     digest,
 )
@@ -183,3 +188,31 @@ def test_a_state_is_whole_or_null() -> None:
     content = {"stay_id": str(stay_id(1)), "version": 1, "digest": None, "verification": "matched"}
     with pytest.raises(ValidationError):
         PopulationState.model_validate_json(orjson.dumps(content))
+
+
+# -- the documentation -------------------------------------------------------------------------------------------------
+
+CONTRACT = (Path(__file__).parents[2] / "docs" / "population-contract.md").read_text("utf-8")
+
+
+def leaves(model: type[BaseModel], pointer: str = "") -> set[str]:
+    """The JSON Pointers of every value that `model` can carry."""
+    found: set[str] = set()
+    for name, field in model.model_fields.items():
+        inner = [part for part in (field.annotation, *get_args(field.annotation)) if is_model(part)]
+        found |= leaves(inner[0], f"{pointer}/{name}") if inner else {f"{pointer}/{name}"}
+    return found
+
+
+def is_model(part: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(part, type) and issubclass(part, BaseModel)
+
+
+def test_the_documented_fields_are_exactly_those_that_are_sent() -> None:
+    assert set(re.findall(r"^\| `(/[a-z_/]+)` \|", CONTRACT, re.MULTILINE)) == leaves(PopulationItem)
+
+
+def test_every_fault_outcome_and_verification_is_documented() -> None:
+    documented = set(re.findall(r"^\| `([a-z_]+)` \|", CONTRACT, re.MULTILINE))
+    for words in (FaultKind, Outcome, Verification):
+        assert documented >= {word.value for word in words}
