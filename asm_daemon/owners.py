@@ -53,6 +53,19 @@ async def read_stay(
     return StayView(**state.model_dump(), declaration=dict(declared))
 
 
+async def facility_of(pool: asyncpg.Pool, principal: Principal, stay_id: UUID) -> Facility:
+    """The facility of a stay that the principal may change. Raises `Refused` not_found, scope_missing."""
+    facilities = {facility.id: (facility, scopes) for facility, scopes in principal.grants.values()}
+    async with pool.acquire() as connection:
+        row = await owned.read_owned(connection, list(facilities), stay_id)
+    if row is None:
+        raise Refused("not_found")
+    facility, scopes = facilities[row.facility_id]
+    if Scope.DECLARE not in scopes:
+        raise Refused("scope_missing")
+    return facility
+
+
 def _read_entry(principal: Principal, row: StayRow, now: datetime) -> audit.AuditEntry:
     return audit.AuditEntry(
         at=now,
