@@ -75,7 +75,8 @@ def read(document: bytes) -> Iterator[Act | Unreadable]:
     if sheet is None:
         yield Unreadable(0, (violation("missing_sheet", expected=SHEET),))
         return
-    yield from _rows(sheet.iter_rows())
+    left = [None] * (sheet.start[1] if sheet.start else 0)  # the library leaves out empty columns on the left
+    yield from _rows([*left, *cells] for cells in sheet.iter_rows())
 
 
 def _sheet(workbook: CalamineWorkbook) -> CalamineSheet | None:

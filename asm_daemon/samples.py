@@ -1,0 +1,255 @@
+"""Sample documents of the five kinds of facility, for the demo and the tests, about synthetic people only.
+
+Everything is a pure function of its arguments: the same day, count and seed make the same bytes. A seed selects a block
+of 1,000 synthetic people (`schemas.synthetic.person`), so documents of different seeds are about different people and
+the population simulator knows them all if it is seeded with at least `PEOPLE_OF_SEED * (seed + 1)` persons.
+
+Arrivals fall on `day`, at 00:00 or shortly after: a document made for today never lies in the future, and is on time
+until 23:00.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import date, datetime, time, timedelta, timezone
+from io import BytesIO
+from itertools import islice
+from typing import Any
+
+import orjson
+import xlsxwriter
+
+from schemas.codes import DocumentType, Reason, table
+from schemas.synthetic import PERSONS, Person, person
+
+PEOPLE_OF_SEED = 1_000
+SAMPLE_DAY = date(2026, 11, 23)
+"""The day of the documents in `deploy/samples`."""
+VIETNAM = timezone(timedelta(hours=7))
+JUST_AFTER_MIDNIGHT = time(0, 5)
+
+
+def people(seed: int, count: int, *, citizens_only: bool = False) -> Iterator[Person]:
+    """The first `count` people from the block `seed` on; more than a block holds run on into the next ones."""
+    everyone = (_person(seed, index) for index in range(PERSONS - seed * PEOPLE_OF_SEED))
+    return islice((each for each in everyone if each.nationality == "VNM" or not citizens_only), count)
+
+
+def _person(seed: int, index: int) -> Person:
+    return person(seed * PEOPLE_OF_SEED + index)
+
+
+def declaration(
+    day: date, seed: int, *, facility: str | None = None, index: int = 0, at: time = JUST_AFTER_MIDNIGHT
+) -> dict[str, Any]:
+    """A declaration as `POST /v1/stays` takes it: person `index` of the block, arrived on `day` at `at`."""
+    guest = _person(seed, index)
+    nights = 1 + index % 4
+    return {
+        "source_ref": f"SAMPLE-{day:%Y%m%d}-{seed}-{index}",
+        "facility": facility,
+        "guest": {
+            "full_name": guest.full_name,
+            "birth_date": guest.birth_date,
+            "gender": guest.gender,
+            "nationality": guest.nationality,
+            "document": {"type": guest.document_type, "number": guest.document_number, "name": None},
+            "phone": "0000000001",
+            "residence": _residence(guest, index),
+            "permitted_stay_until": None if guest.nationality == "VNM" else (day + timedelta(days=60)).isoformat(),
+        },
+        "arrived_at": datetime.combine(day, at, VIETNAM).isoformat(),
+        "planned_departure_at": datetime.combine(day + timedelta(days=nights), time(12), VIETNAM).isoformat(),
+        "room": _room(index),
+        "reason": int(Reason.TOURISM if index % 3 else Reason.WORK_TRIP),
+        "reason_text": None,
+        "note": None,
+    }
+
+
+def _residence(guest: Person, index: int) -> dict[str, Any] | None:
+    if guest.nationality != "VNM":
+        return None
+    return {"kind": 1, "province": "109", "ward": None, "address": f"Số {index + 1}, phố Mẫu"}
+
+
+def _room(index: int) -> str:
+    return f"{1 + index // 20 % 9}{1 + index % 20:02d}"
+
+
+# -- a hotel: the Ministry's workbook ----------------------------------------------------------------------------------
+
+_SHEET = "DS_KHACH_VIET_NAM_LUU_TRU"
+_TITLES = (
+    "STT", "HỌ TÊN*", "NGÀY SINH*", "GIỚI TÍNH*", "QUỐC TỊCH*", "LOẠI GIẤY TỜ*", "TÊN GIẤY TỜ", "SỐ GIẤY TỜ*",
+    "SỐ ĐIỆN THOẠI", "NƠI CƯ TRÚ HIỆN NAY", "TỈNH/ THÀNH PHỐ", "PHƯỜNG/ XÃ/ ĐẶC KHU", "ĐỊA CHỈ CHI TIẾT", "NGÀY ĐẾN*",
+    "NGÀY ĐI DỰ KIẾN*", "SỐ PHÒNG/ KHOA", "LÝ DO CƯ TRÚ*", "NHẬP LÝ DO", "GHI CHÚ",
+)  # fmt: skip
+
+
+def official_xlsx(day: date, count: int, seed: int) -> bytes:
+    """The Ministry's workbook with `count` Vietnamese guests who arrive on `day`, in rows 5 and following."""
+    output = BytesIO()
+    workbook = xlsxwriter.Workbook(
+        output, {"in_memory": True, "strings_to_formulas": False, "strings_to_urls": False, "strings_to_numbers": False}
+    )
+    workbook.set_properties({"created": datetime.combine(day, time())})  # else the bytes would tell the time of writing
+    sheet = workbook.add_worksheet(_SHEET)
+    bold, as_text = workbook.add_format({"bold": True}), workbook.add_format({"num_format": "@"})
+    sheet.write_string(0, 0, "DANH SÁCH KHÁCH VIỆT NAM LƯU TRÚ (DỮ LIỆU MẪU)", bold)
+    sheet.write_row(1, 0, _TITLES, bold)
+    sheet.write_row(2, 0, ["", "Chữ in hoa, có dấu", "dd/MM/yyyy", *[""] * 10, "dd/MM/yyyy", "dd/MM/yyyy"])
+    example = Person("[EXAMPLE] NGUYỄN VĂN MẪU", "1990-01-01", "M", "VNM", 1, "000090999999")
+    for number, guest in enumerate([example, *people(seed, count, citizens_only=True)]):
+        sheet.write_number(3 + number, 0, number)
+        sheet.write_row(3 + number, 1, _official_cells(guest, day, number), as_text)
+    sheet.set_column(1, len(_TITLES) - 1, 18)
+    sheet.freeze_panes(2, 0)
+    workbook.close()
+    return output.getvalue()
+
+
+def _official_cells(guest: Person, day: date, number: int) -> list[str]:
+    leaves = day + timedelta(days=1 + number % 4)
+    return [
+        guest.full_name,
+        _written(date.fromisoformat(guest.birth_date)),
+        "M - Nam" if guest.gender == "M" else "F - Nữ",
+        "VNM - Việt Nam",
+        _coded("document_types", guest.document_type),
+        "",
+        guest.document_number,
+        "0000000001",
+        _coded("residence_kinds", 1),
+        _coded("provinces", "109"),
+        "",
+        f"Số {number}, phố Mẫu",
+        _written(day),
+        _written(leaves),
+        _room(number),
+        _coded("reasons", Reason.TOURISM),
+        "",
+        "",
+    ]
+
+
+def _coded(name: str, code: int | str) -> str:
+    """A code as the Ministry's forms write it: `109 - Hưng Yên`."""
+    return next(f"{row.code} - {row.vi}" for row in table(name).rows if row.code == code)
+
+
+def _written(day: date) -> str:
+    return f"{day:%d/%m/%Y}"
+
+
+# -- a dormitory: its roster -------------------------------------------------------------------------------------------
+
+_ROSTER = (
+    "STT;Họ tên;Ngày sinh;Giới tính;Quốc tịch;Loại giấy tờ;Số giấy tờ;Mã nhân viên;Tòa nhà;Phòng;Giường;Ngày vào;"
+    "Ngày ra dự kiến;Lý do"
+)
+
+
+def dorm_roster_csv(day: date, count: int, seed: int) -> bytes:
+    """The roster of a dormitory with `count` workers, foreigners among them, who move in on `day` without an end."""
+    rows = [";".join(_roster_cells(guest, day, number)) for number, guest in enumerate(people(seed, count), 1)]
+    return "\r\n".join(["DANH SÁCH NGƯỜI Ở KHU NHÀ Ở CÔNG NHÂN (DỮ LIỆU MẪU)", _ROSTER, *rows, ""]).encode("utf-8-sig")
+
+
+def _roster_cells(guest: Person, day: date, number: int) -> list[str]:
+    return [
+        str(number),
+        guest.full_name,
+        _written(date.fromisoformat(guest.birth_date)),
+        "Nam" if guest.gender == "M" else "Nữ",
+        next(row.vi for row in table("nationalities").rows if row.code == guest.nationality),
+        next(row.vi for row in table("document_types").rows if row.code == guest.document_type),
+        guest.document_number,
+        f"NV{number:04d}",
+        "AB"[number % 2],
+        f"{1 + number // 40 % 9}{1 + number // 4 % 10:02d}",
+        str(1 + number % 4),
+        _written(day),
+        "",
+        "Lao động",
+    ]
+
+
+# -- a hospital: HL7 v2 ADT --------------------------------------------------------------------------------------------
+
+_HL7_TYPES = {DocumentType.CCCD: "NI", DocumentType.CAN_CUOC: "CC", DocumentType.PASSPORT: "PPN"}
+
+
+def adt_a01(day: date, index: int, *, seed: int = 0, at: time = JUST_AFTER_MIDNIGHT) -> bytes:
+    """The message by which a hospital admits person `index` of the block on `day` at `at`, without its MLLP frame."""
+    admitted = f"{day:%Y%m%d}{at:%H%M%S}"
+    guest = _person(seed, index)
+    return _message(
+        _header("A01", admitted, f"A01-{day:%Y%m%d}-{seed}-{index}"),
+        {0: "EVN", 2: admitted},
+        _patient(guest, seed * PEOPLE_OF_SEED + index),
+        _visit(day, index, seed) | {44: admitted},
+        {0: "PV2", 9: f"{day + timedelta(days=2 + index % 5):%Y%m%d}"},
+    )
+
+
+def adt_a03(day: date, index: int, *, seed: int = 0, at: time = time(0, 30), admitted_on: date | None = None) -> bytes:
+    """The discharge on `day` at `at` of whom `adt_a01` admitted on `admitted_on` (the same day if None)."""
+    left = f"{day:%Y%m%d}{at:%H%M%S}"
+    guest = _person(seed, index)
+    return _message(
+        _header("A03", left, f"A03-{day:%Y%m%d}-{seed}-{index}"),
+        {0: "EVN", 2: left},
+        _patient(guest, seed * PEOPLE_OF_SEED + index),
+        _visit(admitted_on or day, index, seed) | {45: left},
+    )
+
+
+def _header(event: str, at: str, control_id: str) -> dict[int, str]:
+    """MSH, whose first field is its own separator: the numbers are one lower than in the standard."""
+    names = {1: "^~\\&", 2: "HIS-MAU", 3: "BV-MAU-01", 4: "ASM", 5: "HY"}
+    return {0: "MSH", **names, 6: at, 8: f"ADT^{event}", 9: control_id, 10: "P", 11: "2.5", 17: "UNICODE UTF-8"}
+
+
+def _patient(guest: Person, number: int) -> dict[int, str]:
+    family, *middle, given = guest.full_name.split()
+    identifiers = f"{guest.document_number}^^^^{_HL7_TYPES[DocumentType(guest.document_type)]}~BN{number:06d}^^^^MR"
+    return {
+        0: "PID",
+        3: identifiers,
+        5: f"{family}^{given}^{' '.join(middle)}",
+        7: guest.birth_date.replace("-", ""),
+        8: guest.gender,
+        11: "Phố Mẫu^^^109^^VNM^P" if guest.nationality == "VNM" else "",
+        26: guest.nationality,
+    }
+
+
+def _visit(admitted_on: date, index: int, seed: int) -> dict[int, str]:
+    location = f"KHOA MẪU^{_room(index)}^{1 + index % 3}"
+    return {0: "PV1", 2: "I", 3: location, 19: f"VS-{admitted_on:%Y%m%d}-{seed}-{index}"}
+
+
+def _message(*segments: Mapping[int, str]) -> bytes:
+    """Segments given as field number → text."""
+    lines = ["|".join(fields.get(number, "") for number in range(max(fields) + 1)) for fields in segments]
+    return "".join(f"{line}\r" for line in lines).encode()
+
+
+# -- the files of deploy/samples ---------------------------------------------------------------------------------------
+
+
+def files(day: date = SAMPLE_DAY) -> dict[str, bytes]:
+    """One document of each kind of facility, by file name."""
+    return {
+        "hotel-official.xlsx": official_xlsx(day, 12, seed=1),
+        "guesthouse.json": _indented(declaration(day, seed=2)),
+        "rental-housing.json": _indented(declaration(day, seed=3)),
+        "dorm-roster.csv": dorm_roster_csv(day, 15, seed=4),
+        "hospital-admit.hl7": adt_a01(day, 0, seed=5),
+        "hospital-discharge.hl7": adt_a03(day, 0, seed=5),
+    }
+
+
+def _indented(fields: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(fields, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
