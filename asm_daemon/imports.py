@@ -5,10 +5,20 @@ from __future__ import annotations
 import asyncio
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Mapping
 from contextlib import suppress
+from datetime import datetime
+from pathlib import PurePath
 
-from schemas.act import DOCUMENT_BYTES_LIMIT, Act, Unreadable, from_json
+from asm_daemon.intake import Command, Intake, batch_result, row_result, unreadable_result
+from asm_daemon.model import Facility
+from asm_daemon.problems import Refused
+from schemas.act import DOCUMENT_BYTES_LIMIT, Act, Connector, Unreadable, from_json
+from schemas.stay import BatchResult
 from schemas.violations import violation
+
+READ_SECONDS = 30.0
+ROWS_AT_ONCE = 1_000
 
 OUTPUT_BYTES_LIMIT = 64 << 20
 """The most a child may answer; its rows are limited (`schemas.act.RESULTS_LIMIT`), their cells are not."""
@@ -83,3 +93,59 @@ def _decoded(output: bytes) -> list[Act | Unreadable]:
 
 def _refused(code: str, limit: str = "") -> Unreadable:
     return Unreadable(0, (violation(code, limit=limit),))
+
+
+# -- the use case ------------------------------------------------------------------------------------------------------
+
+
+def choose_connector(
+    connectors: Mapping[str, Connector], *, name: str | None, file_name: str | None, media_type: str | None
+) -> Connector:
+    """The connector asked for by name, else the one that claims the file's suffix or media type.
+
+    Raises `Refused` unknown_connector when there is none, or more than one.
+    """
+    if name is not None:
+        if name not in connectors:
+            raise Refused("unknown_connector")
+        return connectors[name]
+    suffix = PurePath(file_name).suffix.lower() if file_name else None
+    for claims in (
+        [connector for connector in connectors.values() if suffix and suffix in connector.suffixes],
+        [connector for connector in connectors.values() if media_type in connector.media_types],
+    ):
+        if len(claims) == 1:
+            return claims[0]
+    raise Refused("unknown_connector")
+
+
+async def import_document(
+    intake: Intake,
+    connector: Connector,
+    document: bytes,
+    *,
+    facility: Facility,
+    actor: str,
+    received_at: datetime,
+    rehearse: bool = False,
+) -> BatchResult:
+    """Read a document and take its rows in (or rehearse it); a result per row, in document order.
+
+    Raises `Refused`: no_rows, declaration_invalid when the document as a whole cannot be read, and what intake raises.
+    """
+    read = await read_document(connector.name, document, timeout_seconds=READ_SECONDS)
+    for result in read:
+        if isinstance(result, Unreadable) and result.row == 0:
+            nothing = any(found.code == "no_rows" for found in result.violations)
+            raise Refused("no_rows" if nothing else "declaration_invalid", violations=result.violations)
+    if not read:
+        raise Refused("no_rows")
+    commands = [Command(facility, act, received_at, actor) for act in read if isinstance(act, Act)]
+    take = intake.rehearse if rehearse else intake.submit
+    outcomes = []
+    for start in range(0, len(commands), ROWS_AT_ONCE):
+        outcomes += await take(commands[start : start + ROWS_AT_ONCE])
+    taken = iter(zip(commands, outcomes, strict=True))
+    return batch_result(
+        [unreadable_result(row) if isinstance(row, Unreadable) else row_result(*next(taken)) for row in read]
+    )
