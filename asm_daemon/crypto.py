@@ -592,6 +592,8 @@ class Keyring:
         if (epoch, version) not in self._keys.ciphers:
             self.reload()
         cipher = self._keys.ciphers.get((epoch, version))
+        if cipher is None and epoch in self._keys.newest:
+            raise Tampered("sealed record names a key version that does not exist")
         if cipher is None:
             raise UnknownEpoch(epoch)
         return cipher
