@@ -201,29 +201,45 @@ _HEADER_BYTES = 4096
 _TRIGGER = re.compile(r"[A-Z]\d\d")
 
 
+class Header(NamedTuple):
+    """What can be read of a message's MSH: its separators (the usual ones if unreadable) and its fields."""
+
+    separators: str
+    fields: list[str]
+
+    def field(self, number: int) -> str:
+        """MSH-`number` as it stands, printable and bounded; "" if absent. The first of MSH is its separator itself."""
+        held = self.fields[number - 1] if len(self.fields) >= number else ""
+        return "".join(character for character in held if character.isprintable())[:TEXT_LIMIT]
+
+    def component(self, number: int, position: int = 0) -> str:
+        """A component of MSH-`number`, from 0; "" if absent."""
+        parts = self.field(number).split(self.separators[1])
+        return parts[position] if len(parts) > position else ""
+
+
+def header_of(message: bytes) -> Header:
+    """Read the header of a message, whatever else is wrong with it."""
+    header = _text(message.lstrip().partition(b"\r")[0].partition(b"\n")[0][:_HEADER_BYTES])
+    separators = header[3:8]
+    if header.startswith("MSH") and _SEPARATORS.fullmatch(separators) and len(set(separators)) == 5:
+        return Header(separators, header.split(separators[0]))
+    return Header("|^~\\&", [])
+
+
 def acknowledgement(message: bytes, reply: Reply, at: datetime, control_id: str) -> bytes:
     """The ACK to `message` (HL7 v2.5.1, 2.9.2): MSA-2 repeats its MSH-10, its separators are used, text is UTF-8.
 
     A message whose header cannot be read gets one with the usual separators and an empty MSA-2.
     """
-    header = _text(message.lstrip().partition(b"\r")[0].partition(b"\n")[0][:_HEADER_BYTES])
-    separators = header[3:8]
-    readable = header.startswith("MSH") and bool(_SEPARATORS.fullmatch(separators)) and len(set(separators)) == 5
-    separators = separators if readable else "|^~\\&"
-    field, component = separators[0], separators[1]
-    fields = header.split(field) if readable else []
-
-    def sent(number: int) -> str:
-        """MSH-`number`; the first of MSH is its separator itself."""
-        held = fields[number - 1] if len(fields) >= number else ""
-        return "".join(character for character in held if character.isprintable())[:TEXT_LIMIT]
-
-    trigger = next((part for part in sent(9).split(component)[1:2] if _TRIGGER.fullmatch(part)), None)
-    kind = component.join(("ACK", trigger, "ACK")) if trigger else "ACK"
+    header = header_of(message)
+    field, component, sent = header.separators[0], header.separators[1], header.field
+    trigger = header.component(9, 1)
+    kind = component.join(("ACK", trigger, "ACK")) if _TRIGGER.fullmatch(trigger) else "ACK"
     moment = at.strftime("%Y%m%d%H%M%S%z")
-    msh = ["MSH", separators[1:], sent(5), sent(6), sent(3), sent(4), moment, "", kind, control_id]
+    msh = ["MSH", header.separators[1:], sent(5), sent(6), sent(3), sent(4), moment, "", kind, control_id]
     msh += [sent(11) or "P", sent(12) or "2.5", "", "", "", "", "", "UNICODE UTF-8"]
-    msa = ["MSA", reply.code, sent(10), _escaped(reply.text, separators)]
+    msa = ["MSA", reply.code, sent(10), _escaped(reply.text, header.separators)]
     return "".join(f"{field.join(segment)}\r" for segment in (msh, msa)).encode()
 
 

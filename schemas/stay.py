@@ -54,7 +54,15 @@ def _tidy(value: object) -> object:
     return " ".join(unicodedata.normalize("NFC", value).split()) if isinstance(value, str) else value
 
 
+def _in_words(value: object) -> object:
+    """Even strict, pydantic reads "1700000000" as an instant; hence it is told what an instant looks like."""
+    if isinstance(value, str) and "T" not in value:
+        raise refuse("wrong_date", expected="YYYY-MM-DDThh:mm:ss+07:00")
+    return value
+
+
 Tidy = BeforeValidator(_tidy)
+Instant = Annotated[AwareDatetime, BeforeValidator(_in_words)]
 Text = Annotated[str, Tidy, Field(min_length=1, max_length=TEXT_LIMIT)]
 Code = Annotated[str, Field(max_length=32)]
 
@@ -71,9 +79,9 @@ class Input(BaseModel):
 
 
 class Document(Input):
-    """Identity document (giấy tờ). `number` has no spaces; its form depends on `type` (codes table document-types)."""
+    """Identity document (giấy tờ). `number` has no spaces; its form depends on `type` (codes table document_types)."""
 
-    type: DocumentType = Field(description="Loại giấy tờ: mã trong danh mục document-types")
+    type: DocumentType = Field(description="Loại giấy tờ: mã trong danh mục document_types")
     number: Annotated[str, Tidy, Field(min_length=1, max_length=32)] = Field(description="Số giấy tờ")
     name: Annotated[str, Tidy, Field(min_length=1, max_length=NAME_LIMIT)] | None = Field(
         default=None, description="Tên giấy tờ, bắt buộc khi type = 9"
@@ -220,8 +228,8 @@ class StayDeclaration(Input):
         default=None, description="Mã cơ sở lưu trú; bỏ trống khi khoá chỉ dùng cho một cơ sở"
     )
     guest: Guest
-    arrived_at: AwareDatetime = Field(description="Thời điểm đến, kèm múi giờ")
-    planned_departure_at: AwareDatetime | None = Field(
+    arrived_at: Instant = Field(description="Thời điểm đến, kèm múi giờ")
+    planned_departure_at: Instant | None = Field(
         default=None,
         validate_default=True,
         description="Dự kiến đi; tuỳ chọn với nhà cho thuê, nhà ở KCN, cơ sở y tế",
@@ -276,7 +284,7 @@ class StayDeclaration(Input):
 class CheckOut(Input):
     """The guest has left (trả phòng)."""
 
-    departed_at: AwareDatetime
+    departed_at: Instant
 
 
 class UndoCheckOut(Input):
@@ -286,7 +294,7 @@ class UndoCheckOut(Input):
 class Extension(Input):
     """The guest stays longer or leaves earlier than planned (gia hạn)."""
 
-    planned_departure_at: AwareDatetime
+    planned_departure_at: Instant
 
 
 class Cancellation(Input):
@@ -359,6 +367,7 @@ class Problem(Output):
     errors: list[Violated] | None = None
     stay_id: str | None = Field(default=None, description="The stay that is meant, where there is one")
     receipt: dict[str, Any] | None = Field(default=None, description="Its receipt, where the problem is that it exists")
+    request_id: str | None = Field(default=None, description="What to quote when asking for help; also X-Request-Id")
 
 
 class StayState(Output):
