@@ -108,6 +108,12 @@ PROBLEMS = _table(
     ),
     ("no_rows", 422, "Không có dòng nào: không có gì được khai báo.", "No rows: nothing was declared."),
     (
+        "all_rows_refused",
+        422,
+        "Mọi dòng đều bị từ chối: không có gì được khai báo; kết quả từng dòng được gửi kèm.",
+        "Every row was refused: nothing was declared; the result of each row is enclosed.",
+    ),
+    (
         "count_mismatch",
         422,
         "Số dòng khác với expected_count: không nhận dòng nào.",
@@ -118,6 +124,12 @@ PROBLEMS = _table(
         413,
         "Nội dung gửi lên vượt giới hạn (xem /v1/limits).",
         "The body exceeds the limit (see /v1/limits).",
+    ),
+    (
+        "request_timeout",
+        408,
+        "Nội dung gửi lên không đến đủ trong thời gian cho phép; chưa có gì được ghi nhận.",
+        "The body did not arrive in time; nothing was recorded.",
     ),
     (
         "too_many_rows",
@@ -232,6 +244,8 @@ _FROM_PYDANTIC: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "datetime_type": ("wrong_type", {"expected": "YYYY-MM-DDThh:mm:ss+07:00"}),
     "string_type": ("wrong_type", {"expected": "string"}),
     "int_type": ("wrong_type", {"expected": "integer"}),
+    "int_parsing": ("wrong_type", {"expected": "integer"}),
+    "int_parsing_size": ("wrong_type", {"expected": "integer"}),
     "bool_type": ("wrong_type", {"expected": "boolean"}),
     "model_type": ("wrong_type", {"expected": "object"}),
     "model_attributes_type": ("wrong_type", {"expected": "object"}),
@@ -241,7 +255,7 @@ _FROM_PYDANTIC: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "uuid_type": ("wrong_format", {"expected": "UUID"}),
     "string_unicode": ("not_json", {}),
 }
-_TABLE_OF_FIELD = {"type": "document-types", "reason": "reasons", "kind": "residence-kinds", "gender": "genders"}
+_TABLE_OF_FIELD = {"type": "document_types", "reason": "reasons", "kind": "residence_kinds", "gender": "genders"}
 
 
 # A member's name comes from the sender: one that is not a plain name may be a person's data in the wrong place.

@@ -1,0 +1,71 @@
+"""Query parameters. They never carry personal data: addresses are logged by everyone they pass."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field
+
+from schemas.limits import LIST_ROWS
+from schemas.stay import SOURCE_REF_LIMIT, Code, Input
+
+CURSOR_LIMIT = 512
+
+
+class StaysQuery(Input):
+    """Which stays to list. Without a facility: those of every facility that the key may see."""
+
+    facility: Code | None = Field(default=None, description="Mã cơ sở lưu trú")
+    since: AwareDatetime | None = Field(default=None, description="Đăng ký từ thời điểm này · Registered at or after")
+    until: AwareDatetime | None = Field(default=None, description="Đăng ký trước thời điểm này · Registered before")
+    status: Literal["declared", "departed", "cancelled"] | None = None
+    source_ref: Annotated[str, Field(pattern=r"^[\x21-\x7e]+$", max_length=SOURCE_REF_LIMIT)] | None = Field(
+        default=None,
+        description="Mã tham chiếu: câu trả lời chắc chắn sau khi mất kết nối · "
+        "The authoritative answer after a timeout",
+    )
+    cursor: Annotated[str, Field(max_length=CURSOR_LIMIT)] | None = Field(
+        default=None, description="Từ liên kết next · From the next link"
+    )
+    limit: Annotated[int, Field(ge=1, le=LIST_ROWS)] = 100
+
+
+class BatchQuery(Input):
+    """How a batch is checked as a whole."""
+
+    expected_count: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="Số dòng đã gửi; khác đi thì không nhận dòng nào · Rows sent; else none is taken"
+    )
+
+
+class ImportQuery(Input):
+    """What a file is, where its form does not say it; fields of a multipart form have precedence."""
+
+    facility: Code | None = Field(
+        default=None, description="Mã cơ sở lưu trú; bỏ trống khi khoá chỉ dùng cho một cơ sở"
+    )
+    connector: Code | None = Field(
+        default=None, description="Bộ đọc (xem /v1/limits); mặc định theo tệp · The reader; by default that of the file"
+    )
+    rehearse: bool = Field(default=False, description="true: chỉ kiểm tra thử · only rehearse, nothing is stored")
+
+
+class ReceiptQuery(Input):
+    """Which receipt of a stay."""
+
+    version: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Phiên bản; mặc định là mới nhất · The version; the newest one by default"
+    )
+    format: Literal["json", "html"] = Field(
+        default="json", description="html: trang để in, cũng theo Accept · a page to print, also by Accept"
+    )
+
+
+class StayViewQuery(Input):
+    """How much of a stay to show."""
+
+    view: Literal["state", "full"] = Field(
+        default="state",
+        description="full: kèm dữ liệu đã khai, cần quyền read, việc đọc được ghi nhật ký · "
+        "with the declared data; the key needs the scope read, and the read is audited",
+    )
