@@ -23,7 +23,7 @@ from asm_daemon.issuing import Draft, Issuer
 from asm_daemon.model import StayRow, lane_of
 from asm_daemon.problems import Refused, problem_document, violated
 from asm_daemon.sealing import open_contents
-from asm_daemon.store import Connection
+from asm_daemon.store import LOST, Connection
 from asm_daemon.store import stays as store
 from schemas.act import Unreadable
 from schemas.sandbox import verification_of
@@ -37,14 +37,6 @@ RECONNECT_SECONDS = 0.2
 ROWS_PER_TURN = 100
 """Rows validated before other requests get a turn of the event loop."""
 _SHOWS_THE_STAY = frozenset({"already_staying", "content_differs", "stay_cancelled"})
-_LOST = (  # InternalClientError: what asyncpg says when the server ended an idle connection and we write to it
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-)
 
 log = structlog.get_logger()
 
@@ -134,8 +126,8 @@ class Intake:
         while not (self._closing and not self._queue):
             try:
                 connection = await self._connect()
-            except _LOST as error:
-                log.warning("intake_database_away", error=type(error).__name__)
+            except LOST as error:
+                log.warning("intake.database_away", exc_info=error)
                 _answer_all(self._queue, Refused("unavailable", retry_after_seconds=5))
                 self._queue.clear()
                 await asyncio.sleep(RECONNECT_SECONDS)
@@ -181,10 +173,10 @@ class Intake:
         except Refused as refusal:
             _answer_all(batch, refusal)
         except UnknownEpoch as error:
-            log.warning("intake_epoch_missing", epoch=error.epoch)
+            log.warning("intake.month_missing", exc_info=error)
             _answer_all(batch, Refused("unavailable", retry_after_seconds=60))
         except asyncpg.PostgresError as error:
-            log.warning("intake_batch_failed", sqlstate=error.sqlstate, rows=len(batch))
+            log.warning("intake.batch_failed", exc_info=error, rows=len(batch))
             if len(batch) == 1:
                 _answer_all(batch, Refused("unavailable", retry_after_seconds=60))
             else:  # one bad row must not take the others with it
@@ -217,9 +209,9 @@ class Intake:
             outcomes = await self._decide_and_write(connection, acts)
             committing = True
             await transaction.commit()
-        except _LOST as error:
+        except LOST as error:
             connection.terminate()
-            log.warning("intake_connection_lost", error=type(error).__name__, committing=committing)
+            log.warning("intake.connection_lost", exc_info=error, state="committing" if committing else "deciding")
             raise Refused("outcome_unknown" if committing else "unavailable", retry_after_seconds=1) from None
         except BaseException:
             if not connection.is_closed():

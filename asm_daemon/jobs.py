@@ -84,6 +84,6 @@ async def _attempt(job: Job, leadership: Leadership) -> None:
         if job.everywhere or await leadership.held():
             counts = await job.once()
             if any(counts.values()):
-                log.info("job_done", job=job.name, counts=dict(counts))
-    except Exception as error:  # the top of a loop: a job that fails now may succeed at its next run
-        log.exception("job_failed", job=job.name, error=type(error).__name__)
+                log.info("job.done", job=job.name, count=sum(counts.values()))
+    except Exception:  # the top of a loop: a job that fails now may succeed at its next run
+        log.exception("job.failed", job=job.name)

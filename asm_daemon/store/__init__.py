@@ -4,3 +4,14 @@ import asyncpg
 
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 """What a store function takes: a connection of its own, or one lent by a pool."""
+
+LOST = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a server that ended an idle connection, noticed as we write to it
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
+"""What a database raises that is gone, going, or no longer takes writes: the connection is of no more use."""
