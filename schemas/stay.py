@@ -56,13 +56,17 @@ def _tidy(value: object) -> object:
 
 def _in_words(value: object) -> object:
     """Even strict, pydantic reads "1700000000" as an instant; hence it is told what an instant looks like."""
+    if not isinstance(value, str | datetime):
+        raise refuse("wrong_type", expected=_INSTANT_FORM)
     if isinstance(value, str) and "T" not in value:
-        raise refuse("wrong_date", expected="YYYY-MM-DDThh:mm:ss+07:00")
+        raise refuse("wrong_date", expected=_INSTANT_FORM)
     return value
 
 
+_INSTANT_FORM = "YYYY-MM-DDThh:mm:ss+07:00"
 Tidy = BeforeValidator(_tidy)
-Instant = Annotated[AwareDatetime, BeforeValidator(_in_words)]
+# What a validator has looked at counts as Python's own, in which strict would refuse every text.
+Instant = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_in_words)]
 Text = Annotated[str, Tidy, Field(min_length=1, max_length=TEXT_LIMIT)]
 Code = Annotated[str, Field(max_length=32)]
 
