@@ -23,7 +23,7 @@ INSERT INTO police_purposes
 VALUES
     ('residence_check', 'Kiểm tra cư trú, lưu trú', 'Residence and stay inspection',
      'Luật Cư trú 68/2020/QH14, Điều 30 (sửa đổi bởi Luật 118/2025/QH15)',
-     '{document,person,facility_window,stay}', 92, 20, 'at_once', NULL),
+     '{document,person,facility_window,stay}', 366, 20, 'at_once', NULL),
     ('administrative_violation', 'Xử lý vi phạm hành chính về cư trú', 'Administrative violation of residence rules',
      'Nghị định 282/2025/NĐ-CP, Điều 10; Luật Xử lý vi phạm hành chính 15/2012/QH13',
      '{document,facility_window,stay}', 366, 20, 'after_days', 30),

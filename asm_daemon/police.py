@@ -1,0 +1,294 @@
+"""What the police may ask about stays: a recorded search by an officer (cán bộ) under a purpose (mục đích tra cứu).
+
+A question goes in two phases and fails closed. What will be asked is committed to the audit and sealed into its signed
+tree before anything is read; what was found is committed before anything is answered. Refusals are recorded too.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import structlog
+from uuid_utils.compat import uuid7
+
+from asm_daemon import audit
+from asm_daemon.audit import AuditBroken, AuditEntry, NotSealed
+from asm_daemon.crypto import (
+    IndexField,
+    KeyPurpose,
+    Keyring,
+    Tampered,
+    UnknownEpoch,
+    document_value,
+    epoch_at,
+    epoch_bounds,
+    seal_to_auditor,
+)
+from asm_daemon.ledger import canonical_json, instant_text
+from asm_daemon.model import Contents, Principal, PrincipalKind
+from asm_daemon.problems import Refused
+from asm_daemon.sealing import open_contents
+from asm_daemon.store import police as store
+from asm_daemon.store.police import Hit, Span
+from schemas.police import DocumentSearch, FoundFacility, FoundStay, Purpose, QueryKind, SearchResult
+from schemas.violations import Violation, violation
+
+ACQUIRE_SECONDS = 5.0
+READ_ROUNDS = 20  # pages read for one answer; more would mean that somebody plants collisions
+UNREADABLE_NAMED = 50  # ids of broken stays that an audit entry has room for
+TERMS_CONTEXT = b"asm-audit-terms/1|"
+CASE_REF_FORM = "15/2026/HS-PC02"
+# Number, year, symbol of the unit. Short digits only, so that a document number can never stand here in clear.
+_CASE_REF = re.compile(r"[0-9]{1,6}/20[0-9]{2}/[A-ZĐ]{1,8}[0-9]{0,3}(-[A-ZĐ]{1,8}[0-9]{0,3}){0,3}")
+_DATABASE_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_LAST_ID = UUID(int=2**128 - 1)
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What answering the police takes: `pool` as asm_police, which can only read and append to the audit; `audit_pool`
+    as asm_audit, for sealing. Without the auditor's public key search terms are not recorded, only that there was a
+    search."""
+
+    pool: asyncpg.Pool
+    audit_pool: asyncpg.Pool
+    keyring: Keyring
+    deployment: str
+    auditor_public_key: bytes | None = field(repr=False)
+
+
+async def purposes(pool: asyncpg.Pool) -> list[Purpose]:
+    """Every purpose in force, by code. Refused `unavailable`."""
+    async with _reading(pool) as connection:
+        return await store.list_purposes(connection)
+
+
+async def search(desk: Desk, officer: Principal, question: DocumentSearch, now: datetime) -> SearchResult:
+    """Find the stays of a document number registered within the purpose's window, newest first, sandboxes left out.
+
+    Refused `forbidden` (not an officer), `request_invalid` (unknown purpose, wrong case reference),
+    `purpose_not_allowed`, `audit_unavailable` (no record, no answer), `unavailable` (recorded, but not carried out).
+    """
+    async with _reading(desk.pool) as connection:
+        purpose = await store.find_purpose(connection, question.purpose)
+    intent = _intent(desk, officer, question, purpose, now)
+    try:
+        allowed = _allowed(officer, purpose, question)
+    except Refused as refusal:
+        faults = [fault.code for fault in refusal.violations]
+        details = {**intent.details, "problem": refusal.code, "faults": faults}
+        await _record(desk, replace(intent, action="police.search.refuse", details=details))
+        raise
+    await _record(desk, intent)
+    await _seal(desk, intent.id, now)
+    try:
+        found = await _find(desk, question, allowed, now)
+    except Refused as failure:
+        await _record(desk, _outcome(intent, {"problem": failure.code}))
+        raise
+    await _record(desk, _outcome(intent, found.summary()))
+    for stay_id in found.unreadable:
+        log.error("police_stay_unreadable", stay_id=str(stay_id))
+    return SearchResult(
+        trace=str(intent.id),
+        searched_from=_window_start(allowed, now),
+        stays=found.stays,
+        more=found.more,
+        unreadable=len(found.unreadable),
+    )
+
+
+def _allowed(officer: Principal, purpose: Purpose | None, question: DocumentSearch) -> Purpose:
+    if officer.kind is not PrincipalKind.OFFICER:
+        raise Refused("forbidden")
+    wrong: list[Violation] = []
+    if purpose is None:
+        wrong.append(violation("unknown_code", "/purpose", table="/v1/police/purposes"))
+    if not _CASE_REF.fullmatch(question.case_ref):
+        wrong.append(violation("wrong_format", "/case_ref", expected=CASE_REF_FORM))
+    if purpose is None or wrong:
+        raise Refused("request_invalid", violations=wrong)
+    if QueryKind.DOCUMENT not in purpose.query_kinds:
+        raise Refused("purpose_not_allowed")
+    return purpose
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The record
+
+
+def _intent(
+    desk: Desk, officer: Principal, question: DocumentSearch, purpose: Purpose | None, now: datetime
+) -> AuditEntry:
+    """What is about to be asked. What the officer typed is sealed to the auditor; in clear stand only codes."""
+    entry = AuditEntry(
+        at=now,
+        actor_kind=officer.kind.value,
+        actor=str(officer.id),
+        organisation=officer.organisation,
+        action="police.search",
+        purpose=None if purpose is None else purpose.code,
+        case_ref=question.case_ref if _CASE_REF.fullmatch(question.case_ref) else None,
+    )
+    details: dict[str, Any] = {"kind": QueryKind.DOCUMENT.value, "terms_sealed": None}
+    if purpose is not None:
+        details["searched_from"] = instant_text(_window_start(purpose, now))
+    if desk.auditor_public_key is not None:
+        sealed = seal_to_auditor(desk.auditor_public_key, terms_info(entry.id), canonical_json(question.model_dump()))
+        details["terms_sealed"] = base64.b64encode(sealed).decode("ascii")
+    return replace(entry, details=details)
+
+
+def terms_info(entry_id: UUID) -> bytes:
+    """What the auditor gives `open_as_auditor` with the `terms_sealed` of the audit entry `entry_id`."""
+    return TERMS_CONTEXT + entry_id.bytes
+
+
+def _outcome(intent: AuditEntry, details: dict[str, Any]) -> AuditEntry:
+    return replace(intent, id=uuid7(), action="police.search.outcome", object=f"audit/{intent.id}", details=details)
+
+
+async def _record(desk: Desk, entry: AuditEntry) -> None:
+    try:
+        async with desk.pool.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
+            await audit.append(connection, entry)
+    except _DATABASE_ERRORS:
+        log.exception("police_audit_unavailable")
+        raise Refused("audit_unavailable", retry_after_seconds=5) from None
+
+
+async def _seal(desk: Desk, entry_id: UUID, now: datetime) -> None:
+    """Returns once a signed checkpoint covers the entry: from then on it cannot be removed without a trace."""
+    key = desk.keyring.signing_key(KeyPurpose.CHECKPOINT)
+    try:
+        async with desk.audit_pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+            await audit.seal_through(connection, entry_id, key, desk.deployment, now)
+    except (AuditBroken, NotSealed, *_DATABASE_ERRORS):
+        log.exception("police_audit_unavailable")
+        raise Refused("audit_unavailable", retry_after_seconds=5) from None
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The search
+
+
+@dataclass(slots=True)
+class _Found:
+    stays: list[FoundStay] = field(default_factory=list)
+    unreadable: list[UUID] = field(default_factory=list)
+    more: bool = False
+
+    def summary(self) -> dict[str, Any]:
+        """What the audit keeps of an answer: how much it was, and the SHA-256 of the ids in it (16 bytes each, in
+        order), which later proves which stays it held."""
+        returned = sha256(b"".join(UUID(stay.stay_id).bytes for stay in self.stays)).hexdigest()
+        return {
+            "count": len(self.stays),
+            "more": self.more,
+            "returned_sha256": returned,
+            "unreadable_count": len(self.unreadable),
+            "unreadable": [str(stay_id) for stay_id in self.unreadable[:UNREADABLE_NAMED]],
+        }
+
+
+async def _find(desk: Desk, question: DocumentSearch, purpose: Purpose, now: datetime) -> _Found:
+    wanted = document_value(question.document_number)
+    spans = _spans(desk.keyring, wanted, _window_start(purpose, now), now)
+    found, before, page = _Found(), _LAST_ID, purpose.max_rows + 1
+    async with _reading(desk.pool) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        for _ in range(READ_ROUNDS):
+            hits = await store.hits_by_document(connection, spans, before, page)
+            for hit in hits:
+                _take(found, desk.keyring, hit, wanted)
+                if len(found.stays) > purpose.max_rows:
+                    found.stays.pop()
+                    found.more = True
+                    return found
+            if len(hits) < page:
+                return found
+            before = hits[-1].stay.id
+    raise Refused("unavailable")  # an incomplete answer would look like a complete one
+
+
+def _take(found: _Found, keyring: Keyring, hit: Hit, wanted: str) -> None:
+    """Add a hit if it is one: equal tags are a hint, the opened number decides."""
+    try:
+        contents = open_contents(keyring, hit.stay)
+    except (Tampered, UnknownEpoch):
+        found.unreadable.append(hit.stay.id)
+        return
+    if document_value(contents.declared["guest"]["document"]["number"]) == wanted:
+        found.stays.append(_found_stay(hit, contents))
+
+
+def _spans(keyring: Keyring, value: str, since: datetime, now: datetime) -> list[Span]:
+    """One span a month of the window whose keys exist. Keys older than what is kept are destroyed, and with them the
+    stays; but this month's must be there, or what was declared today would be missed in silence."""
+    if epoch_at(now) not in keyring.epochs():
+        keyring.reload()
+        if epoch_at(now) not in keyring.epochs():
+            raise Refused("unavailable", retry_after_seconds=60)
+    return list(_spans_of(keyring, value, since, now))
+
+
+def _spans_of(keyring: Keyring, value: str, since: datetime, now: datetime) -> Iterator[Span]:
+    oldest = UUID(int=int(since.timestamp() * 1000) << 80)  # UUIDv7: milliseconds, then what is random
+    for epoch in keyring.epochs():
+        if epoch_at(since) <= epoch <= epoch_at(now):
+            lo, hi = epoch_bounds(epoch)
+            yield Span(max(lo, oldest), hi, keyring.blind_index(epoch, IndexField.DOCUMENT, value))
+
+
+def _window_start(purpose: Purpose, now: datetime) -> datetime:
+    return now - timedelta(days=purpose.window_days)
+
+
+def _found_stay(hit: Hit, contents: Contents) -> FoundStay:
+    stay, facility, declared = hit.stay, hit.facility, contents.declared
+    return FoundStay.model_validate(
+        {
+            "stay_id": str(stay.id),
+            "version": stay.version,
+            "status": stay.status,
+            "cancellation": contents.cancellation,
+            "facility": FoundFacility(
+                code=facility.code,
+                name=facility.name,
+                kind=facility.kind.value,
+                commune=facility.commune,
+                address=facility.address,
+            ),
+            "guest": declared["guest"],
+            "room": declared.get("room"),
+            "reason": declared["reason"],
+            "reason_text": declared.get("reason_text"),
+            "arrived_at": stay.arrived_at,
+            "planned_departure_at": stay.planned_departure_at,
+            "departed_at": stay.departed_at,
+            "declared_at": stay.declared_at,
+            "late_minutes": stay.late_minutes,
+            "verification": hit.verification,
+        }
+    )
+
+
+@asynccontextmanager
+async def _reading(pool: asyncpg.Pool) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy]:
+    """A connection for reading; a database that does not answer is Refused `unavailable`."""
+    try:
+        async with pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+            yield connection
+    except _DATABASE_ERRORS as error:
+        log.warning("police_database_unavailable", exc_info=error)
+        raise Refused("unavailable", retry_after_seconds=5) from None

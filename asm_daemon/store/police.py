@@ -1,0 +1,102 @@
+"""SQL of the police: purposes, and the search by blind index, as the login asm_police, which can only read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+from uuid import UUID
+
+import asyncpg
+
+from asm_daemon.model import Facility, StayRow
+from asm_daemon.store import Connection
+from asm_daemon.store.facilities import facility
+from schemas.police import Purpose
+
+
+class Span(NamedTuple):
+    """One month of registrations: ids in `lo <= id < hi`, and the tag that the value searched for has there."""
+
+    lo: UUID
+    hi: UUID
+    tag: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A stay whose tag is the one searched for. It still has to be opened and compared: 64 bits collide."""
+
+    stay: StayRow
+    facility: Facility
+    verification: str | None
+
+
+async def list_purposes(connection: Connection) -> list[Purpose]:
+    """Every purpose in force, by code."""
+    rows = await connection.fetch(
+        """
+        SELECT code, title_vi, title_en, legal_basis, query_kinds, window_days, max_rows,
+               release_rule, release_after_days
+        FROM police_purposes WHERE active ORDER BY code
+        """
+    )
+    return [_purpose(row) for row in rows]
+
+
+async def find_purpose(connection: Connection, code: str) -> Purpose | None:
+    """The purpose of this code, if it is in force."""
+    row = await connection.fetchrow(
+        """
+        SELECT code, title_vi, title_en, legal_basis, query_kinds, window_days, max_rows,
+               release_rule, release_after_days
+        FROM police_purposes WHERE active AND code = $1
+        """,
+        code,
+    )
+    return None if row is None else _purpose(row)
+
+
+async def hits_by_document(connection: Connection, spans: Sequence[Span], before: UUID, limit: int) -> list[Hit]:
+    """At most `limit` hits with ids below `before`, newest first, none of a sandbox facility.
+
+    One probe a month: asking every month for every tag (`= ANY`) would cost the square. The limit stands inside the
+    probe too, so that a tag that many stays share cannot make one search read them all.
+    """
+    rows = await connection.fetch(
+        """
+        SELECT s.*, v.verification
+        FROM unnest($1::uuid[], $2::uuid[], $3::bigint[]) AS span (lo, hi, tag)
+        CROSS JOIN LATERAL (
+            SELECT s.id, s.facility_id, s.version, s.status, s.event, s.received_at, s.declared_at, s.arrived_at,
+                   s.planned_departure_at, s.departed_at, s.deadline_at, s.late_minutes, s.content_tag,
+                   s.receipt_batch_id, s.receipt_index, s.sealed,
+                   f.id AS f_id, f.code AS f_code, f.name AS f_name, f.kind AS f_kind, f.province AS f_province,
+                   f.commune AS f_commune, f.address AS f_address, f.zone AS f_zone, f.authority AS f_authority,
+                   f.capacity AS f_capacity, f.sandbox AS f_sandbox
+            FROM stays s JOIN facilities f ON f.id = s.facility_id AND NOT f.sandbox
+            WHERE s.id >= span.lo AND s.id < span.hi AND s.id < $4 AND s.document_index = span.tag
+            ORDER BY s.id DESC LIMIT $5
+        ) AS s
+        LEFT JOIN LATERAL (
+            SELECT l.verification FROM sync_log l
+            WHERE l.facility_id = s.facility_id AND l.stay_id = s.id ORDER BY l.version DESC LIMIT 1
+        ) AS v ON true
+        ORDER BY s.id DESC LIMIT $5
+        """,
+        [span.lo for span in spans],
+        [span.hi for span in spans],
+        [span.tag for span in spans],
+        before,
+        limit,
+    )
+    return [Hit(_stay(row), facility(row, "f_"), row["verification"]) for row in rows]
+
+
+def _purpose(row: asyncpg.Record) -> Purpose:
+    members = dict(row)
+    return Purpose(title={"vi": members.pop("title_vi"), "en": members.pop("title_en")}, **members)
+
+
+def _stay(row: asyncpg.Record) -> StayRow:
+    return StayRow(**{name: row[name] for name in StayRow.__slots__})

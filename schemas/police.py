@@ -1,0 +1,101 @@
+"""What a police officer (cán bộ) asks about stays, and what is answered. Each question is recorded first."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from schemas.folding import fold_document
+from schemas.stay import Input, Output, Tidy, refuse
+
+
+class QueryKind(StrEnum):
+    """Loại tra cứu: by what is searched. A purpose allows some of them."""
+
+    DOCUMENT = "document"
+    PERSON = "person"
+    FACILITY_WINDOW = "facility_window"
+    STAY = "stay"
+
+
+class DocumentSearch(Input):
+    """An exact search by document number (tra cứu theo số giấy tờ).
+
+    Spaces, dashes and case in the number make no difference. `case_ref` is the file in which the search is justified,
+    as `number/year/symbol` of the unit that keeps it: 15/2026/HS-PC02. Purpose and case reference are checked by the
+    search itself, so that a refusal is recorded too.
+    """
+
+    document_number: Annotated[str, Tidy, Field(min_length=1, max_length=64)] = Field(description="Số giấy tờ")
+    purpose: Annotated[str, Field(max_length=40)] = Field(description="Mục đích: mã trong /v1/police/purposes")
+    case_ref: Annotated[str, Tidy, Field(max_length=40)] = Field(description="Số hồ sơ, ví dụ 15/2026/HS-PC02")
+
+    @field_validator("document_number")
+    @classmethod
+    def _something_is_searched(cls, number: str) -> str:
+        if not fold_document(number):
+            raise refuse("required")
+        return number
+
+
+class Purpose(Output):
+    """Mục đích tra cứu: on what legal basis officers search, by what, how far back, and when the guest learns of it."""
+
+    code: str
+    title: dict[Literal["vi", "en"], str]
+    legal_basis: str
+    query_kinds: list[QueryKind]
+    window_days: int = Field(description="How many days back registrations are searched")
+    max_rows: int = Field(description="How many stays one answer holds at most")
+    release_rule: Literal["at_once", "after_days", "by_decision"] = Field(
+        description="When the guest may see that this search was made: at once, after release_after_days, or when the "
+        "authority decides"
+    )
+    release_after_days: int | None
+
+
+class FoundFacility(Output):
+    """Where the guest stays."""
+
+    code: str
+    name: str
+    kind: str
+    commune: str
+    address: str
+
+
+class FoundStay(Output):
+    """One stay that was found, as its newest version says. `status` cancelled means: declared, then withdrawn."""
+
+    stay_id: str
+    version: int
+    status: Literal["declared", "departed", "cancelled"]
+    cancellation: dict[str, Any] | None = Field(
+        repr=False, description="The owner's reason, when the stay was cancelled"
+    )
+    facility: FoundFacility
+    guest: dict[str, Any] = Field(repr=False, description="The guest as declared")
+    room: str | None = Field(repr=False)
+    reason: int = Field(repr=False)
+    reason_text: str | None = Field(repr=False)
+    arrived_at: datetime
+    planned_departure_at: datetime | None
+    departed_at: datetime | None
+    declared_at: datetime
+    late_minutes: int
+    verification: Literal["matched", "mismatch", "unknown", "document_revoked", "not_checked"] | None = Field(
+        description="What the population database said of the newest version it confirmed; null: none confirmed yet"
+    )
+
+
+class SearchResult(Output):
+    """The answer to one search, newest registration first."""
+
+    trace: str = Field(description="The audit entry under which this search is recorded, for the case file")
+    searched_from: datetime = Field(description="Registrations since then were searched")
+    stays: list[FoundStay]
+    more: bool = Field(description="true: there are more than the purpose lets one answer hold")
+    unreadable: int = Field(description="Stays that carry this number's tag but whose seal is broken; reported")
