@@ -1,0 +1,35 @@
+"""The contract as a file: `python -m asm_daemon.web.contract` writes `schemas/generated/openapi.json`.
+
+A change of the API is then seen in review; a test holds the file equal to what is served.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Any
+
+from asm_daemon.web.api import owner_routes
+from asm_daemon.web.openapi import document
+from asm_daemon.web.pages import page_routes
+from asm_daemon.web.police_api import police_routes
+from asm_daemon.web.public_api import public_routes
+from asm_daemon.web.route import Table
+from schemas.generate import DIRECTORY
+
+_UNBOUND: Any = None
+"""Stands for what a handler would use: a table that only describes never calls one."""
+
+
+def unbound_table() -> Table:
+    """Every route, with nothing behind it."""
+    connectors = {entry.name: entry.load() for entry in entry_points(group="asm_daemon.connectors")}
+    return (
+        *public_routes(0, 0, (), {}, False),
+        *owner_routes(_UNBOUND, _UNBOUND, _UNBOUND, _UNBOUND, connectors, 0, 0),
+        *police_routes(_UNBOUND),
+        *page_routes(_UNBOUND, False),
+    )
+
+
+if __name__ == "__main__":
+    (DIRECTORY / "openapi.json").write_bytes(document(unbound_table()) + b"\n")

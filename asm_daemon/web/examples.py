@@ -1,0 +1,36 @@
+"""Requests as examples in the API document; every person in them is synthetic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from schemas.synthetic import person
+
+_GUEST = person(1)
+
+DECLARATION: dict[str, Any] = {
+    "source_ref": "PMS-123-1",
+    "facility": "HY-KS-0001",
+    "guest": {
+        "full_name": _GUEST.full_name,
+        "birth_date": _GUEST.birth_date,
+        "gender": _GUEST.gender,
+        "nationality": _GUEST.nationality,
+        "document": {"type": _GUEST.document_type, "number": _GUEST.document_number},
+        "phone": "0000000001",
+        "residence": {"kind": 1, "province": "109", "address": "Số 1 đường Thử Nghiệm"},
+    },
+    "arrived_at": "2026-11-23T14:05:00+07:00",
+    "planned_departure_at": "2026-11-25T12:00:00+07:00",
+    "room": "203",
+    "reason": 1,
+}
+CORRECTION: dict[str, Any] = {"room": "305", "guest": {"phone": None}}
+CHECK_OUT: dict[str, Any] = {"departed_at": "2026-11-25T11:40:00+07:00"}
+EXTENSION: dict[str, Any] = {"planned_departure_at": "2026-11-27T12:00:00+07:00"}
+CANCELLATION: dict[str, Any] = {"reason": "entered_by_mistake"}
+SEARCH: dict[str, Any] = {
+    "document_number": _GUEST.document_number,
+    "purpose": "wanted_person",
+    "case_ref": "15/2026/HS-PC02",
+}

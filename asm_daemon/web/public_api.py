@@ -1,0 +1,226 @@
+"""What everybody may read: limits, code tables, problem codes, the sandbox, and whether the daemon is well."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+
+import prometheus_client
+import structlog
+from aiohttp import web
+
+from asm_daemon import __version__
+from asm_daemon.problems import PROBLEMS, Refused
+from asm_daemon.web.bodies import NO_BODY
+from asm_daemon.web.rendering import answer, entity_tag, matches_entity_tag
+from asm_daemon.web.route import PUBLIC, Call, Header, NoQuery, Route, Shown, Table
+from schemas import codes, sandbox
+from schemas.answers import (
+    CodeRow,
+    CodeTable,
+    Health,
+    ProblemCatalogue,
+    ProblemKind,
+    Readiness,
+    Sandbox,
+    SandboxError,
+    SandboxPerson,
+    Tables,
+    TableSummary,
+    Texts,
+    ViolationKind,
+)
+from schemas.limits import DECLARATION_BYTES, IDEMPOTENCY_KEY_LIMIT, LIST_ROWS, Limits
+from schemas.stay import (
+    ARRIVAL_AHEAD_LIMIT,
+    ARRIVAL_BEHIND_LIMIT,
+    NAME_LIMIT,
+    SOURCE_REF_LIMIT,
+    STAY_LIMIT,
+    TEXT_LIMIT,
+)
+from schemas.synthetic import Person
+from schemas.violations import CATALOGUE
+
+Check = Callable[[], Awaitable[object]]
+CHECK_SECONDS = 3.0
+_SHARED = "public, max-age=300"
+_TEXT = "text/plain"
+IF_NONE_MATCH = Header("If-None-Match", "ETag của lần đọc trước · The ETag of an earlier answer", '"2025-07-01.0a1b"')
+
+log = structlog.get_logger()
+_Call = Call[NoQuery, None]
+
+
+async def read_limits(
+    max_body_bytes: int, max_batch_rows: int, connectors: Sequence[str], trial: bool, call: _Call
+) -> web.Response:
+    """Everything a sender has to know beforehand."""
+    return answer(
+        Limits(
+            environment="trial" if trial else "production",
+            now=call.received_at,
+            declaration_bytes=DECLARATION_BYTES,
+            body_bytes=max_body_bytes,
+            batch_rows=max_batch_rows,
+            list_rows=LIST_ROWS,
+            idempotency_key_characters=IDEMPOTENCY_KEY_LIMIT,
+            source_ref_characters=SOURCE_REF_LIMIT,
+            name_characters=NAME_LIMIT,
+            text_characters=TEXT_LIMIT,
+            arrival_ahead_hours=int(ARRIVAL_AHEAD_LIMIT.total_seconds() // 3600),
+            arrival_behind_days=ARRIVAL_BEHIND_LIMIT.days,
+            stay_days=STAY_LIMIT.days,
+            connectors=sorted(connectors),
+        )
+    )
+
+
+# -- reference data ----------------------------------------------------------------------------------------------------
+
+
+async def list_tables(_call: _Call) -> web.Response:
+    """The code tables and their versions."""
+    held = codes.TABLES.values()
+    shown = [TableSummary(name=each.name, version=each.version, rows=len(each.rows)) for each in held]
+    return answer(Tables(tables=shown))
+
+
+async def read_table(call: _Call) -> web.Response:
+    """One code table; unchanged since the sender's version, only that is said."""
+    try:
+        table = codes.table(call.path["table"])
+    except KeyError:
+        raise Refused("not_found") from None
+    headers = {"ETag": entity_tag(table.version)}
+    if matches_entity_tag(call.headers.get("If-None-Match", ""), table.version):
+        return web.Response(status=304, headers=headers)
+    rows = [CodeRow(**asdict(row)) for row in table.rows]
+    return answer(CodeTable(name=table.name, version=table.version, rows=rows), headers=headers)
+
+
+async def list_problems(_call: _Call) -> web.Response:
+    """Every problem and violation code with its texts."""
+    problems = [
+        ProblemKind(code=kind.code, status=kind.status, title={"vi": kind.title.vi, "en": kind.title.en})
+        for kind in PROBLEMS.values()
+    ]
+    violations = [ViolationKind(code=code, message={"vi": text.vi, "en": text.en}) for code, text in CATALOGUE.items()]
+    return answer(ProblemCatalogue(problems=problems, violations=violations))
+
+
+async def read_sandbox(_call: _Call) -> web.Response:
+    """The test persons, and how to provoke each error."""
+    return answer(
+        Sandbox(
+            explanation=_EXPLANATION,
+            persons=[
+                SandboxPerson(guest=guest_of(entry.person), verification=entry.verification)
+                for entry in sandbox.TEST_PERSONS
+            ],
+            errors=[
+                *(_provoked(code, None) for code in PROBLEMS if code != "declaration_invalid"),
+                *(_provoked("declaration_invalid", code) for code in CATALOGUE),
+            ],
+        )
+    )
+
+
+_EXPLANATION: Texts = {
+    "vi": "Dùng khoá của một cơ sở thử nghiệm (sandbox): biên nhận mang dấu thử nghiệm, không có gì được chuyển tới cơ "
+    "sở dữ liệu dân cư, cơ quan công an hay các sở. Nhân vật thử cho kết quả đối chiếu đã biết; source_ref trong danh "
+    "sách errors gây ra đúng lỗi đó. Trùng khách: khai báo cùng một nhân vật hai lần với source_ref khác nhau.",
+    "en": "Use the key of a sandbox facility: receipts are marked as trials, and nothing reaches the population "
+    "database, the police or a department. Test persons have a known answer of the population check; a source_ref of "
+    "the list errors provokes just that error. A guest already staying: declare one person under two source_refs.",
+}
+
+
+def _provoked(code: str, violation: str | None) -> SandboxError:
+    wanted = f"{code}:{violation}" if violation else code
+    return SandboxError(source_ref=sandbox.ERROR_PREFIX + wanted, code=code, violation=violation)
+
+
+def guest_of(person: Person) -> dict[str, object]:
+    """A synthetic person as the guest of a declaration."""
+    return {
+        "full_name": person.full_name,
+        "birth_date": person.birth_date,
+        "gender": person.gender,
+        "nationality": person.nationality,
+        "document": {"type": person.document_type, "number": person.document_number},
+    }
+
+
+# -- the daemon's own state --------------------------------------------------------------------------------------------
+
+
+async def read_health(_call: _Call) -> web.Response:
+    """The process answers; it says nothing about what it depends on."""
+    return answer(Health(version=__version__))
+
+
+async def read_readiness(checks: Mapping[str, Check], _call: _Call) -> web.Response:
+    """Whether declarations can be taken in: 503 as soon as one check raises or takes too long."""
+    names = list(checks)
+    passed = await asyncio.gather(*(_passes(name, checks[name]) for name in names))
+    states = Readiness(
+        ready=all(passed), checks={name: "ok" if ok else "failed" for name, ok in zip(names, passed, strict=True)}
+    )
+    return answer(states, status=200 if states.ready else 503)
+
+
+async def _passes(name: str, check: Check) -> bool:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            await check()
+    except Exception:  # whatever it is, the daemon is not ready; the log says what it was
+        log.warning("not_ready", job=name, exc_info=True)
+        return False
+    return True
+
+
+async def read_metrics(_call: _Call) -> web.Response:
+    """Prometheus metrics: counts and times of the daemon, with nothing about a facility or a guest."""
+    headers = {"Content-Type": prometheus_client.CONTENT_TYPE_LATEST}
+    return web.Response(body=prometheus_client.generate_latest(), headers=headers)
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+
+def public_routes(
+    max_body_bytes: int,
+    max_batch_rows: int,
+    connectors: Sequence[str],
+    checks: Mapping[str, Check],
+    trial: bool,
+) -> Table:
+    """The routes that ask for no key. `checks` raise when the daemon is not ready."""
+    limits = partial(read_limits, max_body_bytes, max_batch_rows, connectors, trial)
+    readiness = partial(read_readiness, checks)
+    state = {200: Shown("Sẵn sàng · Ready", Readiness), 503: Shown("Chưa sẵn sàng · Not ready", Readiness)}
+    table = {
+        200: Shown("Danh mục", CodeTable, headers={"ETag": "Phiên bản"}),
+        304: Shown("Không đổi · Unchanged", media=()),
+    }
+    return (
+        Route("GET", "/v1/limits", PUBLIC, limits, NoQuery, NO_BODY,
+              {200: Shown("Giới hạn và đồng hồ", Limits)}, "Giới hạn, đồng hồ", "Limits and the clock"),
+        Route("GET", "/v1/codes", PUBLIC, list_tables, NoQuery, NO_BODY,
+              {200: Shown("Các danh mục", Tables)}, "Các danh mục mã", "Code tables", cache=_SHARED),
+        Route("GET", "/v1/codes/{table}", PUBLIC, read_table, NoQuery, NO_BODY,
+              table, "Một danh mục mã", "One code table", ("not_found",), (IF_NONE_MATCH,), cache=_SHARED),
+        Route("GET", "/v1/problems", PUBLIC, list_problems, NoQuery, NO_BODY,
+              {200: Shown("Các mã lỗi", ProblemCatalogue)}, "Các mã lỗi", "Problem and violation codes", cache=_SHARED),
+        Route("GET", "/v1/sandbox", PUBLIC, read_sandbox, NoQuery, NO_BODY,
+              {200: Shown("Cách dùng thử", Sandbox)}, "Dùng thử", "Test persons and errors on demand", cache=_SHARED),
+        Route("GET", "/healthz", PUBLIC, read_health, NoQuery, NO_BODY,
+              {200: Shown("Tiến trình đang chạy", Health)}, "Tiến trình còn trả lời", "The process answers"),
+        Route("GET", "/readyz", PUBLIC, readiness, NoQuery, NO_BODY,
+              state, "Sẵn sàng nhận khai báo", "Ready to take declarations in"),
+        Route("GET", "/metrics", PUBLIC, read_metrics, NoQuery, NO_BODY,
+              {200: Shown("Số đo (Prometheus)", media=(_TEXT,))}, "Số đo vận hành", "Metrics"),
+    )  # fmt: skip

@@ -1,0 +1,145 @@
+"""The words of the route table: what a route is, who may call it, and what a handler receives.
+
+Nothing happens here. `web.app` registers routes, `web.auth` reads `Who`, `web.openapi` writes the document of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from asm_daemon.model import Principal, PrincipalKind, Scope
+from asm_daemon.web.bodies import Body
+from schemas.stay import Input
+
+Q = TypeVar("Q", bound=BaseModel)
+B = TypeVar("B")
+Language: TypeAlias = Literal["vi", "en"]
+
+STAY_ID = "{stay_id:[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}}"
+"""The path parameter of a stay: a UUIDv7 as we write it; anything else names no stay and is not found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """Who may call a route: principals of `kinds` (none: everybody, without a key).
+
+    With a `scope` the principal must hold it at some facility; at which one is the handler's question, because the
+    facility stands in the body or behind the stay's id.
+    """
+
+    name: str
+    kinds: frozenset[PrincipalKind] = frozenset()
+    scope: Scope | None = None
+
+    @property
+    def is_public(self) -> bool:
+        """Whether no key is asked for."""
+        return not self.kinds
+
+
+PUBLIC = Who("public")
+OFFICER = Who("officer", frozenset({PrincipalKind.OFFICER}))
+DEPARTMENT = Who("department", frozenset({PrincipalKind.DEPARTMENT}))
+OPERATOR = Who("operator", frozenset({PrincipalKind.OPERATOR}))
+
+
+def owner(scope: Scope) -> Who:
+    """An owner of facilities, or a vendor with grants for some, holding `scope`."""
+    return Who(f"owner:{scope}", frozenset({PrincipalKind.OWNER, PrincipalKind.VENDOR}), scope)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Call(Generic[Q, B]):
+    """One request, decoded and authorised as its route says.
+
+    `path` holds the path parameters, `received_at` is when the body was complete (UTC, taken once; the `now` of
+    everything the request causes), `language` the one the sender prefers. `caller` is None exactly on public routes.
+    """
+
+    caller: Principal | None
+    path: Mapping[str, str]
+    query: Q
+    body: B
+    headers: Mapping[str, str]
+    language: Language
+    received_at: datetime
+
+    @property
+    def principal(self) -> Principal:
+        """Who is asking, on a route that is not public."""
+        if self.caller is None:
+            raise LookupError("a public route knows no principal")
+        return self.caller
+
+
+class NoQuery(Input):
+    """No query parameters."""
+
+
+class Empty(Input):
+    """No members."""
+
+
+Handler: TypeAlias = Callable[[Call[Q, B]], Awaitable[web.StreamResponse]]
+JSON = "application/json"
+HTML = "text/html"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One answer of a route: what it means, its model (None: not JSON of ours) and its media types."""
+
+    vi: str
+    model: type[BaseModel] | None = None
+    media: tuple[str, ...] = (JSON,)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A request header that a route reads."""
+
+    name: str
+    description: str
+    example: str
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Route(Generic[Q, B]):
+    """One row of the table: the whole of what can be known about a request before its handler runs.
+
+    `answers` maps statuses to what they carry; `problems` are codes of `PROBLEMS` besides those that follow from the
+    row itself (`web.openapi`). `cache` is the Cache-Control of a good answer: personal data is never stored.
+    """
+
+    method: Literal["GET", "POST", "PATCH"]
+    path: str
+    who: Who
+    handler: Handler[Q, B]
+    query: type[Q]
+    body: Body[B]
+    answers: Mapping[int, Shown]
+    vi: str
+    en: str
+    problems: tuple[str, ...] = ()
+    headers: tuple[Header, ...] = ()
+    description: str = ""
+    cache: str = "no-store"
+    listed: bool = True  # False: a page for people, not part of the API document
+
+    @property
+    def name(self) -> str:
+        """The operation's name: unique in the table, because it is the handler's."""
+        handler = self.handler.func if isinstance(self.handler, partial) else self.handler
+        return handler.__name__
+
+
+Table: TypeAlias = tuple[Route[Any, Any], ...]

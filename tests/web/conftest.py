@@ -1,0 +1,145 @@
+"""The whole HTTP side on a real socket, over real intake, directory and police, on a database of the test's own."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any
+
+import pytest
+import structlog
+from aiohttp import ClientResponse, ClientSession, web
+
+from asm_daemon import directory
+from asm_daemon.crypto import Keyring
+from asm_daemon.directory import Gate
+from asm_daemon.intake import Intake
+from asm_daemon.issuing import Issuer
+from asm_daemon.log import configure_logging
+from asm_daemon.model import Facility, PrincipalKind, Scope
+from asm_daemon.police import Desk
+from asm_daemon.web.api import owner_routes
+from asm_daemon.web.app import Runner, make_app
+from asm_daemon.web.pages import page_routes
+from asm_daemon.web.police_api import police_routes
+from asm_daemon.web.public_api import Check, public_routes
+from asm_daemon.web.route import Table
+from schemas.act import Connector
+from schemas.codes import Department
+from tests.stack import DEPLOYMENT, Clock, FacilityMaker, Pools
+
+MAX_BODY_BYTES = 1 << 20
+MAX_BATCH_ROWS = 50
+KeyMaker = Callable[..., Awaitable[str]]
+
+
+def installed_connectors() -> dict[str, Connector]:
+    return {entry.name: entry.load() for entry in entry_points(group="asm_daemon.connectors")}
+
+
+@dataclass(frozen=True)
+class Web:
+    """A client of the running daemon. `failing` names readiness checks that shall fail."""
+
+    session: ClientSession
+    port: int
+    table: Table
+    failing: set[str] = field(default_factory=set)
+
+    async def ask(self, method: str, path: str, key: str | None = None, **options: Any) -> ClientResponse:
+        """One request; redirects are not followed and the body is read."""
+        headers = {**({"Authorization": f"Bearer {key}"} if key else {}), **options.pop("headers", {})}
+        async with self.session.request(method, path, headers=headers, allow_redirects=False, **options) as answer:
+            await answer.read()
+            return answer
+
+
+@pytest.fixture
+def logged() -> Iterator[io.BytesIO]:
+    """Everything that is logged during the test, as it would be written."""
+    stream = io.BytesIO()
+    configure_logging("debug", DEPLOYMENT, stream)
+    yield stream
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+async def table(intake: Intake, pools: Pools, keyring: Keyring, issuer: Issuer, failing: set[str]) -> Table:
+    """The route table, as the daemon composes it."""
+    pool = await pools.get("asm_intake")
+    connectors = installed_connectors()
+    desk = Desk(await pools.get("asm_police"), await pools.get("asm_audit"), keyring, DEPLOYMENT, None)
+    return (
+        *public_routes(MAX_BODY_BYTES, MAX_BATCH_ROWS, list(connectors), {"database": _check(failing)}, True),
+        *owner_routes(intake, pool, keyring, issuer, connectors, MAX_BODY_BYTES, MAX_BATCH_ROWS),
+        *police_routes(desk),
+        *page_routes(pool, True),
+    )
+
+
+@pytest.fixture
+def failing() -> set[str]:
+    """Names of readiness checks that shall fail."""
+    return set()
+
+
+def _check(failing: set[str]) -> Check:
+    async def check() -> None:
+        if "database" in failing:
+            raise ConnectionError
+
+    return check
+
+
+@pytest.fixture
+async def asm(table: Table, pools: Pools, clock: Clock, failing: set[str], logged: io.BytesIO) -> AsyncIterator[Web]:
+    """The running HTTP side."""
+    async with AsyncExitStack() as stack:
+        app = make_app(
+            table, Gate(await pools.get("asm_auth"), 0), public_url="http://asm.test", trial=True, clock=clock
+        )
+        runner = Runner(app, shutdown_seconds=1)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port: int = runner.addresses[0][1]
+        session = await stack.enter_async_context(ClientSession(f"http://127.0.0.1:{port}"))
+        yield Web(session, port, table, failing)
+
+
+@pytest.fixture
+async def make_key(pools: Pools, clock: Clock) -> KeyMaker:
+    """`await make_key(kind, facility, …, scopes=None)` adds a principal with grants and returns its key."""
+
+    async def make(
+        kind: PrincipalKind = PrincipalKind.OWNER,
+        *facilities: Facility,
+        scopes: set[Scope] | None = None,
+        department: Department | None = None,
+    ) -> str:
+        pool = await pools.get("asm_auth")
+        principal = await directory.add_principal(
+            pool, "test", kind, "Người thử", "Đơn vị thử", clock(), department=department
+        )
+        for facility in facilities:
+            await directory.grant(pool, "test", principal, facility.code, clock(), scopes=scopes)
+        return await directory.create_key(pool, "test", principal, clock())
+
+    return make
+
+
+@pytest.fixture
+async def owner_key(make_key: KeyMaker, facility: Facility) -> str:
+    """The key of the owner of `facility`."""
+    return await make_key(PrincipalKind.OWNER, facility)
+
+
+@pytest.fixture
+async def other_facility(make_facility: FacilityMaker) -> Facility:
+    """A facility that the owner of `facility` has nothing to do with."""
+    made: Facility = await make_facility("HY-KS-0002")
+    return made
