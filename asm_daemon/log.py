@@ -73,7 +73,7 @@ def configure_logging(level: str, deployment: str, stream: BinaryIO | None = Non
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.BytesLoggerFactory(stream or sys.stderr.buffer),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,  # a module's logger outlives a configuration
     )
     logging.basicConfig(handlers=[_LibraryHandler()], level=number if level == "debug" else logging.WARNING, force=True)
     logging.captureWarnings(capture=True)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import io
 import logging
+import re
 import subprocess
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -17,6 +20,7 @@ import orjson
 import pytest
 import structlog
 
+import asm_daemon
 from asm_daemon.log import ALLOWED_KEYS, DROPPED_KEYS, configure_logging
 from tests.conftest import Database
 
@@ -201,3 +205,39 @@ def test_no_allowed_key_is_a_word_for_personal_data() -> None:
         "room",
     }
     assert not ALLOWED_KEYS & personal
+
+
+LOGGERS = {"log", "_log", "logger"}
+LEVELS = {"debug", "info", "warning", "error", "critical", "exception"}
+
+
+def log_calls() -> Iterator[tuple[str, ast.Call]]:
+    for path in sorted(Path(asm_daemon.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr=level)) if (
+                    name in LOGGERS and level in LEVELS
+                ):
+                    yield f"{path.name}:{node.lineno}", node
+
+
+def test_every_log_call_of_the_daemon_has_a_constant_event_and_listed_keys() -> None:
+    """What it logs besides would be dropped when it runs, and somebody would miss it."""
+    calls = list(log_calls())
+    assert len(calls) > 10
+    for place, call in calls:
+        keys = {keyword.arg for keyword in call.keywords}
+        assert keys <= ALLOWED_KEYS | {"exc_info"}, place
+        (event,) = call.args
+        assert isinstance(event, ast.Constant), place
+        assert re.fullmatch(r"[a-z][a-z0-9_.]*", str(event.value)), place
+
+
+def test_a_configuration_holds_for_loggers_made_before_it(output: io.BytesIO) -> None:
+    log = structlog.get_logger()
+    log.info("first")
+    second = io.BytesIO()
+    configure_logging("info", "asm.other.example", second)
+    log.info("second")
+    assert [line["event"] for line in lines(output)] == ["first"]
+    assert [line["deployment"] for line in lines(second)] == ["asm.other.example"]
