@@ -22,7 +22,7 @@ from enum import StrEnum
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import orjson
@@ -467,6 +467,7 @@ class SigningKey:
 
 
 _Tagger = Callable[[bytes], bytes]
+_Kind = TypeVar("_Kind")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -474,11 +475,22 @@ class _Keys:
     """The keys in the form in which they are used; replaced as a whole when the store is read again."""
 
     ciphers: Mapping[tuple[int, int], AESGCM]  # by epoch and key version
-    newest: Mapping[int, int]  # epoch → key version that seals
+    sealing: Mapping[int, tuple[bytes, AESGCM]]  # by epoch: the newest key version, with the header it is named in
     indexes: Mapping[int, _Tagger]
     tags: Mapping[KeyPurpose, _Tagger]
     signers: Mapping[KeyPurpose, SigningKey]
     cursor: AESGCM
+
+    def sealing_key(self, epoch: int) -> tuple[bytes, AESGCM]:
+        return _found(self.sealing.get(epoch), epoch)
+
+    def cipher(self, epoch: int, version: int) -> AESGCM:
+        if epoch in self.sealing and (epoch, version) not in self.ciphers:
+            raise Tampered("sealed record names a key version that does not exist")
+        return _found(self.ciphers.get((epoch, version)), epoch)
+
+    def index(self, epoch: int) -> _Tagger:
+        return _found(self.indexes.get(epoch), epoch)
 
 
 _FORMAT = 1
@@ -506,7 +518,7 @@ class Keyring:
 
     def epochs(self) -> tuple[int, ...]:
         """Return the epochs that have keys, in order."""
-        return tuple(sorted(self._keys.newest))
+        return tuple(sorted(self._keys.sealing))
 
     def seal(self, record: RecordName, plaintext: bytes) -> bytes:
         """Return `plaintext` (at most 65,535 bytes) sealed as `record`.
@@ -514,10 +526,8 @@ class Keyring:
         The result is 0x01, epoch (4 bytes), key version (1), nonce (12, random), AES-256-GCM of the padded plaintext,
         tag (16): always a multiple of 64 plus 34 bytes. Raises UnknownEpoch.
         """
-        version = self._newest(record.epoch)
-        header = _HEADER.pack(_FORMAT, record.epoch, version)
+        header, cipher = self._keys.sealing.get(record.epoch) or self._reloaded().sealing_key(record.epoch)
         nonce = os.urandom(_NONCE_BYTES)  # random, never counted: a restored database would repeat a counter
-        cipher = self._keys.ciphers[record.epoch, version]
         return header + nonce + cipher.encrypt(nonce, _pad(plaintext), _context(header, record))
 
     def open(self, record: RecordName, sealed: bytes) -> bytes:
@@ -528,7 +538,7 @@ class Keyring:
         form, epoch, version = _HEADER.unpack(header)
         if form != _FORMAT or epoch != record.epoch:
             raise Tampered("sealed record is of another format or epoch")
-        cipher = self._cipher(epoch, version)
+        cipher = self._keys.ciphers.get((epoch, version)) or self._reloaded().cipher(epoch, version)
         try:
             padded = cipher.decrypt(sealed[_HEADER.size : _BODY_AT], sealed[_BODY_AT:], _context(header, record))
         except InvalidTag:
@@ -541,10 +551,7 @@ class Keyring:
         The first 8 bytes of HMAC-SHA-256 as a signed integer, PostgreSQL's bigint. They collide: every hit is opened
         and compared. Raises UnknownEpoch.
         """
-        tagger = self._keys.indexes.get(epoch)
-        if tagger is None:
-            self._newest(epoch)
-            tagger = self._keys.indexes[epoch]
+        tagger = self._keys.indexes.get(epoch) or self._reloaded().index(epoch)
         return _integer(tagger(_INDEX_PREFIX[field] + value.encode()))
 
     def presence_tag(self, value: str) -> int:
@@ -580,23 +587,9 @@ class Keyring:
             raise WrongPurpose(f"{purpose} keys do not sign")
         return signer
 
-    def _newest(self, epoch: int) -> int:
-        if epoch not in self._keys.newest:
-            self.reload()
-        version = self._keys.newest.get(epoch)
-        if version is None:
-            raise UnknownEpoch(epoch)
-        return version
-
-    def _cipher(self, epoch: int, version: int) -> AESGCM:
-        if (epoch, version) not in self._keys.ciphers:
-            self.reload()
-        cipher = self._keys.ciphers.get((epoch, version))
-        if cipher is None and epoch in self._keys.newest:
-            raise Tampered("sealed record names a key version that does not exist")
-        if cipher is None:
-            raise UnknownEpoch(epoch)
-        return cipher
+    def _reloaded(self) -> _Keys:
+        self.reload()
+        return self._keys
 
 
 def open_keyring(directory: Path) -> Keyring:
@@ -612,12 +605,18 @@ def _prepare(keys: Iterable[Key]) -> _Keys:
     signing = {purpose: key for purpose, key in standing.items() if _ALGORITHMS[purpose] == "Ed25519"}
     return _Keys(
         ciphers={(epoch, version): _cipher_of(key) for epoch, version, key in data},
-        newest={epoch: version for epoch, version, _ in data},
+        sealing={epoch: (_HEADER.pack(_FORMAT, epoch, version), _cipher_of(key)) for epoch, version, key in data},
         indexes={key.name.epoch or 0: _tagger_of(key) for key in ordered if key.name.purpose is KeyPurpose.INDEX},
         tags={purpose: _tagger_of(key) for purpose, key in hmac.items()},
         signers={purpose: _signer_of(key) for purpose, key in signing.items()},
         cursor=_cipher_of(standing[KeyPurpose.CURSOR]),
     )
+
+
+def _found(key: _Kind | None, epoch: int) -> _Kind:
+    if key is None:
+        raise UnknownEpoch(epoch)
+    return key
 
 
 def _cipher_of(key: Key) -> AESGCM:
