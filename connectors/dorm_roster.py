@@ -20,6 +20,7 @@ import codecs
 import csv
 import io
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -156,12 +157,15 @@ def _heading(lines: Sequence[str]) -> tuple[int, str]:
 
 
 def _column_of(title: str) -> str | None:
+    if _UNDECODED.search(title):
+        return None
     return _COLUMN_OF_HEADING.get(" ".join(fold_tokens(title.split("(")[0])))
 
 
 def _cells(line: str, separator: str) -> list[str]:
     try:
-        return [cell.strip() for cell in next(csv.reader([line], delimiter=separator))]
+        cells = next(csv.reader([line], delimiter=separator))
+        return [unicodedata.normalize("NFC", cell.strip()) for cell in cells]
     except (csv.Error, StopIteration):
         return []
 

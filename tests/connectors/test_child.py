@@ -1,0 +1,167 @@
+"""Documents made to kill their reader kill a child process, and nothing of them is taken."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+import subprocess
+import sys
+import zipfile
+from datetime import date
+from io import BytesIO
+from itertools import repeat
+
+import pytest
+
+from asm_daemon import samples
+from asm_daemon.imports import read_document
+from connectors import dorm_roster, hl7_adt, official_xlsx
+from connectors.__main__ import ENTRIES_LIMIT, UNPACKED_BYTES_LIMIT, results
+from schemas.act import DOCUMENT_BYTES_LIMIT, RESULTS_LIMIT, Act, Connector, Unreadable
+from schemas.violations import violation
+from tests.connectors.workbooks import GUEST, workbook
+
+DAY = date(2026, 11, 23)
+SHEET_PART = "xl/worksheets/sheet1.xml"
+
+
+async def read(connector: str, document: bytes, timeout_seconds: float = 60) -> list[Act | Unreadable]:
+    return await read_document(connector, document, timeout_seconds=timeout_seconds)
+
+
+async def refusal(connector: str, document: bytes, timeout_seconds: float = 60) -> str:
+    """The one code with which the document is refused as a whole."""
+    [result] = await read(connector, document, timeout_seconds)
+    assert isinstance(result, Unreadable)
+    assert result.row == 0
+    [fault] = result.violations
+    return fault.code
+
+
+def with_sheet(xml: bytes) -> bytes:
+    """A workbook in the Ministry's form whose sheet is this XML."""
+    output = BytesIO()
+    with zipfile.ZipFile(BytesIO(workbook({5: GUEST}))) as form, zipfile.ZipFile(output, "w") as made:
+        for entry in form.infolist():
+            content = xml if entry.filename == SHEET_PART else form.read(entry)
+            made.writestr(entry.filename, content, zipfile.ZIP_DEFLATED, compresslevel=1)
+    return output.getvalue()
+
+
+def two_cells() -> bytes:
+    """Two cells, in the first and the last place of a sheet: 17 thousand million cells between them."""
+    rows = '<row r="1"><c r="A1"><v>1</v></c></row><row r="1048576"><c r="XFD1048576"><v>1</v></c></row>'
+    namespace = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    return with_sheet(f'<worksheet xmlns="{namespace}"><sheetData>{rows}</sheetData></worksheet>'.encode())
+
+
+def understated(archive: bytes, part: str) -> bytes:
+    """The archive, claiming that `part` unpacks to 1,000 bytes."""
+    with zipfile.ZipFile(BytesIO(archive)) as opened:
+        size = struct.pack("<I", opened.getinfo(part).file_size)
+    assert archive.count(size) in (1, 2)
+    return archive.replace(size, struct.pack("<I", 1000))
+
+
+async def test_two_cells_far_apart_abort_the_child_and_not_us() -> None:
+    document = two_cells()
+    assert len(document) < 10_000
+    assert await refusal("official_xlsx", document) == "unreadable_file"
+
+
+async def test_an_archive_that_unpacks_to_too_much_is_refused_before_it_is_opened() -> None:
+    bomb = with_sheet(b" " * (UNPACKED_BYTES_LIMIT + 1))
+    assert len(bomb) < 2 << 20
+    assert await refusal("official_xlsx", bomb) == "file_too_large"
+
+
+async def test_an_archive_that_lies_about_its_size_is_no_whole_archive() -> None:
+    bomb = understated(with_sheet(b" " * 1_234_567), SHEET_PART)
+    assert await refusal("official_xlsx", bomb) == "unreadable_file"
+
+
+async def test_an_archive_of_too_many_entries_is_refused() -> None:
+    output = BytesIO()
+    with zipfile.ZipFile(output, "w") as archive:
+        for number in range(ENTRIES_LIMIT + 1):
+            archive.writestr(str(number), b"")
+    assert await refusal("official_xlsx", output.getvalue()) == "unreadable_file"
+
+
+async def test_truncated_and_garbled_workbooks_are_refused() -> None:
+    whole = samples.official_xlsx(DAY, 20, seed=0)
+    garbled = bytearray(whole)
+    for position in range(100, len(whole), 97):
+        garbled[position] ^= 0x55
+    documents = [whole[: len(whole) // 2], whole[:-30], bytes(garbled), os.urandom(5_000)]
+    assert await asyncio.gather(*(refusal("official_xlsx", each) for each in documents)) == ["unreadable_file"] * 4
+
+
+async def test_a_reader_that_takes_too_long_is_ended() -> None:
+    assert await refusal("dorm_roster", b"Name", timeout_seconds=0.001) == "unreadable_file"
+
+
+async def test_a_document_above_the_limit_is_refused_without_a_child() -> None:
+    assert await refusal("dorm_roster", bytes(DOCUMENT_BYTES_LIMIT + 1)) == "file_too_large"
+
+
+def test_a_document_of_too_many_rows_is_refused_as_a_whole() -> None:
+    row = Unreadable(1, (violation("not_hl7"),))
+    endless = Connector("endless", (), (), lambda _: repeat(row))
+    [result] = results(endless, b"")
+    assert isinstance(result, Unreadable)
+    assert [fault.code for fault in result.violations] == ["too_many_rows"]
+    long = Connector("long", (), (), lambda _: repeat(row, RESULTS_LIMIT))
+    assert len(results(long, b"")) == RESULTS_LIMIT
+
+
+async def test_a_connector_that_is_not_installed_is_an_error_of_ours() -> None:
+    with pytest.raises(LookupError, match="no connector named nobody"):
+        await read("nobody", b"")
+
+
+async def test_a_child_that_dies_says_nothing_on_standard_error() -> None:
+    command = [sys.executable, "-I", "-B", "-m", "connectors", "official_xlsx"]
+    child = await asyncio.to_thread(subprocess.run, command, input=two_cells(), capture_output=True, check=False)
+    assert child.returncode != 0
+    assert (child.stdout, child.stderr) == (b"", b"")
+
+
+async def test_a_cancelled_reading_leaves_no_child_behind() -> None:
+    reading = asyncio.create_task(read("official_xlsx", samples.official_xlsx(DAY, 500, seed=0)))
+    while not (children := _children()):
+        await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert not children & _children()
+
+
+def _children() -> set[int]:
+    """The processes `python -m connectors` that this process has started."""
+    found = set()
+    for name in os.listdir("/proc"):  # noqa: PTH208 - names are wanted, not paths
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat") as stat, open(f"/proc/{name}/cmdline") as cmdline:  # noqa: PTH123
+                    if int(stat.read().rsplit(")", 1)[1].split()[1]) == os.getpid() and "connectors" in cmdline.read():
+                        found.add(int(name))
+            except OSError:
+                continue
+    return found
+
+
+async def test_each_connector_gives_through_the_child_what_it_gives_directly() -> None:
+    for connector, document in [
+        (official_xlsx.connector, samples.official_xlsx(DAY, 5, seed=0)),
+        (dorm_roster.connector, samples.dorm_roster_csv(DAY, 12, seed=0)),
+        (hl7_adt.connector, samples.adt_a01(DAY, 0) + samples.adt_a03(DAY, 0) + b"MSH|garbage"),
+    ]:
+        assert await read(connector.name, document) == list(connector.read(document))
+
+
+async def test_every_row_of_a_large_workbook_is_counted() -> None:
+    rows = await read("official_xlsx", samples.official_xlsx(DAY, 2_000, seed=0))
+    assert [result.row for result in rows] == list(range(5, 2_005))
+    assert all(isinstance(result, Act) for result in rows)
