@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from uuid_utils.compat import uuid7
 
 from asm_daemon import rules
-from asm_daemon.crypto import IndexField, Keyring, document_value, epoch_of, name_values
+from asm_daemon.crypto import IndexField, Keyring, Tampered, UnknownEpoch, document_value, epoch_of, name_values
 from asm_daemon.issuing import Draft
 from asm_daemon.ledger import canonical_json
 from asm_daemon.model import Contents, Facility, Presence, StayRow, Tags
@@ -224,10 +224,13 @@ class World:
             return Decision("refused", refusal=refusal, row=self._named(act))
 
     def contents(self, row: StayRow) -> Contents:
-        """The opened blob of one version. Raises `Tampered`, `UnknownEpoch`."""
+        """The opened blob of one version. Raises `Refused` record_unreadable: one bad record must not stop the rest."""
         key = (row.id, row.version)
         if key not in self._opened:
-            self._opened[key] = open_contents(self._keyring, row)
+            try:
+                self._opened[key] = open_contents(self._keyring, row)
+            except (Tampered, UnknownEpoch):
+                raise Refused("record_unreadable", stay_id=str(row.id)) from None
         return self._opened[key]
 
     # -- declarations --------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -17,10 +18,10 @@ import asyncpg
 import structlog
 
 from asm_daemon import audit
-from asm_daemon.crypto import Keyring, UnknownEpoch, document_value
+from asm_daemon.crypto import Keyring, Tampered, UnknownEpoch, document_value
 from asm_daemon.decisions import AlreadyStaying, Command, Decision, Prepared, World, prepare
 from asm_daemon.issuing import Draft, Issuer
-from asm_daemon.model import StayRow, lane_of
+from asm_daemon.model import Presence, StayRow, lane_of
 from asm_daemon.problems import Refused, problem_document, violated
 from asm_daemon.sealing import open_contents
 from asm_daemon.store import LOST, Connection
@@ -202,9 +203,9 @@ class Intake:
         raise AssertionError
 
     async def _commit(self, connection: asyncpg.Connection, acts: list[Prepared]) -> list[Outcome]:
-        transaction = connection.transaction()
         committing = False
         try:
+            transaction = connection.transaction()
             await transaction.start()
             outcomes = await self._decide_and_write(connection, acts)
             committing = True
@@ -263,14 +264,13 @@ class Intake:
         earlier = await store.read_versions(connection, *_columns(changed)) if changed else []
         return World(self._keyring, self._now(), refs, present, rows, earlier, draft)
 
-    def _document_tag(self, row: StayRow) -> int:
-        number = open_contents(self._keyring, row).declared["guest"]["document"]["number"]
-        return self._keyring.presence_tag(document_value(number))
-
-    async def _present_again(self, connection: Connection, rows: Iterable[StayRow]) -> list[Any]:
-        return await store.find_present(
-            connection, *_columns([(row.facility_id, self._document_tag(row)) for row in rows])
-        )
+    async def _present_again(self, connection: Connection, rows: Iterable[StayRow]) -> list[Presence]:
+        tags = []
+        for row in rows:
+            with suppress(Tampered, UnknownEpoch):  # deciding will say so
+                number = open_contents(self._keyring, row).declared["guest"]["document"]["number"]
+                tags.append((row.facility_id, self._keyring.presence_tag(document_value(number))))
+        return await store.find_present(connection, *_columns(tags))
 
 
 def _columns(pairs: Iterable[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
@@ -345,7 +345,10 @@ def _shown(decision: Decision) -> StayRow | None:
 
 def _outcome(world: World, draft: Draft, act: Prepared, decision: Decision) -> Outcome:
     row = _shown(decision)
-    receipt = draft.receipt(act.command.facility, row, world.contents(row)) if row is not None else None
+    try:
+        receipt = draft.receipt(act.command.facility, row, world.contents(row)) if row is not None else None
+    except Refused as unreadable:
+        return Outcome("refused", None, None, unreadable, act.warnings)
     if decision.refusal is None:
         return Outcome(decision.outcome, row, receipt, None, act.warnings)
     decision.refusal.stay_id = str(row.id) if row is not None else None

@@ -170,6 +170,12 @@ PROBLEMS = _table(
         "This purpose does not allow this kind of search.",
     ),
     (
+        "record_unreadable",
+        500,
+        "Bản ghi đã lưu không mở được; hãy báo cho người vận hành kèm mã lượt lưu trú.",
+        "The stored record cannot be opened; tell the operator the stay's id.",
+    ),
+    (
         "audit_unavailable",
         503,
         "Không ghi được nhật ký kiểm toán nên không thể trả lời.",

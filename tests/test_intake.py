@@ -208,6 +208,22 @@ async def test_a_missing_month_is_unavailable_and_nothing_is_stored(
     assert await count(pools, "stays") == 0
 
 
+async def test_a_record_that_was_tampered_with_refuses_its_own_act_only(
+    intake: Intake, facility: Facility, clock: Clock, pools: Pools
+) -> None:
+    first = await declare(intake, facility, clock, 1)
+    superuser = await pools.database.connect()
+    await superuser.execute("UPDATE stays SET sealed = set_byte(sealed, 40, get_byte(sealed, 40) # 1)")
+    outcomes = await intake.submit(
+        [
+            command(facility, ActKind.CANCEL, {"reason": "other"}, clock, stay_id=first.stay.id),  # type: ignore[union-attr]
+            command(facility, ActKind.DECLARE, declaration(2), clock),
+        ]
+    )
+    assert code_of(outcomes[0]) == "record_unreadable"
+    assert outcomes[1].outcome == "accepted"
+
+
 async def test_a_lost_database_is_unavailable_and_intake_recovers(
     intake: Intake, facility: Facility, clock: Clock, pools: Pools
 ) -> None:
