@@ -1,0 +1,91 @@
+"""The samples are about synthetic people, always the same, and their readers and the schema take all of them."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time
+from pathlib import Path
+
+import orjson
+import pytest
+
+from asm_daemon import samples
+from connectors import dorm_roster, hl7_adt, official_xlsx
+from schemas.act import Act, ActKind, Unreadable
+from schemas.codes import FacilityKind
+from schemas.stay import CheckOut, DeclarationContext, StayDeclaration
+from schemas.synthetic import PERSONS, person
+
+FOLDER = Path(__file__).parents[1] / "deploy" / "samples"
+DAY = date(2026, 11, 23)
+JUST_ARRIVED = datetime(2026, 11, 22, 17, 45, tzinfo=UTC)  # 00:45 in Viet Nam
+
+
+def validated(act: Act | Unreadable, kind: FacilityKind) -> StayDeclaration:
+    assert isinstance(act, Act), act
+    context = DeclarationContext(kind, JUST_ARRIVED)
+    return StayDeclaration.model_validate_json(orjson.dumps(act.fields), context=context)
+
+
+@pytest.mark.parametrize("seed", [-1, PERSONS // samples.PEOPLE_OF_SEED])
+def test_a_seed_without_people_is_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match="synthetic people"):
+        samples.declaration(DAY, seed)
+
+
+def test_the_files_are_what_is_made_for_their_day() -> None:
+    made = samples.files()
+    kept = {
+        each.name: each.read_bytes() for each in FOLDER.iterdir() if each.name not in {"README.md", ".gitattributes"}
+    }
+    assert set(kept) == set(made)
+    workbook = "hotel-official.xlsx"  # its bytes depend on the version of the library, what it says does not
+    assert list(official_xlsx.read(kept.pop(workbook))) == list(official_xlsx.read(made.pop(workbook)))
+    assert kept == made
+
+
+def test_every_guest_of_the_workbook_is_taken_without_a_warning() -> None:
+    acts = list(official_xlsx.read(samples.official_xlsx(DAY, 30, seed=1)))
+    assert len(acts) == 30
+    for act in acts:
+        assert validated(act, FacilityKind.HOTEL_5_STAR).guest.nationality == "VNM"
+        assert isinstance(act, Act)
+        assert act.warnings == ()
+
+
+def test_every_worker_of_the_roster_is_taken_and_some_are_foreigners() -> None:
+    acts = list(dorm_roster.read(samples.dorm_roster_csv(DAY, 30, seed=4)))
+    guests = [validated(act, FacilityKind.INDUSTRIAL_ZONE_HOUSING).guest for act in acts]
+    assert [guest.document.number for guest in guests] == [person(4_000 + index).document_number for index in range(30)]
+    assert sum(guest.nationality != "VNM" for guest in guests) == 3
+
+
+def test_every_declaration_is_valid_and_every_document_type_occurs() -> None:
+    types = set()
+    for index in range(40):
+        fields = samples.declaration(DAY, seed=2, facility="HY-NN-0001", index=index)
+        context = DeclarationContext(FacilityKind.GUESTHOUSE, JUST_ARRIVED)
+        declaration = StayDeclaration.model_validate_json(orjson.dumps(fields), context=context)
+        types.add(int(declaration.guest.document.type))
+    assert types == {1, 4, 8}
+
+
+@pytest.mark.parametrize("index", [0, 9, 10])
+def test_an_admission_and_its_discharge_are_about_the_same_stay(index: int) -> None:
+    admitted = hl7_adt.read_message(samples.adt_a01(DAY, index, seed=5))
+    left = hl7_adt.read_message(samples.adt_a03(DAY, index, seed=5, at=time(0, 40)))
+    assert isinstance(admitted, Act)
+    assert isinstance(left, Act)
+    assert (
+        validated(admitted, FacilityKind.MEDICAL_FACILITY).guest.document.number
+        == person(5_000 + index).document_number
+    )
+    CheckOut.model_validate_json(orjson.dumps(left.fields))
+    assert left.kind is ActKind.CHECK_OUT
+    assert left.source_ref == admitted.source_ref
+    assert left.fields["departed_at"] > admitted.fields["arrived_at"]
+
+
+def test_people_of_different_seeds_are_different() -> None:
+    first = {each.document_number for each in samples.people(1, 1_000)}
+    second = {each.document_number for each in samples.people(2, 1_000)}
+    assert not first & second
