@@ -20,13 +20,14 @@ from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import asyncpg
+import structlog
 from uuid_utils.compat import uuid7
 
 from asm_daemon import audit
 from asm_daemon.audit import AuditEntry
 from asm_daemon.model import Facility, Principal, PrincipalKind, Scope
 from asm_daemon.problems import Refused
-from asm_daemon.store import Connection, accounts, facilities
+from asm_daemon.store import LOST, Connection, accounts, facilities
 from asm_daemon.store.accounts import HeldKey, KeyFacts
 from schemas.codes import Department
 from schemas.directory import NewFacility
@@ -44,6 +45,8 @@ _DEFAULT_SCOPES: Mapping[PrincipalKind, frozenset[Scope]] = {
     # Software that files on somebody's behalf needs no personal data back.
     PrincipalKind.VENDOR: frozenset({Scope.DECLARE, Scope.STATUS}),
 }
+
+log = structlog.get_logger()
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Entering and changing
@@ -87,7 +90,7 @@ async def assign_sender(
 
     Refused `request_invalid` if a name is empty or too long, or the facility unknown.
     """
-    if not all(0 < len(name) <= _SENDER_FIELD_LIMIT for name in (sending_application, sending_facility)):
+    if not all(map(_is_sender_name, (sending_application, sending_facility))):
         raise _invalid("out_of_range", "/sender", expected=f"1-{_SENDER_FIELD_LIMIT}")
     async with pool.acquire() as connection, connection.transaction():
         facility = await _known_facility(connection, facility_code)
@@ -206,6 +209,10 @@ async def revoke_grant(pool: asyncpg.Pool, actor: str, principal_id: UUID, facil
     return revoked
 
 
+def _is_sender_name(name: str) -> bool:
+    return 0 < len(name) <= _SENDER_FIELD_LIMIT and name.isprintable()
+
+
 async def _lock_principal(connection: Connection, principal_id: UUID) -> PrincipalKind:
     kind = await accounts.lock_principal(connection, principal_id)
     if kind is None:
@@ -290,7 +297,7 @@ class Gate:
     async def facility_of_sender(self, sending_application: str, sending_facility: str) -> Facility | None:
         """The facility for which an HL7 sender (MSH-3, MSH-4) speaks, or None. Refused `unavailable`."""
         names = (sending_application, sending_facility)
-        if max(map(len, names)) > _SENDER_FIELD_LIMIT:
+        if not all(map(_is_sender_name, names)):
             return None
         return await self._senders.get(names, lambda: self._ask(facilities.facility_of_sender, *names))
 
@@ -298,7 +305,8 @@ class Gate:
         try:
             async with self._pool.acquire(timeout=_ASK_SECONDS) as connection:
                 return await question(connection, *about)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (asyncpg.PostgresError, *LOST) as error:
+            log.warning("directory.database_away", exc_info=error)
             raise Refused("unavailable", retry_after_seconds=1) from None
 
 
@@ -332,8 +340,13 @@ class _Remembered(Generic[_K, _V]):
         task = self._fetching.get(key)
         if task is None:
             task = self._fetching[key] = asyncio.create_task(self._fetch(key, fetch))
-            task.add_done_callback(lambda _: self._fetching.pop(key))
+            task.add_done_callback(lambda done: self._fetched(key, done))
         return await asyncio.shield(task)  # one caller who hangs up must not take the answer from the others
+
+    def _fetched(self, key: _K, task: asyncio.Task[_V | None]) -> None:
+        del self._fetching[key]
+        if not task.cancelled():
+            task.exception()  # looked at, in case everybody who waited has hung up
 
     async def _fetch(self, key: _K, fetch: Callable[[], Coroutine[Any, Any, _V | None]]) -> _V | None:
         asked_at = self._clock()  # before the statement: a revocation that it just missed counts from here

@@ -37,6 +37,7 @@ from asm_daemon.ledger import canonical_json, instant_text
 from asm_daemon.model import Contents, Principal, PrincipalKind
 from asm_daemon.problems import Refused
 from asm_daemon.sealing import open_contents
+from asm_daemon.store import LOST
 from asm_daemon.store import police as store
 from asm_daemon.store.police import Hit, Span
 from schemas.police import DocumentSearch, FoundFacility, FoundStay, Purpose, QueryKind, SearchResult
@@ -49,7 +50,7 @@ TERMS_CONTEXT = b"asm-audit-terms/1|"
 CASE_REF_FORM = "15/2026/HS-PC02"
 # Number, year, symbol of the unit. Short digits only, so that a document number can never stand here in clear.
 _CASE_REF = re.compile(r"[0-9]{1,6}/20[0-9]{2}/[A-ZĐ]{1,8}[0-9]{0,3}(-[A-ZĐ]{1,8}[0-9]{0,3}){0,3}")
-_DATABASE_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_DATABASE_ERRORS = (asyncpg.PostgresError, *LOST)
 _LAST_ID = UUID(int=2**128 - 1)
 
 log = structlog.get_logger()
@@ -80,8 +81,8 @@ async def search(desk: Desk, officer: Principal, question: DocumentSearch, now: 
     Refused `forbidden` (not an officer), `request_invalid` (unknown purpose, wrong case reference),
     `purpose_not_allowed`, `audit_unavailable` (no record, no answer), `unavailable` (recorded, but not carried out).
     """
-    async with _reading(desk.pool) as connection:
-        purpose = await store.find_purpose(connection, question.purpose)
+    in_force = {purpose.code: purpose for purpose in await purposes(desk.pool)}
+    purpose = in_force.get(question.purpose)
     intent = _intent(desk, officer, question, purpose, now)
     try:
         allowed = _allowed(officer, purpose, question)
@@ -99,7 +100,7 @@ async def search(desk: Desk, officer: Principal, question: DocumentSearch, now: 
         raise
     await _record(desk, _outcome(intent, found.summary()))
     for stay_id in found.unreadable:
-        log.error("police_stay_unreadable", stay_id=str(stay_id))
+        log.error("police.stay_unreadable", stay_id=str(stay_id))
     return SearchResult(
         trace=str(intent.id),
         searched_from=_window_start(allowed, now),
@@ -164,7 +165,7 @@ async def _record(desk: Desk, entry: AuditEntry) -> None:
         async with desk.pool.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
             await audit.append(connection, entry)
     except _DATABASE_ERRORS:
-        log.exception("police_audit_unavailable")
+        log.exception("police.audit_unavailable")
         raise Refused("audit_unavailable", retry_after_seconds=5) from None
 
 
@@ -175,7 +176,7 @@ async def _seal(desk: Desk, entry_id: UUID, now: datetime) -> None:
         async with desk.audit_pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
             await audit.seal_through(connection, entry_id, key, desk.deployment, now)
     except (AuditBroken, NotSealed, *_DATABASE_ERRORS):
-        log.exception("police_audit_unavailable")
+        log.exception("police.audit_unavailable")
         raise Refused("audit_unavailable", retry_after_seconds=5) from None
 
 
@@ -290,5 +291,5 @@ async def _reading(pool: asyncpg.Pool) -> AsyncIterator[asyncpg.pool.PoolConnect
         async with pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
             yield connection
     except _DATABASE_ERRORS as error:
-        log.warning("police_database_unavailable", exc_info=error)
+        log.warning("police.database_away", exc_info=error)
         raise Refused("unavailable", retry_after_seconds=5) from None

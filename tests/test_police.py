@@ -145,14 +145,18 @@ async def test_only_an_officer_searches_and_another_who_tries_is_recorded(
 
 
 async def test_an_unknown_purpose_and_a_wrong_case_are_named_at_once_and_recorded(ask: Ask, pools: Pools) -> None:
-    with pytest.raises(Refused, match="request_invalid") as refused:
-        await ask(purpose="curiosity", case_ref="please")
-    assert faults(refused) == [("unknown_code", "/purpose"), ("wrong_format", "/case_ref")]
-    [entry] = await entries(pools)
-    assert entry["action"] == "police.search.refuse"
-    assert entry["details"]["problem"] == "request_invalid"
-    assert entry["details"]["faults"] == ["unknown_code", "wrong_format"]
-    assert (entry["purpose"], entry["case_ref"]) == (None, None)
+    unknown = ("curiosity", "", "RESCUE", "rescue\x00")
+    for purpose in unknown:
+        with pytest.raises(Refused, match="request_invalid") as refused:
+            await ask(purpose=purpose, case_ref="please")
+        assert faults(refused) == [("unknown_code", "/purpose"), ("wrong_format", "/case_ref")]
+    recorded = await entries(pools)
+    assert len(recorded) == len(unknown)
+    for entry in recorded:
+        assert entry["action"] == "police.search.refuse"
+        assert entry["details"]["problem"] == "request_invalid"
+        assert entry["details"]["faults"] == ["unknown_code", "wrong_format"]
+        assert (entry["purpose"], entry["case_ref"]) == (None, None)
 
 
 NO_CASES = (
@@ -484,7 +488,7 @@ async def test_a_stay_whose_seal_is_broken_is_counted_and_named_in_the_audit(
     assert [found.stay_id for found in result.stays] == [str(sound.id)]
     assert result.unreadable == 1
     assert (await entries(pools))[-1]["details"]["unreadable"] == [str(broken.id)]
-    assert [event["stay_id"] for event in logged if event["event"] == "police_stay_unreadable"] == [str(broken.id)]
+    assert [event["stay_id"] for event in logged if event["event"] == "police.stay_unreadable"] == [str(broken.id)]
 
 
 async def test_sandbox_facilities_do_not_exist_for_the_police(

@@ -12,7 +12,7 @@ import asyncpg
 from asm_daemon.model import Facility, StayRow
 from asm_daemon.store import Connection
 from asm_daemon.store.facilities import facility
-from schemas.police import Purpose
+from schemas.police import Purpose, QueryKind
 
 
 class Span(NamedTuple):
@@ -41,20 +41,19 @@ async def list_purposes(connection: Connection) -> list[Purpose]:
         FROM police_purposes WHERE active ORDER BY code
         """
     )
-    return [_purpose(row) for row in rows]
-
-
-async def find_purpose(connection: Connection, code: str) -> Purpose | None:
-    """The purpose of this code, if it is in force."""
-    row = await connection.fetchrow(
-        """
-        SELECT code, title_vi, title_en, legal_basis, query_kinds, window_days, max_rows,
-               release_rule, release_after_days
-        FROM police_purposes WHERE active AND code = $1
-        """,
-        code,
-    )
-    return None if row is None else _purpose(row)
+    return [
+        Purpose(
+            code=row["code"],
+            title={"vi": row["title_vi"], "en": row["title_en"]},
+            legal_basis=row["legal_basis"],
+            query_kinds=[QueryKind(kind) for kind in row["query_kinds"]],
+            window_days=row["window_days"],
+            max_rows=row["max_rows"],
+            release_rule=row["release_rule"],
+            release_after_days=row["release_after_days"],
+        )
+        for row in rows
+    ]
 
 
 async def hits_by_document(connection: Connection, spans: Sequence[Span], before: UUID, limit: int) -> list[Hit]:
@@ -91,11 +90,6 @@ async def hits_by_document(connection: Connection, spans: Sequence[Span], before
         limit,
     )
     return [Hit(_stay(row), facility(row, "f_"), row["verification"]) for row in rows]
-
-
-def _purpose(row: asyncpg.Record) -> Purpose:
-    members = dict(row)
-    return Purpose(title={"vi": members.pop("title_vi"), "en": members.pop("title_en")}, **members)
 
 
 def _stay(row: asyncpg.Record) -> StayRow:
