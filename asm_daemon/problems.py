@@ -264,8 +264,9 @@ _FROM_PYDANTIC: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 _TABLE_OF_FIELD = {"type": "document_types", "reason": "reasons", "kind": "residence_kinds", "gender": "genders"}
 
 
-# A member's name comes from the sender: one that is not a plain name may be a person's data in the wrong place.
-_SAFE_KEY = re.compile(r"^.*[^A-Za-z0-9_].*$|^.{41,}$", re.DOTALL)
+# A member's name comes from the sender: one with a digit or a capital at its start may be a person's data in the wrong
+# place, and then the pointer ends in an empty name.
+_PLAIN_NAME = re.compile(r"[a-z][A-Za-z_]{0,39}")
 
 
 def from_validation(error: ValidationError, places: Mapping[str, str] | None = None) -> list[Violation]:
@@ -276,11 +277,15 @@ def from_validation(error: ValidationError, places: Mapping[str, str] | None = N
     places = places or {}
     found = []
     for item in error.errors(include_url=False, include_input=False):
-        pointer = "".join("/" + _SAFE_KEY.sub("", str(part)) for part in item["loc"])
+        pointer = "".join(f"/{_told(part)}" for part in item["loc"])
         context = item.get("ctx", {})
         code, limits = _code_and_limits(item["type"], pointer, context)
         found.append(violation(code, pointer, _nearest_place(pointer, places), **limits))
     return found
+
+
+def _told(part: int | str) -> int | str:
+    return part if isinstance(part, int) or _PLAIN_NAME.fullmatch(part) else ""
 
 
 def _code_and_limits(kind: str, pointer: str, context: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any
 
+import orjson
 import pytest
 import structlog
-from aiohttp import ClientResponse, ClientSession, web
+from aiohttp import ClientSession, web
 
 from asm_daemon import directory
 from asm_daemon.crypto import Keyring
@@ -41,6 +42,26 @@ def installed_connectors() -> dict[str, Connector]:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+    @property
+    def problem(self) -> tuple[int, str]:
+        """Status and code of a problem; fails for anything else."""
+        assert self.headers["Content-Type"] == "application/problem+json"
+        assert self.json["status"] == self.status
+        return self.status, self.json["code"]
+
+
+@dataclass(frozen=True)
 class Web:
     """A client of the running daemon. `failing` names readiness checks that shall fail."""
 
@@ -49,12 +70,13 @@ class Web:
     table: Table
     failing: set[str] = field(default_factory=set)
 
-    async def ask(self, method: str, path: str, key: str | None = None, **options: Any) -> ClientResponse:
-        """One request; redirects are not followed and the body is read."""
+    async def ask(self, method: str, path: str, key: str | None = None, **options: Any) -> Answer:
+        """One request; redirects are not followed."""
+        if isinstance(options.get("data"), bytes):
+            options["data"] = io.BytesIO(options["data"])
         headers = {**({"Authorization": f"Bearer {key}"} if key else {}), **options.pop("headers", {})}
         async with self.session.request(method, path, headers=headers, allow_redirects=False, **options) as answer:
-            await answer.read()
-            return answer
+            return Answer(answer.status, answer.headers, await answer.read())
 
 
 @pytest.fixture
