@@ -160,7 +160,8 @@ async def _extend(connection: Connection, frontier: Frontier, entries: Sequence[
     leaves = [leaf_hash(entry.body) for entry in entries]
     try:
         await store.insert_log(connection, frontier.size, entries, leaves)
-        await store.insert_nodes(connection, frontier.extend(leaves))
+        if completed := frontier.extend(leaves):
+            await store.insert_nodes(connection, completed)
     except asyncpg.UniqueViolationError:
         raise AuditBroken("there are entries beyond the tree head") from None
 
