@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Mapping
@@ -23,7 +24,8 @@ ROWS_AT_ONCE = 1_000
 OUTPUT_BYTES_LIMIT = 64 << 20
 """The most a child may answer; its rows are limited (`schemas.act.RESULTS_LIMIT`), their cells are not."""
 
-_NO_SUCH_CONNECTOR = 64
+_NO_SUCH_CONNECTOR, _UNREADABLE = 64, 65  # exit statuses of `connectors.__main__`
+_ENVIRONMENT = ("LD_LIBRARY_PATH",)  # an interpreter in an unusual place does not start without it
 
 
 async def read_document(connector_name: str, document: bytes, *, timeout_seconds: float) -> list[Act | Unreadable]:
@@ -31,13 +33,15 @@ async def read_document(connector_name: str, document: bytes, *, timeout_seconds
 
     Returns the results in document order. One `Unreadable(0, …)` stands for a document that is too large, that cannot
     be read, or whose reader exceeded its memory, its time or its output: then nothing of it was taken. The child gets
-    no environment, so that it holds no secret. Raises LookupError if no such connector is installed.
+    none of our environment, so that it holds no secret. Raises LookupError if no such connector is installed, and
+    RuntimeError if the child does not start: that is not the document's fault.
     """
     if len(document) > DOCUMENT_BYTES_LIMIT:
         return [_refused("file_too_large", limit=f"{DOCUMENT_BYTES_LIMIT >> 20} MB")]
+    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-I", "-B", "-m", "connectors", connector_name,
-        stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env={}, start_new_session=True,
+        stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment, start_new_session=True,
     )  # fmt: skip
     try:
         async with asyncio.timeout(timeout_seconds):
@@ -49,8 +53,10 @@ async def read_document(connector_name: str, document: bytes, *, timeout_seconds
         await _end(child)
     if status == _NO_SUCH_CONNECTOR:
         raise LookupError(f"no connector named {connector_name}")
-    if output is None or status != 0:
+    if output is None or status is None or status == _UNREADABLE or status < 0:
         return [_refused("unreadable_file")]
+    if status != 0:
+        raise RuntimeError(f"python -m connectors ended with status {status}")
     return await asyncio.to_thread(_decoded, output)
 
 

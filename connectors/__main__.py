@@ -25,6 +25,7 @@ CPU_SECONDS = 20
 UNPACKED_BYTES_LIMIT = 200 << 20
 ENTRIES_LIMIT = 2_000
 NO_SUCH_CONNECTOR = 64
+UNREADABLE = 65
 
 
 def main(arguments: list[str]) -> int:
@@ -37,7 +38,10 @@ def main(arguments: list[str]) -> int:
     connector: Connector = next(iter(found)).load()
     silence_standard_error()
     document = sys.stdin.buffer.read(DOCUMENT_BYTES_LIMIT + 1)
-    lines = [to_json(result) + b"\n" for result in results(connector, document)]
+    try:
+        lines = [to_json(result) + b"\n" for result in results(connector, document)]
+    except BaseException:  # noqa: BLE001 - no memory, a panic of a library: this is what the process is for
+        return UNREADABLE
     sys.stdout.buffer.writelines(lines)
     sys.stdout.buffer.flush()
     return 0

@@ -53,15 +53,27 @@ class Row:
     warnings: list[Violation] = field(default_factory=list)
 
     def read(
-        self, pointer: str, place: str, cell: Cell, reader: Callable[[Cell], Any], *, required: bool = False
+        self,
+        pointer: str,
+        place: str,
+        cell: Cell,
+        reader: Callable[[Cell], Any],
+        *,
+        default: Any = None,
+        required: bool = False,
     ) -> Any:
-        """Put what `reader` makes of `cell` at `pointer`, and return it; None if there is nothing or it is wrong."""
+        """Put what `reader` makes of `cell`, or `default` if there is nothing, at `pointer`, and return it.
+
+        Returns None if there is nothing or it is wrong, which is then among the violations.
+        """
         self.origin[pointer] = place
         try:
-            value = reader(cell)
+            value = None if cell is None or cell == "" else reader(cell)
         except CellError as error:
             self.refuse(error.code, pointer, place, **error.limits)
             return None
+        if value is None:
+            value = default
         if value is not None:
             self.put(pointer, value)
         elif required:
@@ -100,7 +112,7 @@ def text(cell: Cell) -> str | None:
     """The cell as text: NFC, single spaces. A whole number is its digits; a date or a truth value is not a text."""
     if isinstance(cell, str):
         tidy = " ".join(unicodedata.normalize("NFC", cell).split())
-        if _SPREADSHEET_ERROR.fullmatch(tidy):
+        if tidy.startswith("#") and _SPREADSHEET_ERROR.fullmatch(tidy):
             raise CellError("cell_error")
         return tidy or None
     if cell is None:

@@ -219,18 +219,13 @@ def _read_row(
 ) -> Act | Unreadable:
     row = Row(line)
 
-    def plain(column: str) -> str | None:
+    def raw(column: str) -> str:
         index = layout.columns.get(column, len(cells))
-        return _plain(cells[index], layout.charset) if index < len(cells) else None
+        return cells[index].strip() if index < len(cells) else ""
 
-    def take(
-        column: str, pointer: str, reader: Callable[[Cell], Any], *, default: Any = None, required: bool = False
-    ) -> Any:
-        def read_or_default(_: Cell) -> Any:
-            value = reader(plain(column))
-            return default if value is None else value
-
-        return row.read(pointer, layout.place(column, line), None, read_or_default, required=required)
+    def take(column: str, pointer: str, reader: Callable[[Cell], Any], **otherwise: Any) -> Any:
+        place = layout.place(column, line)
+        return row.read(pointer, place, raw(column), lambda cell: reader(_plain(cell, layout.charset)), **otherwise)
 
     dates = {"month_first": layout.month_first}
     take("full_name", "/guest/full_name", text, required=True)
@@ -258,7 +253,8 @@ def _read_row(
     take("address", "/guest/residence/address", text)
     arrived_at = take("arrived", "/arrived_at", partial(arrival, **dates), required=True)
     take("departs", "/planned_departure_at", partial(departure, arrived_at=arrived_at, **dates))
-    take("room", "/room", lambda room: room_of(text(plain("building")), text(room), text(plain("bed"))))
+    room = room_of(*map(raw, ("building", "room", "bed")))
+    row.read("/room", layout.place("room", line), room, lambda cell: text(_plain(cell, layout.charset)))
     take("reason", "/reason", partial(named_code, name="reasons"), default=int(Reason.LABOUR))
     take("reason_text", "/reason_text", text)
     take("note", "/note", text)
@@ -270,11 +266,13 @@ def _read_row(
     return result
 
 
-def _plain(cell: str, charset: str) -> str:
+def _plain(cell: Cell, charset: str) -> Cell:
     """The cell without the dress that protects digits from spreadsheets: ="036…" and '036…."""
+    if not isinstance(cell, str):
+        return cell
     if _UNDECODED.search(cell):
         raise CellError("undecodable", expected=charset)
-    forced = _FORCED_TEXT.fullmatch(cell.strip())
+    forced = _FORCED_TEXT.fullmatch(cell)
     return (forced[1] or forced[2] or "") if forced else cell
 
 

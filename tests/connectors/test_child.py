@@ -11,6 +11,7 @@ import zipfile
 from datetime import date
 from io import BytesIO
 from itertools import repeat
+from pathlib import Path
 
 import pytest
 
@@ -119,6 +120,23 @@ def test_a_document_of_too_many_rows_is_refused_as_a_whole() -> None:
 async def test_a_connector_that_is_not_installed_is_an_error_of_ours() -> None:
     with pytest.raises(LookupError, match="no connector named nobody"):
         await read("nobody", b"")
+
+
+async def test_a_child_that_does_not_start_is_an_error_of_ours_and_not_of_the_document(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RuntimeError, match="status 1"):
+        await read("dorm_roster", b"")
+
+
+async def test_the_child_gets_none_of_our_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASM_PROBE", "a secret of the daemon")
+    reading = asyncio.create_task(read("dorm_roster", b""))
+    while not (children := _children()):
+        await asyncio.sleep(0)
+    assert b"ASM_PROBE" not in Path(f"/proc/{children.pop()}/environ").read_bytes()
+    await reading
 
 
 async def test_a_child_that_dies_says_nothing_on_standard_error() -> None:
