@@ -14,7 +14,13 @@ import asyncpg
 import structlog
 
 CHANNEL = "asm_sync"
-DATABASE_AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+DATABASE_AWAY = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what asyncpg calls a session that the server ended while it was idle
+    OSError,
+    TimeoutError,
+)
 """What our own database raises when it is gone, going, read-only or too slow: try again a moment later."""
 DATABASE_RETRY_SECONDS = 1.0
 FIRST_STAY = UUID(int=0)

@@ -346,7 +346,8 @@ class Worker:
 
     async def _attend(self, batch: list[_Task]) -> None:
         try:
-            self.counts += await self._carry(batch)
+            counts = await self._carry(batch)
+            self.counts += counts  # not in one line: that would add to what was counted before the wait
         except DATABASE_AWAY as error:
             self._pause(error)
 
@@ -434,7 +435,7 @@ class Worker:
     def _write_letter(self, task: _Task, stay: CarriedStay, findings: _Findings) -> _Letter | None:
         row = stay.row
         try:
-            contents = None if row.status == ItemStatus.CANCELLED else self._open(row, findings.keyless_epochs)
+            contents = None if row.status == "cancelled" else self._open(row, findings.keyless_epochs)
             return _Letter(task, population_item(stay, contents))
         except (UnknownEpoch, KeyStoreError):
             findings.keyless_epochs.add(epoch_of(row.id))
@@ -462,9 +463,11 @@ class Worker:
         except (Unreachable, Ambiguous) as error:
             self._request_failed(letters, findings, error, WaitReason.UNREACHABLE)  # asking changes nothing
             return []
-        self.breaker.succeeded()
         settled = {letter.item.stay_id for letter in unclear if self._settle(letter, states, findings)}
-        return [letter for letter in letters if letter.item.stay_id not in settled]
+        unsent = [letter for letter in letters if letter.item.stay_id not in settled]
+        if not unsent:  # else what counts is whether they can be sent
+            self.breaker.succeeded()
+        return unsent
 
     def _settle(self, letter: _Letter, states: Mapping[UUID, PopulationState], findings: _Findings) -> bool:
         """Whether the answer settles an unclear stay. If only the digest differs, the other side is to judge."""

@@ -72,9 +72,10 @@ async def template(server: EmbeddedPostgres, superuser: asyncpg.Connection) -> s
 
 
 @asynccontextmanager
-async def _cloned(
+async def cloned(
     server: EmbeddedPostgres, superuser: asyncpg.Connection, template: str, name: str
 ) -> AsyncIterator[Database]:
+    """A clone of `template` called `name`, dropped after the block."""
     await superuser.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
     # The rights on a database are not part of its clone.
     await superuser.execute(
@@ -91,12 +92,12 @@ async def _cloned(
 @pytest.fixture
 async def database(server: EmbeddedPostgres, superuser: asyncpg.Connection, template: str) -> AsyncIterator[Database]:
     """A fresh clone of the migrated database."""
-    async with _cloned(server, superuser, template, f"t_{secrets.token_hex(6)}") as made:
+    async with cloned(server, superuser, template, f"t_{secrets.token_hex(6)}") as made:
         yield made
 
 
 @pytest.fixture
 async def empty_database(server: EmbeddedPostgres, superuser: asyncpg.Connection) -> AsyncIterator[Database]:
     """A database in which nothing has been migrated."""
-    async with _cloned(server, superuser, "template0", f"e_{secrets.token_hex(6)}") as made:
+    async with cloned(server, superuser, "template0", f"e_{secrets.token_hex(6)}") as made:
         yield made
