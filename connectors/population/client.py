@@ -131,7 +131,7 @@ class PopulationClient:
         asked = dict.fromkeys(stay_ids)
         if not 1 <= len(stay_ids) <= BATCH_LIMIT:
             raise ValueError(f"one request asks for 1-{BATCH_LIMIT} stays")
-        body = orjson.dumps({"stay_ids": list(asked)})
+        body = orjson.dumps({"stay_ids": [str(stay_id) for stay_id in asked]})  # asyncpg's UUID is a subclass
         states = _believed(
             state
             for state in _rows(await self._post("v1/stays:status", body), PopulationState)
