@@ -124,6 +124,13 @@ class Intake:
 
     async def run(self) -> None:
         """The flusher: commit what waits. Returns after `close`, when everything that was waiting is answered."""
+        try:
+            await self._flush_until_closed()
+        finally:  # whatever ended it, nobody is left waiting for an answer that will not come
+            self._closing = True
+            _answer_all(self._queue, Refused("unavailable", retry_after_seconds=5))
+
+    async def _flush_until_closed(self) -> None:
         while not (self._closing and not self._queue):
             try:
                 connection = await self._connect()

@@ -7,10 +7,12 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 
 from asm_daemon.crypto import KeyPurpose, Keyring
 from asm_daemon.intake import Intake, Outcome
+from asm_daemon.issuing import Issuer
 from asm_daemon.model import Facility
 from asm_daemon.problems import Refused
 from asm_daemon.receipts import verify_receipt
@@ -468,3 +470,20 @@ async def test_in_production_a_real_facility_gets_a_real_receipt_and_the_sandbox
 async def test_a_dorm_needs_no_departure_date(intake: Intake, make_facility: FacilityMaker, clock: Clock) -> None:
     dorm = await make_facility("HY-NKCN-0001", FacilityKind.INDUSTRIAL_ZONE_HOUSING, zone="KCN Mẫu")
     assert (await declare(intake, dorm, clock, planned_departure_at=None)).outcome == "accepted"
+
+
+async def test_an_intake_that_dies_leaves_nobody_without_an_answer(
+    facility: Facility, pools: Pools, keyring: Keyring, issuer: Issuer, clock: Clock
+) -> None:
+    async def connect() -> asyncpg.Connection:
+        await asyncio.sleep(0)  # so that the act is waiting by then
+        raise asyncpg.InvalidPasswordError
+
+    pool = await pools.get("asm_intake")
+    dying = Intake(pool, connect, keyring, issuer, now=clock, ring=lambda: None, flush_rows=1, queue_rows=1)
+    running = asyncio.create_task(dying.run())
+    for _ in range(2):  # as one that waits, and as one that comes too late
+        with pytest.raises(Refused, match="unavailable"):
+            await declare(dying, facility, clock)
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        await running
