@@ -24,6 +24,7 @@ ROWS_AT_ONCE = 1_000
 OUTPUT_BYTES_LIMIT = 64 << 20
 """The most a child may answer; its rows are limited (`schemas.act.RESULTS_LIMIT`), their cells are not."""
 
+_CHILDREN = asyncio.Semaphore(2)  # each may take 1 GiB and a core (`connectors.__main__`)
 _NO_SUCH_CONNECTOR, _UNREADABLE = 64, 65  # exit statuses of `connectors.__main__`
 _ENVIRONMENT = ("LD_LIBRARY_PATH",)  # an interpreter in an unusual place does not start without it
 
@@ -38,6 +39,11 @@ async def read_document(connector_name: str, document: bytes, *, timeout_seconds
     """
     if len(document) > DOCUMENT_BYTES_LIMIT:
         return [_refused("file_too_large", limit=f"{DOCUMENT_BYTES_LIMIT >> 20} MB")]
+    async with _CHILDREN:
+        return await _read_in_child(connector_name, document, timeout_seconds)
+
+
+async def _read_in_child(connector_name: str, document: bytes, timeout_seconds: float) -> list[Act | Unreadable]:
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-I", "-B", "-m", "connectors", connector_name,

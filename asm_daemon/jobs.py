@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 import asyncpg
@@ -26,12 +27,16 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One kind of background work. `once` does it and returns counts; only the leader runs it unless `everywhere`."""
+    """One kind of background work. `once` does it and returns counts; only the leader runs it unless `everywhere`.
+
+    `at_start` also runs it as the daemon starts: it catches up on what its data say is missing.
+    """
 
     name: str
     trigger: BaseTrigger
     once: Callable[[], Awaitable[Mapping[str, int]]]
     everywhere: bool = False
+    at_start: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,8 @@ async def run(jobs: Sequence[Job], leadership: Leadership, stop: asyncio.Event) 
         await task
 
     for job in jobs:
-        scheduler.add_job(start, job.trigger, args=[job], id=job.name)
+        first = {"next_run_time": datetime.now(HANOI)} if job.at_start else {}
+        scheduler.add_job(start, job.trigger, args=[job], id=job.name, **first)
     scheduler.start()
     try:
         await stop.wait()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, fields
+from dataclasses import fields
 from datetime import datetime
+from operator import attrgetter
 from uuid import UUID
 
 from asm_daemon.model import Presence, ReceiptBatch, StayRow, Tags
@@ -12,6 +13,7 @@ from asm_daemon.store import Connection
 
 _COLUMNS = ", ".join(field.name for field in fields(StayRow))
 _VERSION_COLUMNS = _COLUMNS.replace("id,", "stay_id,", 1)
+_values = attrgetter(*(field.name for field in fields(StayRow)))  # dataclasses.astuple copies every value deeply
 
 
 async def lock_turns(connection: Connection, facility_ids: Sequence[int]) -> None:
@@ -104,7 +106,7 @@ async def insert_stays(connection: Connection, rows: Sequence[tuple[StayRow, Tag
         INSERT INTO stays ({_COLUMNS}, {_TAG_COLUMNS})
         SELECT * FROM unnest({_STAY_ARRAYS}, {_TAG_ARRAYS})
         """,  # noqa: S608 - column names of our own
-        *_by_column(((*astuple(row), *tags) for row, tags in rows), 19),
+        *_by_column(((*_values(row), *tags) for row, tags in rows), 19),
     )
 
 
@@ -119,7 +121,7 @@ async def update_stays(connection: Connection, rows: Sequence[tuple[StayRow, Tag
         FROM unnest({_STAY_ARRAYS}, {_TAG_ARRAYS}) AS new ({_COLUMNS}, {_TAG_COLUMNS})
         WHERE stays.id = new.id AND stays.facility_id = new.facility_id
         """,  # noqa: S608 - column names of our own
-        *_by_column(((*astuple(row), *tags) for row, tags in rows), 19),
+        *_by_column(((*_values(row), *tags) for row, tags in rows), 19),
     )
 
 
@@ -127,7 +129,7 @@ async def insert_versions(connection: Connection, rows: Sequence[StayRow]) -> No
     """Keep superseded versions as they were."""
     await connection.execute(
         f"INSERT INTO stay_versions ({_VERSION_COLUMNS}) SELECT * FROM unnest({_STAY_ARRAYS})",  # noqa: S608
-        *_by_column((astuple(row) for row in rows), 16),
+        *_by_column(map(_values, rows), 16),
     )
 
 
