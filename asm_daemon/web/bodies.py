@@ -111,7 +111,7 @@ async def _next_chunk(request: web.Request) -> bytes:
 def _check_type(request: web.Request, body: Body[Any]) -> None:
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Refused("unsupported_media_type")
-    if "Content-Type" not in request.headers and body.optional and not request.body_exists:
+    if body.optional and not request.body_exists:
         return
     charset = request.charset or "utf-8"
     if request.content_type not in body.contents or charset.lower() not in ("utf-8", "utf8", "us-ascii"):

@@ -47,8 +47,12 @@ def language_of(accept_language: str) -> Language:
 
 def prefers_html(accept: str) -> bool:
     """Whether a browser asks: HTML weighs more than JSON."""
-    weights = dict(_weighted(accept))
-    return weights.get(HTML, 0.0) > max(weights.get(JSON, 0.0), weights.get(PROBLEM, 0.0))
+    return weight_of(accept, HTML) > max(weight_of(accept, JSON), weight_of(accept, PROBLEM))
+
+
+def weight_of(accept: str, media_type: str) -> float:
+    """How much an Accept header asks for this very type (RFC 9110, 12.5.1); wildcards ask for nothing in particular."""
+    return dict(_weighted(accept)).get(media_type, 0.0)
 
 
 def _weighted(header: str) -> Iterable[tuple[str, float]]:

@@ -83,8 +83,8 @@ class NoQuery(Input):
     """No query parameters."""
 
 
-class Empty(Input):
-    """No members."""
+class AnyQuery(BaseModel):
+    """Whatever stands in the address of a page is ignored: those who pass links on like to add something."""
 
 
 Handler: TypeAlias = Callable[[Call[Q, B]], Awaitable[web.StreamResponse]]

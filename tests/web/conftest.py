@@ -24,6 +24,7 @@ from asm_daemon.model import Facility, PrincipalKind, Scope
 from asm_daemon.police import Desk
 from asm_daemon.web.api import owner_routes
 from asm_daemon.web.app import Runner, make_app
+from asm_daemon.web.feeds_api import feed_routes
 from asm_daemon.web.pages import page_routes
 from asm_daemon.web.police_api import police_routes
 from asm_daemon.web.public_api import Check, public_routes
@@ -98,6 +99,7 @@ async def table(intake: Intake, pools: Pools, keyring: Keyring, issuer: Issuer, 
         *public_routes(MAX_BODY_BYTES, MAX_BATCH_ROWS, list(connectors), {"database": _check(failing)}, True),
         *owner_routes(intake, pool, keyring, issuer, connectors, MAX_BODY_BYTES, MAX_BATCH_ROWS),
         *police_routes(desk),
+        *feed_routes(await pools.get("asm_feeds")),
         *page_routes(pool, True),
     )
 

@@ -1,0 +1,130 @@
+"""Who may call what. The table below is written by hand: it is what a reviewer of the route table signs."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import pytest
+
+from asm_daemon.model import Facility, PrincipalKind, Scope
+from asm_daemon.web.contract import unbound_table
+from asm_daemon.web.route import Route
+from schemas.codes import Department
+from tests.stack import Clock, declaration
+from tests.web.conftest import KeyMaker, Web
+
+WHO = {
+    "GET /": "public",
+    "GET /check": "public",
+    "GET /check/{code}": "public",
+    "GET /docs": "public",
+    "GET /healthz": "public",
+    "GET /metrics": "public",
+    "GET /problems/{code}": "public",
+    "GET /readyz": "public",
+    "GET /v1/codes": "public",
+    "GET /v1/codes/{table}": "public",
+    "GET /v1/facilities": "owner:status",
+    "GET /v1/feeds": "department",
+    "GET /v1/feeds/{template}/{period}": "department",
+    "GET /v1/limits": "public",
+    "GET /v1/police/purposes": "officer",
+    "GET /v1/problems": "public",
+    "GET /v1/sandbox": "public",
+    "GET /v1/stays": "owner:status",
+    "GET /v1/stays/{stay_id}": "owner:status",
+    "GET /v1/stays/{stay_id}/receipt": "owner:status",
+    "PATCH /v1/stays/{stay_id}": "owner:declare",
+    "POST /check": "public",
+    "POST /v1/imports": "owner:declare",
+    "POST /v1/police/searches": "officer",
+    "POST /v1/stays": "owner:declare",
+    "POST /v1/stays/{stay_id}:cancel": "owner:declare",
+    "POST /v1/stays/{stay_id}:check-out": "owner:declare",
+    "POST /v1/stays/{stay_id}:extend": "owner:declare",
+    "POST /v1/stays/{stay_id}:undo-check-out": "owner:declare",
+    "POST /v1/stays:batch": "owner:declare",
+    "POST /v1/stays:validate": "owner:declare",
+}
+NOWHERE = "00000000-0000-7000-8000-000000000000"
+
+
+def shape(route: Route) -> str:  # type: ignore[type-arg]  # any route
+    return f"{route.method} {re.sub(r':[^{}]*(?:{[^{}]*}[^{}]*)*}', '}', route.path)}"
+
+
+def address(pattern: str) -> str:
+    """An address that the pattern matches."""
+    for name, value in {"stay_id": NOWHERE, "code": "0", "table": "x", "template": "x", "period": "2026-11"}.items():
+        pattern = pattern.replace(f"{{{name}}}", value)
+    return pattern
+
+
+def test_the_table_is_the_one_that_was_reviewed() -> None:
+    assert {shape(route): route.who.name for route in unbound_table()} == WHO
+
+
+def test_names_of_operations_are_unique() -> None:
+    names = [route.name for route in unbound_table()]
+    assert len(names) == len(set(names))
+
+
+async def test_without_a_valid_key_only_the_public_routes_answer(asm: Web) -> None:
+    wrong = "asm_" + "0" * 16 + "_" + "0" * 64
+    headers = (
+        {},
+        {"Authorization": "Bearer"},
+        {"Authorization": f"Basic {wrong}"},
+        {"Authorization": f"Bearer {wrong}"},
+    )
+    for row, who in WHO.items():
+        method, pattern = row.split()
+        for sent in headers if who != "public" else headers[:1]:
+            answer = await asm.ask(method, address(pattern), headers=sent)
+            assert (row, answer.status == 401) == (row, who != "public")
+            if who != "public":
+                assert answer.problem == (401, "unauthenticated")
+                assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize("kind", list(PrincipalKind))
+async def test_a_key_opens_only_the_routes_of_its_kind(
+    asm: Web, make_key: KeyMaker, facility: Facility, kind: PrincipalKind
+) -> None:
+    owns = kind in (PrincipalKind.OWNER, PrincipalKind.VENDOR)
+    department = Department.TOURISM if kind is PrincipalKind.DEPARTMENT else None
+    key = await make_key(kind, *([facility] if owns else []), department=department)
+    for row, who in WHO.items():
+        role = who.partition(":")[0]
+        if role == "public":
+            continue
+        method, pattern = row.split()
+        answer = await asm.ask(method, address(pattern), key)
+        allowed = kind == role or (role == "owner" and owns)
+        assert (row, answer.status == 403) == (row, not allowed)
+        if not allowed:
+            assert answer.problem == (403, "forbidden")
+
+
+async def test_a_key_that_holds_no_grant_any_more_may_do_nothing(asm: Web, make_key: KeyMaker) -> None:
+    key = await make_key(PrincipalKind.OWNER)
+    assert (await asm.ask("GET", "/v1/stays", key)).problem == (403, "scope_missing")
+    assert (await asm.ask("POST", "/v1/stays", key, json=declaration(1))).problem == (403, "scope_missing")
+
+
+async def test_each_scope_opens_only_its_own_routes(asm: Web, make_key: KeyMaker, facility: Facility) -> None:
+    for scope in (Scope.DECLARE, Scope.STATUS):
+        key = await make_key(PrincipalKind.VENDOR, facility, scopes={scope})
+        for row, who in WHO.items():
+            if not who.startswith("owner:"):
+                continue
+            method, pattern = row.split()
+            answer = await asm.ask(method, address(pattern), key)
+            assert (row, answer.status == 403) == (row, who != f"owner:{scope}")
+
+
+async def test_an_expired_key_is_no_key(asm: Web, owner_key: str, clock: Clock) -> None:
+    assert (await asm.ask("GET", "/v1/stays", owner_key)).status == 200
+    clock.instant += timedelta(days=367)
+    assert (await asm.ask("GET", "/v1/stays", owner_key)).problem == (401, "unauthenticated")
