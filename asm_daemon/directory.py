@@ -37,7 +37,7 @@ KEY_VALID_DAYS_LIMIT = 366
 PAGE_LIMIT = 1000
 _CACHED_LIMIT = 10_000  # keys, senders, and as many refusals, held in memory
 _REFUSAL_SECONDS = 2.0  # how long an unknown key is remembered: enough against a loop, short for a correction
-_SENDER_FIELD_LIMIT = 227  # HD in HL7 v2.5: the longest MSH-3 or MSH-4
+SENDER_FIELD_LIMIT = 227  # HD in HL7 v2.5: the longest MSH-3 or MSH-4
 
 _KEY = re.compile(r"asm_([0-9a-f]{16})_([0-9a-f]{64})")
 _DEFAULT_SCOPES: Mapping[PrincipalKind, frozenset[Scope]] = {
@@ -91,7 +91,7 @@ async def assign_sender(
     Refused `request_invalid` if a name is empty or too long, or the facility unknown.
     """
     if not all(map(_is_sender_name, (sending_application, sending_facility))):
-        raise _invalid("out_of_range", "/sender", expected=f"1-{_SENDER_FIELD_LIMIT}")
+        raise _invalid("out_of_range", "/sender", expected=f"1-{SENDER_FIELD_LIMIT}")
     async with pool.acquire() as connection, connection.transaction():
         facility = await _known_facility(connection, facility_code)
         await facilities.upsert_sender(connection, sending_application, sending_facility, facility.id)
@@ -210,7 +210,7 @@ async def revoke_grant(pool: asyncpg.Pool, actor: str, principal_id: UUID, facil
 
 
 def _is_sender_name(name: str) -> bool:
-    return 0 < len(name) <= _SENDER_FIELD_LIMIT and name.isprintable()
+    return 0 < len(name) <= SENDER_FIELD_LIMIT and name.isprintable()
 
 
 async def _lock_principal(connection: Connection, principal_id: UUID) -> PrincipalKind:

@@ -21,7 +21,7 @@ TRIAL_MARK = {
     "vi": "THỬ NGHIỆM – KHÔNG CÓ GIÁ TRỊ PHÁP LÝ",
     "en": "TRIAL – WITHOUT LEGAL EFFECT",
 }
-_EVENTS = {
+EVENTS = {  # what made a version, in Vietnamese and English
     "declare": ("khai báo", "declaration"),
     "correct": ("đính chính", "correction"),
     "check_out": ("khách rời đi", "check-out"),
@@ -127,7 +127,7 @@ def _local(instant: datetime) -> str:
 
 def _statement(facility: Facility, row: StayRow, contents: Contents, *, trial: bool) -> Mapping[str, str]:
     """What the receipt proves, in words, for the owner and for whoever inspects the facility."""
-    event_vi, event_en = _EVENTS[row.event]
+    event_vi, event_en = EVENTS[row.event]
     on_time_vi = "đúng hạn" if row.late_minutes == 0 else f"muộn {row.late_minutes} phút"
     on_time_en = "on time" if row.late_minutes == 0 else f"{row.late_minutes} minutes late"
     vi = [

@@ -261,6 +261,7 @@ _FROM_PYDANTIC: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "uuid_type": ("wrong_format", {"expected": "UUID"}),
     "string_unicode": ("not_json", {}),
 }
+_SIGNS = {"greater_than_equal": "≥", "greater_than": ">", "less_than_equal": "≤", "less_than": "<"}
 _TABLE_OF_FIELD = {"type": "document_types", "reason": "reasons", "kind": "residence_kinds", "gender": "genders"}
 
 
@@ -306,8 +307,8 @@ def _code_and_limits(kind: str, pointer: str, context: Mapping[str, Any]) -> tup
         )
     if kind == "string_pattern_mismatch":
         return "wrong_format", {"expected": context["pattern"]}
-    if kind in ("greater_than_equal", "greater_than", "less_than_equal", "less_than"):
-        return "out_of_range", {"expected": f"{kind.replace('_', ' ')} {next(iter(context.values()))}"}
+    if kind in _SIGNS:
+        return "out_of_range", {"expected": f"{_SIGNS[kind]} {next(iter(context.values()))}"}
     return "wrong_format", {"expected": kind}
 
 

@@ -140,6 +140,6 @@ async def test_every_object_belongs_to_the_owner_that_nobody_logs_in_as(database
     assert not await connection.fetchval("SELECT rolcanlogin FROM pg_roles WHERE rolname = 'asm_owner'")
 
 
-async def test_the_database_under_test_has_every_migration(database: Database) -> None:
-    connection = await database.connect()
+async def test_every_login_can_tell_that_the_database_has_every_migration(database: Database) -> None:
+    connection = await database.connect("asm_feeds")
     assert await pending(connection, load_migrations()) == []

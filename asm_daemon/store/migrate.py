@@ -60,8 +60,9 @@ def load_migrations(folder: Traversable | None = None) -> tuple[Migration, ...]:
 async def pending(connection: asyncpg.Connection, migrations: Sequence[Migration]) -> list[Migration]:
     """The steps that this database still lacks, in order.
 
-    Needs only the right to read `schema_migrations`. A database that is ahead (a newer release ran first) lacks
-    nothing. MigrationError if an applied file was changed, or a missing one is older than the newest applied.
+    Needs only the right to read `schema_migrations`, which every login has. A database that is ahead (a newer release
+    ran first) lacks nothing. MigrationError if an applied file was changed, or a missing one is older than the newest
+    applied.
     """
     applied = await _applied(connection)
     newest = max(applied, default=0)
@@ -123,7 +124,9 @@ async def _apply(connection: asyncpg.Connection, step: Migration) -> None:
         await connection.execute(
             "CREATE TABLE IF NOT EXISTS public.schema_migrations ("
             " version integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,"
-            " applied_at timestamptz NOT NULL DEFAULT now())"
+            " applied_at timestamptz NOT NULL DEFAULT now());"
+            # So that every login can tell whether its program and the database fit together.
+            "GRANT SELECT ON public.schema_migrations TO PUBLIC"
         )
         await connection.execute(
             "INSERT INTO public.schema_migrations (version, name, checksum) VALUES ($1, $2, $3)",
