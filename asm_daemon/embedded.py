@@ -36,6 +36,8 @@ _STOP_SECONDS = 20.0
 _POLL_SECONDS = 0.01
 _ABANDONED_SECONDS = 60.0
 _RUN_PREFIX = "asm-pg-"
+_OUTSIDE = "/var/lib"
+_OUTSIDE_PREFIX = "asm-demo-"
 _SOCKET_PATH_BYTES = 107  # sun_path of Linux, less the final zero
 _PR_SET_PDEATHSIG = 1
 
@@ -120,6 +122,7 @@ async def start(data_dir: Path | None = None, *, binaries: Path | None = None) -
         account = _account(home / "cluster")
         if account is not None:
             os.chown(run_dir, account.uid, account.gid)
+            _sweep_unlinked()
         folder = await _reachable_binaries(_find_binaries(binaries), account, run_dir)
         major = await _major(folder)
         cluster = await _place_cluster(home, account)
@@ -246,11 +249,26 @@ async def _place_cluster(home: Path, account: _Account | None) -> Path:
     """`home/cluster`; a link to a folder in /var/lib where the account may not walk to `home` (data below /root)."""
     cluster = home / "cluster"
     if account is not None and not cluster.exists() and not await _may_walk_to(home, account):
-        cluster.unlink(missing_ok=True)  # a link whose target is gone
-        outside = Path(tempfile.mkdtemp(prefix="asm-demo-", dir="/var/lib"))
-        os.chown(outside, account.uid, account.gid)
-        cluster.symlink_to(outside / "cluster")
+        _link_outside(cluster)
     return cluster.resolve()
+
+
+def _link_outside(cluster: Path) -> None:
+    cluster.unlink(missing_ok=True)  # a link whose target is gone
+    outside = Path(tempfile.mkdtemp(prefix=_OUTSIDE_PREFIX, dir=_OUTSIDE))
+    outside.chmod(0o711)  # to be walked through; the cluster itself is the account's alone
+    cluster.symlink_to(outside / "cluster")
+    (outside / "linked-from").write_bytes(os.fsencode(cluster))
+
+
+def _sweep_unlinked() -> None:
+    """Remove the data in /var/lib whose link is gone, because somebody removed the folder that they belonged to."""
+    for note in Path(_OUTSIDE).glob(f"{_OUTSIDE_PREFIX}*/linked-from"):
+        with suppress(OSError):
+            link, cluster = Path(os.fsdecode(note.read_bytes())), note.parent / "cluster"
+            linked = link.is_symlink() and link.readlink() == cluster
+            if not linked and not any(_servers_in(cluster)):
+                shutil.rmtree(note.parent, ignore_errors=True)
 
 
 def _check_version(cluster: Path, major: int) -> None:

@@ -149,6 +149,21 @@ async def test_programs_and_data_below_a_closed_folder_serve_any_user_root_too(f
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
+async def test_data_that_had_to_lie_elsewhere_go_with_the_folder_they_belong_to(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    server = await embedded.start(tmp_path / "first")
+    await server.stop()
+    place = (tmp_path / "first" / "cluster").resolve()
+    assert place.exists()
+    shutil.rmtree(tmp_path / "first")
+    server = await embedded.start(tmp_path / "second")
+    await server.stop()
+    assert not place.exists()
+    shutil.rmtree(tmp_path / "second")
+    server = await embedded.start()
+    await server.stop()
+
+
 async def test_a_throw_away_server_leaves_nothing_and_clears_what_killed_ones_left() -> None:
     abandoned = Path(tempfile.mkdtemp(prefix="asm-pg-", dir="/tmp"))
     (abandoned / "lock").touch()
