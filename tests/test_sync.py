@@ -528,6 +528,24 @@ async def test_a_correction_that_came_while_its_stay_was_in_flight_follows_it(st
     assert await stage.simulator.effects() == [(str(stay_id), 1), (str(stay_id), 2)]
 
 
+async def test_a_refusal_of_a_version_that_is_replaced_already_concerns_nobody(stage: Stage, gate: Gate) -> None:
+    [stay_id] = await stage.declare()
+    gate.may_leave.clear()
+    pushing = asyncio.create_task(stage.push(gate))
+    await eventually(lambda: gate.waiting == 1)
+    await stage.change(stay_id, ActKind.CORRECT, room="204")
+    await stage.simulator.pool.execute(
+        "INSERT INTO stays (stay_id, version, status, facility_code, item, verification)"
+        " VALUES ($1, 2, 'declared', $2, '', 'matched')",
+        stay_id,
+        stage.facility.code,
+    )
+    gate.open()
+    assert await pushing == SyncCounts(overtaken=1, requests=1)
+    found = await stage.law()
+    assert (found.queued, found.refused, found.remains) == (1, 0, 1)
+
+
 async def test_a_correction_takes_the_place_of_what_waited(stage: Stage, gate: Gate) -> None:
     [stay_id] = await stage.declare()
     await stage.simulator.arm("no_answer", after_commit=True)
