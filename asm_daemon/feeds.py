@@ -30,22 +30,14 @@ from asm_daemon.sealing import open_contents
 from asm_daemon.store import Connection
 from asm_daemon.store import extracts as store
 from asm_daemon.store.extracts import Place, Release
-from asm_daemon.suppression import Cell, Equation, Limits, Node, Suppression, project, suppress
+from asm_daemon.suppression import Cell, Equation, Limits, Node, Suppression, project, shapes, suppress
 from asm_daemon.suppression import audit as find_leaks
 from schemas.codes import Department, nationality_group
 
 DAILY = "daily"
 DIMENSIONS = ("kind", "commune", "nationality_group")
-SHAPES = (
-    (True, True, False),
-    (True, False, True),
-    (True, False, False),
-    (False, True, False),
-    (False, False, True),
-    (False, False, False),
-)
-"""The tables of a day. Kind × commune × group is not among them: nearly all of it would be held back, and half of the
-totals with it."""
+"""Published are kind × commune, kind × group, each alone, and the total. Of kind × commune × group nearly every number
+would have to be held back, and half of the totals with it."""
 
 LIMITS = Limits()
 ON_TIME_BANDS = ((100, "all"), (90, "most"), (50, "half"), (0, "few"))
@@ -251,15 +243,17 @@ def draft_day(
     """
     by_id = {place.facility_id: place for place in places}
     counts = {key: count for key, count in fold.counts.items() if key[0] in by_id}
+    supervision = _supervision(places, fold)
+    if same is not None and counts == same.withheld.counts:
+        content = {**same.content, "supervision": supervision}
+        return None if content == same.content else Draft(content, same.withheld, 0)
     cells = list(_cells(by_id, counts))
     keep = (yesterday.withheld.own if yesterday else frozenset()) | (same.hidden() if same else frozenset())
     numbers = _numbers(cells)
     known = _already_known(numbers, same, tomorrow)
-    chosen = suppress(cells, SHAPES, LIMITS, keep, known)
-    content = {"limits": _limits(), "cells": _rows(numbers, chosen), "supervision": _supervision(places, fold)}
-    if same is not None and content == same.content:
-        return None
-    leaks = [leak for leak in find_leaks(cells, SHAPES, LIMITS, chosen.own) if leak.node not in chosen.exposed]
+    chosen = suppress(cells, LIMITS, keep, known)
+    content = {"limits": _limits(), "cells": _rows(numbers, chosen), "supervision": supervision}
+    leaks = [leak for leak in find_leaks(cells, LIMITS, chosen.own) if leak.node not in chosen.exposed]
     if leaks and not known:
         raise Leaking(f"{len(leaks)} findings, the first: {leaks[0].why}")
     if leaks or (same is not None and _tells_too_little_changed(by_id, counts, same, chosen)):
@@ -286,7 +280,7 @@ def _numbers(cells: Iterable[Cell]) -> dict[Node, tuple[int, ...]]:
     """Arrivals, departures and in house of every node that is not zero."""
     numbers: dict[Node, tuple[int, ...]] = {}
     for cell in cells:
-        for shape in SHAPES:
+        for shape in shapes(len(DIMENSIONS)):
             node = project(cell.at, shape)
             before = numbers.get(node, (0, 0, 0))
             numbers[node] = tuple(a + b for a, b in zip(before, cell.measures, strict=True))
@@ -315,7 +309,7 @@ def _tells_too_little_changed(by_id: Mapping[int, Place], counts: Counts, same: 
         if difference and place is not None:
             changed[place.kind.value, place.commune, key[1]][key[0]] = difference
     cells = [Cell(at, (), tuple(facilities.items())) for at, facilities in changed.items()]
-    return any(leak.why != "determined" for leak in find_leaks(cells, SHAPES, LIMITS, chosen.hidden))
+    return any(leak.why != "determined" for leak in find_leaks(cells, LIMITS, chosen.hidden))
 
 
 # ----------------------------------------------------------------------------------------------------------------------

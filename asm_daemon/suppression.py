@@ -3,9 +3,13 @@
 Pure and deterministic. `suppress` chooses what to hold back; `audit` checks a choice by other means and is asked again
 before anything is published. The method, and what it does not protect, stand in `docs/disclosure-control.md`.
 
-The words: guests are counted along dimensions. A **node** is one number's place: a coordinate per dimension, None
-meaning the total over it; a node without None is a **cell**. A **shape** says which dimensions are spelled out, so that
-a set of shapes is a set of published tables linked by addition. Absent nodes are zero, and zero is not protected.
+The words: guests are counted along two or three dimensions. A **node** is one number's place: a coordinate per
+dimension, None meaning the total over it; a node without None is a **cell**. A **shape** says which dimensions are
+spelled out. Published are the first dimension crossed with each of the others, each dimension alone, and the grand
+total (`shapes`). Absent nodes are zero, and zero is not protected.
+
+Such tables are a network: every number is the flow of an arc, addition is conservation, and what a reader cannot tell
+is exactly what can be sent around a cycle of hidden arcs. That is how `suppress` finds partners for a small number.
 """
 
 from __future__ import annotations
@@ -13,10 +17,9 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import prod
 
 Node = tuple[str | None, ...]
 Shape = tuple[bool, ...]
@@ -96,29 +99,30 @@ class Leak:
 
 def suppress(
     cells: Iterable[Cell],
-    shapes: Collection[Shape],
     limits: Limits,
     keep: Collection[Node] = (),
     known: Iterable[Equation] = (),
 ) -> Suppression:
     """Choose the nodes to hold back so that no unsafe group can be seen, computed or narrowed down.
 
-    `shapes` holds at most two tables that no other refines (more could contradict each other's freedom: ValueError).
     `keep` are nodes to hold back whatever their numbers are, because an earlier release hid them. `known` are sums that
     earlier releases published: no protection may rest on them being secret. Three things hold of `own` alone:
 
-    1. every unsafe node is hidden, and so are patterns of nodes along which persons can be moved without changing
+    1. every unsafe node is hidden, and so are cycles of nodes around which persons can be moved without changing
        anything published, together by at least `limits.uncertainty`; each measure by itself, or `limits.persons` - 1;
     2. hence no hidden node is a linear combination of the published ones;
     3. what remains of a published node after subtracting its published parts is empty or itself a safe group.
     """
-    table, kept = _tabulate(cells, shapes), frozenset(keep)
+    table, kept = _tabulate(cells), frozenset(keep)
     price = {node: 0 if node in kept else _price(table, node) for node in table.groups}
-    search = _Search(table, limits, price, tuple(_binding(known)), set(), set())
+    bound = _bound(known)
+    search = _Search(table, limits, price, _neighbours(table, bound), set(), set())
     unsafe = [node for node, group in table.groups.items() if not limits.allow(group)]
     search.hide(unsafe)
+    search.exposed.update(bound.intersection(unsafe))
     # Totals before parts: a hidden total makes hiding its parts cheaper. Large before small within a table.
-    for node in sorted(unsafe, key=lambda each: (-each.count(None), -table.persons(each), _order(each))):
+    protectable = (node for node in unsafe if node not in bound)
+    for node in sorted(protectable, key=lambda each: (-each.count(None), -table.persons(each), _order(each))):
         _protect(search, node, _needs(table, limits, node))
     while _complete_remainders(search):
         pass
@@ -127,7 +131,6 @@ def suppress(
 
 def audit(
     cells: Iterable[Cell],
-    shapes: Collection[Shape],
     limits: Limits,
     hidden: Collection[Node],
     known: Iterable[Equation] = (),
@@ -137,7 +140,7 @@ def audit(
     Exact for linear inference: a hidden node is `determined` if and only if it lies in the row space of the published
     ones and the `known` sums.
     """
-    table, held = _tabulate(cells, shapes), frozenset(hidden)
+    table, held = _tabulate(cells), frozenset(hidden)
     unsafe = (node for node, group in table.groups.items() if node not in held and not limits.allow(group))
     leaks = [Leak(node, "unsafe") for node in unsafe]
     leaks += [Leak(node, "determined") for node in _determined_nodes(table, held, known)]
@@ -162,6 +165,16 @@ def determined(
     return frozenset(found)
 
 
+def shapes(dimensions: int) -> tuple[Shape, ...]:
+    """The published tables of two or three dimensions, finer ones first. Raises ValueError for another number."""
+    if dimensions == 2:
+        return ((True, True), (True, False), (False, True), (False, False))
+    if dimensions == 3:
+        pairs = ((True, True, False), (True, False, True))
+        return (*pairs, (True, False, False), (False, True, False), (False, False, True), (False, False, False))
+    raise ValueError("guests are counted along two or three dimensions")
+
+
 def project(cell: Node, shape: Shape) -> Node:
     """The node of `shape` that counts `cell`."""
     return tuple(coordinate if spelled else None for coordinate, spelled in zip(cell, shape, strict=True))
@@ -177,15 +190,11 @@ def shape_of(node: Node) -> Shape:
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """Every node that is not zero, of every published shape.
-
-    Of the tables in `finest`, which no other refines, `spare` says by how much persons and each measure of a node can
-    fall: not below the facilities with guests there, which somebody may know.
-    """
+    """Every node that is not zero. `spare` says by how much persons and each measure of a node can fall: not below
+    the facilities with guests there, which somebody may know."""
 
     shapes: tuple[Shape, ...]
     finest: tuple[Shape, ...]
-    axes: tuple[tuple[str, ...], ...]
     groups: dict[Node, Counter[int]]
     measures: dict[Node, tuple[int, ...]]
     spare: dict[Node, tuple[int, ...]]
@@ -194,29 +203,24 @@ class _Table:
         return self.groups[node].total()
 
 
-def _tabulate(cells: Iterable[Cell], shapes: Collection[Shape]) -> _Table:
-    finest = tuple(shape for shape in sorted(shapes) if not any(_refines(other, shape) for other in shapes))
-    if len(finest) > 2:
-        raise ValueError("at most two of the tables may be unrefined by another")
+def _tabulate(cells: Iterable[Cell]) -> _Table:
     groups: dict[Node, Counter[int]] = defaultdict(Counter)
     measures: dict[Node, tuple[int, ...]] = {}
     seen: set[Node] = set()
+    published = shapes(3)
     for cell in cells:
+        published = shapes(len(cell.at))
         if cell.at in seen or None in cell.at or not cell.facilities:
             raise ValueError("cells are distinct, spell out every dimension and hold at least one facility")
         seen.add(cell.at)
-        for shape in shapes:
+        for shape in published:
             node = project(cell.at, shape)
             groups[node].update(dict(cell.facilities))
             before = measures.get(node, (0,) * len(cell.measures))
             measures[node] = tuple(a + b for a, b in zip(before, cell.measures, strict=True))
-    axes = tuple(tuple(sorted({str(at[axis]) for at in seen})) for axis in range(len(finest[0])))
-    spare = {
-        node: (group.total() - len(group), *measures[node])
-        for node, group in groups.items()
-        if shape_of(node) in finest
-    }
-    return _Table(tuple(sorted(shapes)), finest, axes, dict(groups), measures, spare)
+    finest = tuple(shape for shape in published if not any(_refines(other, shape) for other in published))
+    spare = {node: (group.total() - len(group), *measures[node]) for node, group in groups.items()}
+    return _Table(published, finest, dict(groups), measures, spare)
 
 
 def _refines(fine: Shape, coarse: Shape) -> bool:
@@ -234,7 +238,56 @@ def _order(node: Node) -> tuple[str, ...]:
     return tuple(coordinate or "" for coordinate in node)
 
 
-# --- moves: patterns along which persons can be shifted without a published number changing ---------------------------
+# --- cycles: around which persons can be moved without a published number changing ------------------------------------
+
+_Vertex = tuple[str, str | None]
+_SOURCE: _Vertex = ("source", None)
+_SINK: _Vertex = ("sink", None)
+
+
+def _arc(node: Node) -> tuple[_Vertex, _Vertex]:
+    """From where to where a node's number flows: source, second dimension, first, third, sink; the total flows back."""
+    first, second, third = node if len(node) == 3 else (*node, None)
+    if first is None:
+        if second is None:
+            return (_SINK, _SOURCE) if third is None else (("third", third), _SINK)
+        return _SOURCE, ("second", second)
+    if second is not None:
+        return ("second", second), ("into", first)
+    if third is not None:
+        return ("out of", first), ("third", third)
+    return ("into", first), (("out of", first) if len(node) == 3 else _SINK)
+
+
+_Step = tuple[_Vertex, Node, int]
+"""Along an arc (+1: its number rises) or against it (-1) to a vertex."""
+
+
+def _neighbours(table: _Table, bound: Collection[Node]) -> dict[_Vertex, list[_Step]]:
+    """The steps from each vertex, over every node whose number is not known already."""
+    steps: dict[_Vertex, list[_Step]] = defaultdict(list)
+    for node in sorted(table.groups, key=_order):
+        if node not in bound:
+            tail, head = _arc(node)
+            steps[tail].append((head, node, 1))
+            steps[head].append((tail, node, -1))
+    return steps
+
+
+def _bound(known: Iterable[Equation]) -> frozenset[Node]:
+    """The nodes of sums that are known, to be left as they are; stricter than needed where a sum has several.
+
+    A sum with a node of another period that no other sum knows binds nothing: that node takes up any move made here.
+    """
+    equations = list(known)
+    uses = Counter(node for equation in equations for node in equation)
+    return frozenset(
+        node
+        for equation in equations
+        if not any(isinstance(other, Elsewhere) and uses[other] == 1 for other in equation)
+        for node in equation
+        if not isinstance(node, Elsewhere)
+    )
 
 
 @dataclass(slots=True)
@@ -244,7 +297,7 @@ class _Search:
     table: _Table
     limits: Limits
     price: dict[Node, int]
-    known: tuple[Equation, ...]
+    steps: dict[_Vertex, list[_Step]]
     own: set[Node]
     exposed: set[Node]
 
@@ -252,28 +305,6 @@ class _Search:
         for node in nodes:
             self.own.add(node)
             self.price[node] = 0
-
-    def price_of(self, move: _Move) -> int:
-        return sum(self.price[node] for node in move.nodes)
-
-
-Signed = tuple[tuple[str | None, int], ...]
-"""On one axis: a coordinate that gains, and perhaps one that loses as much. A lone one moves the total too."""
-
-_TOTAL: Signed = ((None, 1),)
-
-
-@dataclass(frozen=True, slots=True)
-class _Move:
-    """A pattern through a node: the published nodes it changes, and how far it goes for persons and each measure.
-
-    `down` is how far the node can fall along it, `up` how far it can rise; `losers` are the nodes that fall then.
-    """
-
-    nodes: tuple[Node, ...]
-    down: tuple[int, ...]
-    up: tuple[int, ...]
-    losers: tuple[Node, ...]
 
 
 def _needs(table: _Table, limits: Limits, node: Node) -> tuple[int, ...]:
@@ -283,104 +314,79 @@ def _needs(table: _Table, limits: Limits, node: Node) -> tuple[int, ...]:
 
 
 def _protect(search: _Search, node: Node, needs: Sequence[int]) -> None:
-    """Hide moves, cheapest for their width first, until each count of `node` is as uncertain as needed.
-
-    The node can fall as far as the best single move goes, and rise by all of them together, as long as none of the
-    nodes that fall then falls too low.
-    """
-    moves = list(_moves(search, node))
-    prices = [search.price_of(move) for move in moves]
+    """Hide cycles through `node`, cheapest for their width first, until each count of it is as uncertain as needed."""
+    tail, head = _arc(node)
     for count, need in enumerate(needs):
-        down, up = 0, 0
-        fallen: Counter[Node] = Counter()
-        while down + up < need:
-            best: tuple[float, int, int, int] | None = None
-            for number, move in enumerate(moves):
-                deeper = max(0, move.down[count] - down)
-                rise = _rise(search.table, move, count, fallen)
-                gain = min(deeper + rise, need - down - up)
-                if gain > 0 and (best is None or prices[number] / gain < best[0]):
-                    best = (prices[number] / gain, number, deeper, min(gain, rise))
-            if best is None:
+        # What is moved while the node rises, and while it falls: two separate ways of not knowing.
+        moved: dict[int, Counter[Node]] = {1: Counter(), -1: Counter()}
+        width = 0
+        while width < need:
+            left = need - width
+            lowering = min(left, search.table.spare[node][count] + moved[-1][node])
+            ways = [
+                (direction, amount, path)
+                for direction, most in ((1, left), (-1, lowering))
+                for amount in sorted({most, most // 2, min(most, 1)} - {0})
+                if (path := _cheapest(search, node, (head, tail)[::direction], count, amount, moved[direction]))
+            ]
+            if not ways:
                 search.exposed.add(node)
                 break
-            _rate, number, deeper, rise = best
-            down, up = down + deeper, up + rise
-            fallen.update(dict.fromkeys(moves[number].losers, rise))
-            if prices[number]:
-                search.hide(moves[number].nodes)
-                prices = [search.price_of(move) for move in moves]
+            direction, amount, path = min(ways, key=lambda way: _rate(search, way[1], way[2]))
+            for each, sign in path:
+                moved[direction][each] += sign * amount
+            moved[direction][node] += direction * amount
+            search.hide([node, *(each for each, _sign in path)])
+            width += amount
 
 
-def _rise(table: _Table, move: _Move, count: int, fallen: Mapping[Node, int]) -> int:
-    """How far a move can still raise its node once others have lowered the nodes in `fallen`."""
-    if fallen and move.losers:
-        return min(table.spare[loser][count] - fallen.get(loser, 0) for loser in move.losers)
-    return move.up[count]
+_Path = tuple[tuple[Node, int], ...]
 
 
-def _moves(search: _Search, node: Node) -> Iterator[_Move]:
-    """Every move through a node that keeps to nodes with guests and changes no known sum, in a fixed order."""
-    table = search.table
-    for box in _boxes(table, node):
-        parts = _changed(table.finest, box)
-        if not table.spare.keys() >= parts.keys():
-            continue
-        losers = tuple(part for part, sign in parts.items() if sign < 0)
-        down = tuple(map(min, zip(*(table.spare[part] for part, sign in parts.items() if sign > 0), strict=True)))
-        up = tuple(map(min, zip(*(table.spare[part] for part in losers), strict=True))) or (_UNBOUNDED,) * len(down)
-        if any(down) or any(up):
-            changed = _changed(table.shapes, box)
-            if not any(_changes(equation, changed) for equation in search.known):
-                yield _Move(tuple(changed), down, up, losers)
+def _rate(search: _Search, amount: int, path: _Path) -> tuple[float, int]:
+    """What a path costs for what it moves; of equals the one that moves most."""
+    return sum(search.price[node] for node, _sign in path) / amount, -amount
 
 
-def _changes(equation: Equation, changed: Mapping[Node, int]) -> int:
-    return sum(changed.get(node, 0) for node in equation if not isinstance(node, Elsewhere))
+def _cheapest(
+    search: _Search, through: Node, ends: tuple[_Vertex, ...], count: int, amount: int, moved: Mapping[Node, int]
+) -> _Path | None:
+    """The cheapest path from end to end, not over `through`, around which `amount` can be sent besides what is moved.
 
-
-def _boxes(table: _Table, node: Node) -> Iterator[tuple[Signed, ...]]:
-    """Every box through a node: one signed pair or lone coordinate per axis.
-
-    Where the node has a coordinate, that one gains alone or against another. Where it is a total, some coordinate
-    carries the gain; which one is the same to every published number unless a table sees both it and the rest.
+    Dijkstra's algorithm; a node can be lowered by what it has to spare and by what it was raised before.
     """
-    options: list[tuple[Signed, ...]] = []
-    for coordinate, axis in zip(node, table.axes, strict=True):
-        if coordinate is None:
-            options.append(tuple(((carrier, 1),) for carrier in axis))
-        else:
-            pairs = (((coordinate, 1), (other, -1)) for other in axis if other != coordinate)
-            options.append((((coordinate, 1),), *pairs))
-    spelled = [axis for axis, coordinate in enumerate(node) if coordinate is not None]
-    totals = [axis for axis, coordinate in enumerate(node) if coordinate is None]
-    for signed in product(*(options[axis] for axis in spelled)):
-        chosen = dict(zip(spelled, signed, strict=True))
-        paired = {axis for axis, each in chosen.items() if len(each) == 2}
-        seen = {axis for shape in table.finest if all(shape[each] for each in paired) for axis in totals if shape[axis]}
-        for carriers in product(*(options[axis] if axis in seen else options[axis][:1] for axis in totals)):
-            chosen.update(zip(totals, carriers, strict=True))
-            yield tuple(chosen[axis] for axis in range(len(node)))
+    start, goal = ends
+    best: dict[_Vertex, int] = {start: 0}
+    came: dict[_Vertex, tuple[_Vertex, Node, int]] = {}
+    queue: list[tuple[int, int, _Vertex]] = [(0, 0, start)]
+    pushed, done = 0, set[_Vertex]()
+    while queue:
+        price, _tie, vertex = heapq.heappop(queue)
+        if vertex == goal:
+            return _walk_back(came, start, goal)
+        if vertex in done:
+            continue
+        done.add(vertex)
+        for other, node, sign in search.steps[vertex]:
+            reached = price + search.price[node]
+            if (
+                node != through
+                and (sign > 0 or search.table.spare[node][count] + moved.get(node, 0) >= amount)
+                and reached < best.get(other, _UNBOUNDED)
+            ):
+                pushed += 1
+                best[other] = reached
+                came[other] = (vertex, node, sign)
+                heapq.heappush(queue, (reached, pushed, other))
+    return None
 
 
-def _changed(shapes: Iterable[Shape], box: tuple[Signed, ...]) -> dict[Node, int]:
-    """The published nodes a box changes, with their sign: its corners, and totals where it does not cancel out."""
-    changed: dict[Node, int] = {}
-    for shape in shapes:
-        if all(spelled or len(signed) == 1 for spelled, signed in zip(shape, box, strict=True)):
-            axes = [signed if spelled else _TOTAL for spelled, signed in zip(shape, box, strict=True)]
-            for corner in product(*axes):
-                changed[tuple(each[0] for each in corner)] = prod(each[1] for each in corner)
-    return changed
-
-
-def _binding(known: Iterable[Equation]) -> Iterator[Equation]:
-    """The sums that bind these nodes: a node of another period that no other sum knows takes up any move made here."""
-    equations = list(known)
-    uses = Counter(node for equation in equations for node in equation)
-    for equation in equations:
-        if not any(isinstance(node, Elsewhere) and uses[node] == 1 for node in equation):
-            yield equation
+def _walk_back(came: Mapping[_Vertex, tuple[_Vertex, Node, int]], start: _Vertex, goal: _Vertex) -> _Path:
+    path = []
+    while goal != start:
+        goal, node, sign = came[goal]
+        path.append((node, sign))
+    return tuple(path)
 
 
 # --- remainders: a published total minus its published parts ----------------------------------------------------------
@@ -438,10 +444,12 @@ def _determined_nodes(table: _Table, hidden: Collection[Node], known: Iterable[E
 
     The unknowns are the cells that the published tables allow: each finest node of theirs has guests or is hidden.
     """
-    possible = {node for node in (*table.spare, *hidden) if shape_of(node) in table.finest}
-    axes = [sorted({str(node[i]) for node in possible if node[i] is not None}) for i in range(len(table.axes))]
+    possible = {node for node in (*table.groups, *hidden) if shape_of(node) in table.finest}
+    if not possible:
+        return frozenset()
+    axes = [sorted({str(each) for each in axis if each is not None}) for axis in zip(*possible, strict=True)]
     members: dict[Node, list[Node]] = defaultdict(list)
-    for cell in product(*(axis or ("",) for axis in axes)):
+    for cell in product(*axes):
         if all(project(cell, shape) in possible for shape in table.finest):
             for shape in table.shapes:
                 members[project(cell, shape)].append(cell)

@@ -25,19 +25,12 @@ from asm_daemon.suppression import (
     determined,
     project,
     shape_of,
+    shapes,
     suppress,
 )
 
 LIMITS = Limits()
-SQUARE = [(True, True), (True, False), (False, True), (False, False)]
-LATTICE = [
-    (True, True, False),
-    (True, False, True),
-    (True, False, False),
-    (False, True, False),
-    (False, False, True),
-    (False, False, False),
-]
+SQUARE, LATTICE = shapes(2), shapes(3)
 
 
 def cell(*at: str, facilities: Iterable[int], first: int = 0, measures: tuple[int, ...] = ()) -> Cell:
@@ -59,18 +52,17 @@ def square(numbers: Mapping[tuple[str, str], int], each: int = 3) -> list[Cell]:
 
 def test_a_cell_that_leaves_a_dimension_open_is_refused() -> None:
     with pytest.raises(ValueError, match="spell out"):
-        suppress([Cell(("a", None), (), ((1, 20),))], SQUARE, LIMITS)
+        suppress([Cell(("a", None), (), ((1, 20),))], LIMITS)
 
 
 def test_a_cell_that_comes_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="distinct"):
-        suppress([cell("a", "x", facilities=[20])] * 2, SQUARE, LIMITS)
+        suppress([cell("a", "x", facilities=[20])] * 2, LIMITS)
 
 
-def test_three_tables_that_do_not_refine_each_other_are_refused() -> None:
-    ring = [(True, True, False), (False, True, True), (True, False, True)]
-    with pytest.raises(ValueError, match="at most two"):
-        suppress([cell("a", "b", "c", facilities=[5, 5, 5])], ring, LIMITS)
+def test_a_single_dimension_is_refused() -> None:
+    with pytest.raises(ValueError, match="two or three"):
+        suppress([cell("a", facilities=[5, 5, 5])], LIMITS)
 
 
 # --- one group --------------------------------------------------------------------------------------------------------
@@ -99,23 +91,23 @@ def test_a_group_is_safe_with_ten_persons_in_three_facilities_and_none_above_85_
     persons_by_facility: list[int], allowed: bool
 ) -> None:
     assert LIMITS.allow(dict(enumerate(persons_by_facility))) is allowed
-    found = suppress([cell("a", "x", facilities=persons_by_facility)], SQUARE, LIMITS)
+    found = suppress([cell("a", "x", facilities=persons_by_facility)], LIMITS)
     assert bool(found.hidden) is not allowed
 
 
 def test_a_single_unsafe_cell_takes_every_total_with_it() -> None:
-    found = suppress([cell("a", "x", facilities=[2])], SQUARE, LIMITS)
+    found = suppress([cell("a", "x", facilities=[2])], LIMITS)
     assert found.hidden == {("a", "x"), ("a", None), (None, "x"), (None, None)}
 
 
 def test_nothing_is_hidden_when_all_groups_are_safe() -> None:
     numbers = {(row, column): 30 for row in "abc" for column in "xyz"}
-    assert suppress(square(numbers), SQUARE, LIMITS).hidden == frozenset()
+    assert suppress(square(numbers), LIMITS).hidden == frozenset()
 
 
 def test_no_guests_at_all_is_nothing_to_hide() -> None:
-    assert suppress([], SQUARE, LIMITS).hidden == frozenset()
-    assert audit([], SQUARE, LIMITS, ()) == ()
+    assert suppress([], LIMITS).hidden == frozenset()
+    assert audit([], LIMITS, ()) == ()
 
 
 # --- textbook cases ---------------------------------------------------------------------------------------------------
@@ -123,38 +115,38 @@ def test_no_guests_at_all_is_nothing_to_hide() -> None:
 
 def test_one_small_cell_draws_a_rectangle_of_partners() -> None:
     numbers = {(row, column): 60 for row in "abc" for column in "xyz"} | {("a", "x"): 4}
-    found = suppress(square(numbers), SQUARE, LIMITS)
+    found = suppress(square(numbers), LIMITS)
     assert ("a", "x") in found.hidden
     assert len(found.hidden) == 4
     assert all(None not in node for node in found.hidden)
-    assert audit(square(numbers), SQUARE, LIMITS, found.hidden) == ()
+    assert audit(square(numbers), LIMITS, found.hidden) == ()
 
 
 def test_hiding_only_the_small_cell_is_found_out_by_the_audit() -> None:
     numbers = {(row, column): 60 for row in "ab" for column in "xy"} | {("a", "x"): 4}
-    leaks = audit(square(numbers), SQUARE, LIMITS, {("a", "x")})
+    leaks = audit(square(numbers), LIMITS, {("a", "x")})
     assert Leak(("a", "x"), "determined") in leaks
 
 
 def test_publishing_a_small_cell_is_found_out_by_the_audit() -> None:
     numbers = {(row, column): 60 for row in "ab" for column in "xy"} | {("a", "x"): 4}
-    assert Leak(("a", "x"), "unsafe") in audit(square(numbers), SQUARE, LIMITS, ())
+    assert Leak(("a", "x"), "unsafe") in audit(square(numbers), LIMITS, ())
 
 
 def test_hidden_cells_in_two_rows_and_columns_can_still_be_computed_when_no_cycle_joins_them() -> None:
     numbers = {(row, column): 60 for row in "abc" for column in "xyz"}
     staircase = {("a", "x"), ("a", "y"), ("b", "y"), ("b", "z")}
-    assert {leak.node for leak in audit(square(numbers), SQUARE, LIMITS, staircase)} == staircase
+    assert {leak.node for leak in audit(square(numbers), LIMITS, staircase)} == staircase
 
 
 def test_small_cells_whose_remainder_is_small_too_get_a_larger_partner() -> None:
     # The row of `a` is published as 62: two hidden cells of one person each would be told to hold two together.
     numbers = {("a", "x"): 1, ("a", "y"): 1, ("a", "z"): 60, ("b", "x"): 60, ("b", "y"): 60, ("b", "z"): 60}
     naive = {("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")}
-    assert Leak(("a", None), "remainder") in audit(square(numbers), SQUARE, LIMITS, naive)
-    found = suppress(square(numbers), SQUARE, LIMITS)
+    assert Leak(("a", None), "remainder") in audit(square(numbers), LIMITS, naive)
+    found = suppress(square(numbers), LIMITS)
     assert ("a", "z") in found.hidden or ("a", None) in found.hidden
-    assert audit(square(numbers), SQUARE, LIMITS, found.hidden) == ()
+    assert audit(square(numbers), LIMITS, found.hidden) == ()
 
 
 def test_two_lone_facilities_are_not_left_alone_with_each_other() -> None:
@@ -168,9 +160,9 @@ def test_two_lone_facilities_are_not_left_alone_with_each_other() -> None:
         cell("b", "z", facilities=[30, 30, 30], first=40),
     ]
     naive = {("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")}
-    assert Leak(("a", None), "remainder") in audit(cells, SQUARE, LIMITS, naive)
-    found = suppress(cells, SQUARE, LIMITS)
-    assert audit(cells, SQUARE, LIMITS, found.hidden) == ()
+    assert Leak(("a", None), "remainder") in audit(cells, LIMITS, naive)
+    found = suppress(cells, LIMITS)
+    assert audit(cells, LIMITS, found.hidden) == ()
 
 
 def test_a_facility_that_dominates_is_hidden_behind_partners_of_its_own_size() -> None:
@@ -183,9 +175,9 @@ def test_a_facility_that_dominates_is_hidden_behind_partners_of_its_own_size() -
             )
         ),
     ]
-    found = suppress(cells, SQUARE, LIMITS)
+    found = suppress(cells, LIMITS)
     assert ("a", "z") in found.hidden or ("a", None) in found.hidden  # 12 persons cannot hide 15 % of 200
-    assert audit(cells, SQUARE, LIMITS, found.hidden) == ()
+    assert audit(cells, LIMITS, found.hidden) == ()
 
 
 def _spare(rows: Mapping[str, Iterable[int]]) -> list[Cell]:
@@ -200,29 +192,29 @@ def _spare(rows: Mapping[str, Iterable[int]]) -> list[Cell]:
 
 def test_a_partner_that_can_give_only_one_guest_does_not_hide_a_small_cell() -> None:
     cells = _spare({"a": (0, 1, 60), "b": (60, 60, 60), "c": (60, 60, 60)})
-    found = suppress(cells, SQUARE, LIMITS)
+    found = suppress(cells, LIMITS)
     assert _width(cells, SQUARE, found.hidden, ("a", "x")) >= 9
 
 
 def test_a_partner_is_not_counted_on_twice() -> None:
     # Behind (a, y) there are two rectangles that give five guests each, but (a, y) has only five to give.
     cells = _spare({"a": (0, 5, 400), "b": (60, 60, 400), "c": (60, 60, 400)})
-    found = suppress(cells, SQUARE, LIMITS)
+    found = suppress(cells, LIMITS)
     assert _width(cells, SQUARE, found.hidden, ("a", "x")) >= 9
 
 
 def test_a_hidden_total_does_not_need_its_parts_hidden_when_they_are_safe() -> None:
     numbers = {(row, column): 60 for row in "abcd" for column in "wxyz"} | {("a", "w"): 2, ("b", "x"): 3}
-    found = suppress(square(numbers), SQUARE, LIMITS)
+    found = suppress(square(numbers), LIMITS)
     assert (None, None) not in found.hidden
     assert len(found.hidden) < len(numbers) / 2
 
 
 def test_the_answer_does_not_depend_on_the_order_of_the_cells() -> None:
     cells = _random_day(3, kinds=3, communes=5, groups=3, facilities=2, guests=6)
-    expected = suppress(cells, LATTICE, LIMITS)
-    assert suppress(cells[::-1], LATTICE, LIMITS) == expected
-    assert suppress([*cells[7:], *cells[:7]], LATTICE, LIMITS) == expected
+    expected = suppress(cells, LIMITS)
+    assert suppress(cells[::-1], LIMITS) == expected
+    assert suppress([*cells[7:], *cells[:7]], LIMITS) == expected
 
 
 # --- earlier releases -------------------------------------------------------------------------------------------------
@@ -231,7 +223,7 @@ def test_the_answer_does_not_depend_on_the_order_of_the_cells() -> None:
 def test_what_an_earlier_release_hid_stays_hidden_even_when_it_is_zero_now() -> None:
     numbers = {(row, column): 60 for row in "ab" for column in "xy"}
     kept = {("a", "x"), ("a", "y"), ("b", "x"), ("b", "y"), ("c", "x")}
-    found = suppress(square(numbers), SQUARE, LIMITS, keep=kept)
+    found = suppress(square(numbers), LIMITS, keep=kept)
     assert found.hidden == kept
     assert found.own == frozenset()
 
@@ -239,23 +231,23 @@ def test_what_an_earlier_release_hid_stays_hidden_even_when_it_is_zero_now() -> 
 def test_protection_does_not_rest_on_a_number_that_is_already_out() -> None:
     numbers = {(row, column): 60 for row in "abc" for column in "xyz"} | {("a", "x"): 4}
     cells = square(numbers)
-    first = suppress(cells, SQUARE, LIMITS)
+    first = suppress(cells, LIMITS)
     [partner] = [node for node in first.hidden if node[0] == "a" and node != ("a", "x")]
     known = [frozenset({partner})]
-    assert Leak(("a", "x"), "determined") in audit(cells, SQUARE, LIMITS, first.hidden, known)
-    second = suppress(cells, SQUARE, LIMITS, known=known)
+    assert Leak(("a", "x"), "determined") in audit(cells, LIMITS, first.hidden, known)
+    second = suppress(cells, LIMITS, known=known)
     assert second.exposed == frozenset()
-    assert Leak(("a", "x"), "determined") not in audit(cells, SQUARE, LIMITS, second.hidden, known)
+    assert Leak(("a", "x"), "determined") not in audit(cells, LIMITS, second.hidden, known)
 
 
 def test_a_month_minus_its_published_days_reveals_a_day_and_the_audit_says_so() -> None:
     numbers = {(row, column): 60 for row in "abc" for column in "xyz"} | {("a", "x"): 4}
     cells = square(numbers)
-    found = suppress(cells, SQUARE, LIMITS)
+    found = suppress(cells, LIMITS)
     month_and_other_days_published = [frozenset({("a", "x")})]
-    leaks = audit(cells, SQUARE, LIMITS, found.hidden, month_and_other_days_published)
+    leaks = audit(cells, LIMITS, found.hidden, month_and_other_days_published)
     assert Leak(("a", "x"), "determined") in leaks
-    again = suppress(cells, SQUARE, LIMITS, known=month_and_other_days_published)
+    again = suppress(cells, LIMITS, known=month_and_other_days_published)
     assert ("a", "x") in again.exposed  # nothing done to this day can help any more
 
 
@@ -263,9 +255,9 @@ def test_a_month_with_another_hidden_day_reveals_nothing() -> None:
     numbers = {(row, column): 60 for row in "abc" for column in "xyz"} | {("a", "x"): 4}
     cells = square(numbers)
     known: list[Equation] = [frozenset({("a", "x"), Elsewhere("2026-11-07", ("a", "x"))})]
-    found = suppress(cells, SQUARE, LIMITS, known=known)
+    found = suppress(cells, LIMITS, known=known)
     assert found.exposed == frozenset()
-    assert audit(cells, SQUARE, LIMITS, found.hidden, known) == ()
+    assert audit(cells, LIMITS, found.hidden, known) == ()
 
 
 # --- measures ---------------------------------------------------------------------------------------------------------
@@ -284,7 +276,7 @@ def test_a_measure_of_an_unsafe_cell_is_not_pinned_by_partners_that_have_none_of
         cell("c", "y", facilities=[20] * 3, first=70, measures=(20,)),
         cell("c", "z", facilities=[20] * 3, first=80, measures=(20,)),
     ]
-    found = suppress(cells, SQUARE, LIMITS)
+    found = suppress(cells, LIMITS)
     assert _width(cells, SQUARE, found.hidden, ("a", "x"), measure=0) >= 3
 
 
@@ -308,8 +300,8 @@ def days(draw: st.DrawFn, biggest: int = 40) -> list[Cell]:
 @settings(max_examples=150, deadline=None)
 @given(days())
 def test_no_day_leaks_by_the_audit(cells: list[Cell]) -> None:
-    found = suppress(cells, LATTICE, LIMITS)
-    assert audit(cells, LATTICE, LIMITS, found.hidden) == ()
+    found = suppress(cells, LIMITS)
+    assert audit(cells, LIMITS, found.hidden) == ()
     assert found.exposed == frozenset()
     assert found.hidden == found.own
 
@@ -317,7 +309,7 @@ def test_no_day_leaks_by_the_audit(cells: list[Cell]) -> None:
 @settings(max_examples=100, deadline=None)
 @given(days())
 def test_no_hidden_node_is_a_rational_combination_of_the_published_ones(cells: list[Cell]) -> None:
-    hidden = suppress(cells, LATTICE, LIMITS).hidden
+    hidden = suppress(cells, LIMITS).hidden
     published, unknown = _system(cells, LATTICE, hidden)
     rank = _rank(published, unknown)
     for node, members in _targets(cells, LATTICE, hidden).items():
@@ -336,7 +328,7 @@ def test_row_space_membership_agrees_with_fractions(equations: list[set[int]], t
 @settings(max_examples=100, deadline=None)
 @given(days())
 def test_every_unsafe_node_keeps_an_interval_as_wide_as_promised(cells: list[Cell]) -> None:
-    hidden = suppress(cells, LATTICE, LIMITS).hidden
+    hidden = suppress(cells, LIMITS).hidden
     for node, group in _groups(cells, LATTICE).items():
         if not LIMITS.allow(group):
             assert _width(cells, LATTICE, hidden, node) >= LIMITS.uncertainty(group.total()), node
@@ -350,8 +342,8 @@ def test_every_unsafe_node_keeps_an_interval_as_wide_as_promised(cells: list[Cel
 def test_a_provinces_day_is_decided_in_two_seconds_of_processor_time() -> None:
     cells = _random_day(1, kinds=7, communes=20, groups=6, facilities=6, guests=15)
     begin = time.process_time()
-    found = suppress(cells, LATTICE, LIMITS)
-    assert audit(cells, LATTICE, LIMITS, found.hidden) == ()
+    found = suppress(cells, LIMITS)
+    assert audit(cells, LIMITS, found.hidden) == ()
     assert time.process_time() - begin < 2
     published = Counter(shape_of(node) for node in _groups(cells, LATTICE) if node not in found.hidden)
     assert published[(False, False, False)] == 1
