@@ -1,0 +1,315 @@
+"""The composition root: every long-lived object is built here, once, and closed in reverse; then the tasks run.
+
+Building and running are two functions, so that tests and the command line build the same daemon and use parts of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from importlib.metadata import entry_points
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import structlog
+from aiohttp import web
+from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+
+from asm_daemon import admissions, audit, feeds, jobs, mllp, rules
+from asm_daemon.crypto import FileKeyStore, KeyPurpose, Keyring, epoch_at, epoch_bounds, next_epoch
+from asm_daemon.directory import Gate
+from asm_daemon.intake import Intake
+from asm_daemon.issuing import Issuer
+from asm_daemon.jobs import Job, Leadership
+from asm_daemon.pacing import Doorbell
+from asm_daemon.police import Desk
+from asm_daemon.settings import Settings
+from asm_daemon.store import stays as stays_store
+from asm_daemon.store.pool import open_connection, open_pool
+from asm_daemon.sync import Worker
+from asm_daemon.web.api import owner_routes
+from asm_daemon.web.app import Runner, make_app
+from asm_daemon.web.feeds_api import feed_routes
+from asm_daemon.web.pages import page_routes
+from asm_daemon.web.police_api import police_routes
+from asm_daemon.web.public_api import public_routes
+from connectors.hl7_adt import read_message
+from connectors.population.client import PopulationClient
+from schemas.act import Connector
+
+ROLES = ("asm_auth", "asm_intake", "asm_sync", "asm_police", "asm_feeds", "asm_publish", "asm_audit", "asm_retention")
+CLOCK_DIFFERENCE = timedelta(seconds=5)
+"""How far the daemon's clock may be from the database's before it takes nothing in: ids and deadlines come from it."""
+CATCH_UP_DAYS = 7
+"""How many past days the publishing job looks back for a day that was missed."""
+PUBLISH_HOUR = 8
+"""A day is published after 08:00 of the next: then its last declarations were due (DOMAIN: arrivals after 23:00)."""
+
+log = structlog.get_logger()
+
+
+def utc_now() -> datetime:
+    """The clock. Only edges read it."""
+    return datetime.now(UTC)
+
+
+class TaskEnded(Exception):
+    """A task that must last as long as the daemon has returned."""
+
+
+class ClockDiffers(Exception):
+    """The daemon's clock and the database's are too far apart."""
+
+
+class MonthMissing(Exception):
+    """This month has no keys or no partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """Everything that lives as long as the process."""
+
+    settings: Settings
+    now: Callable[[], datetime]
+    key_store: FileKeyStore
+    keyring: Keyring
+    pools: Mapping[str, asyncpg.Pool]
+    connectors: Mapping[str, Connector]
+    gate: Gate
+    issuer: Issuer
+    intake: Intake
+    desk: Desk
+    doorbell: Doorbell
+    population: PopulationClient
+    worker: Worker
+    app: web.Application
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where a running daemon listens; `mllp` is None without a listener."""
+
+    http: int
+    mllp: int | None
+
+
+def load_connectors() -> dict[str, Connector]:
+    """Every installed connector (entry points `asm_daemon.connectors`), by name: third parties can ship their own."""
+    return {entry.name: entry.load() for entry in entry_points(group="asm_daemon.connectors")}
+
+
+@asynccontextmanager
+async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> AsyncIterator[Daemon]:
+    """Build everything and close it in reverse. Nothing runs yet; the months in which declarations arrive are ready.
+
+    Raises `KeyStoreError`, and what asyncpg raises when the database cannot be reached.
+    """
+    async with AsyncExitStack() as stack:
+        key_store = FileKeyStore(settings.key_store)
+        keyring = Keyring(key_store.read)
+        pools = {}
+        for role in ROLES:
+            pools[role] = await open_pool(settings.database_url, role, min_size=0)
+            stack.push_async_callback(pools[role].close)
+        await prepare_months_once(key_store, pools["asm_retention"], now())
+        keyring.reload()
+        population = PopulationClient(
+            settings.population_url,
+            settings.population_client_id,
+            settings.population_client_secret_file.read_text().strip(),
+        )
+        await population.open()
+        stack.push_async_callback(population.close)
+        connectors = load_connectors()
+        gate = Gate(pools["asm_auth"], settings.key_cache_seconds)
+        trial = settings.environment != "production"
+        issuer = Issuer(settings.deployment, settings.public_url, not trial, keyring)
+        doorbell = Doorbell()
+        intake = Intake(
+            pools["asm_intake"],
+            lambda: open_connection(settings.database_url, "asm_intake"),
+            keyring,
+            issuer,
+            now=now,
+            ring=doorbell.ring,
+            flush_rows=settings.flush_rows,
+            queue_rows=settings.intake_queue_rows,
+        )
+        auditor = settings.auditor_public_key_file
+        desk = Desk(
+            pools["asm_police"],
+            pools["asm_audit"],
+            keyring,
+            settings.deployment,
+            auditor.read_bytes() if auditor else None,
+        )
+        table = (
+            *public_routes(
+                settings.max_body_bytes,
+                settings.max_batch_rows,
+                sorted(connectors),
+                {"intake": lambda: check_intake(pools["asm_intake"], keyring, now)},
+                trial,
+            ),
+            *owner_routes(
+                intake,
+                pools["asm_intake"],
+                keyring,
+                issuer,
+                connectors,
+                settings.max_body_bytes,
+                settings.max_batch_rows,
+            ),
+            *police_routes(desk),
+            *feed_routes(pools["asm_feeds"]),
+            *page_routes(pools["asm_intake"], trial),
+        )
+        yield Daemon(
+            settings=settings,
+            now=now,
+            key_store=key_store,
+            keyring=keyring,
+            pools=pools,
+            connectors=connectors,
+            gate=gate,
+            issuer=issuer,
+            intake=intake,
+            desk=desk,
+            doorbell=doorbell,
+            population=population,
+            worker=Worker(pools["asm_sync"], keyring, population, now=now, doorbell=doorbell),
+            app=make_app(table, gate, public_url=settings.public_url, trial=trial, clock=now),
+        )
+
+
+async def run(daemon: Daemon, stop: asyncio.Event, ready: Callable[[Ports], None] = lambda _: None) -> None:
+    """Run until `stop`, then answer what was accepted, and return; a task that dies ends the daemon with its error.
+
+    Order of the end: no new requests → requests in hand are answered → intake commits what waits → the sync worker
+    acknowledges and lets its lanes go → jobs end. What is not done after `shutdown_seconds` is cancelled: nothing
+    accepted is lost by that, since what was answered was committed.
+    """
+    settings = daemon.settings
+    runner = Runner(daemon.app, settings.shutdown_seconds)
+    await runner.setup()
+    site = web.TCPSite(runner, settings.listen.host, settings.listen.port, reuse_port=True)
+    await site.start()
+    listener = await _listen_for_hospitals(daemon)
+    working = asyncio.Event()  # set when the workers behind the doors are to stop
+    leadership = Leadership(daemon.pools["asm_sync"], uuid4(), settings.lease_seconds)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            intake = tasks.create_task(_lasting("intake", daemon.intake.run(), stop))
+            tasks.create_task(_lasting("sync", daemon.worker.run(working), stop))
+            tasks.create_task(_lasting("jobs", jobs.run(job_table(daemon), leadership, working), stop))
+            bell = tasks.create_task(daemon.doorbell.run(daemon.pools["asm_sync"]))
+            ready(Ports(runner.addresses[0][1], listener.port if listener else None))
+            log.info("started")
+            await stop.wait()
+            log.info("stopping")
+            async with asyncio.timeout(settings.shutdown_seconds):
+                await asyncio.gather(runner.cleanup(), _stopped(listener, settings.shutdown_seconds))
+                await daemon.intake.close()
+                await intake
+            working.set()
+            bell.cancel()
+    finally:
+        await runner.cleanup()
+        await _stopped(listener, 0)
+    log.info("stopped")
+
+
+async def until_signalled() -> None:
+    """Return at the first SIGTERM or SIGINT."""
+    signalled = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled.set)
+    try:
+        await signalled.wait()
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def _listen_for_hospitals(daemon: Daemon) -> mllp.Listener | None:
+    address = daemon.settings.mllp_listen
+    if address is None:
+        return None
+    handle = admissions.handler(daemon.intake, daemon.gate, read_message)
+    return await mllp.listen(handle, address.host, address.port)
+
+
+async def _stopped(listener: mllp.Listener | None, grace_seconds: float) -> None:
+    if listener is not None:
+        await listener.stop(grace_seconds)
+
+
+async def _lasting(name: str, task: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+    await task
+    if not stop.is_set():
+        raise TaskEnded(name)
+
+
+# -- what runs by the clock --------------------------------------------------------------------------------------------
+
+
+def job_table(daemon: Daemon) -> tuple[Job, ...]:
+    """Every job of the daemon: its name (`asm-daemon once NAME`), when it runs, and what it does."""
+    pools, now = daemon.pools, daemon.now
+
+    async def seal_audit() -> Mapping[str, int]:
+        key = daemon.keyring.signing_key(KeyPurpose.CHECKPOINT)
+        async with pools["asm_audit"].acquire() as connection:
+            counts = await audit.seal_once(connection, key, daemon.settings.deployment, now())
+        return {"entries": counts.entries}
+
+    async def prepare_months() -> Mapping[str, int]:
+        return await prepare_months_once(daemon.key_store, pools["asm_retention"], now())
+
+    async def publish() -> Mapping[str, int]:
+        totals: Counter[str] = Counter()
+        for day in due_days(now()):
+            totals.update(await feeds.publish_once(pools["asm_publish"], daemon.keyring, day, now()))
+        return totals
+
+    return (
+        Job("seal-audit", IntervalTrigger(seconds=1), seal_audit, everywhere=True),
+        Job("prepare-months", CronTrigger(hour=2, minute=10), prepare_months),
+        Job("publish", CronTrigger(hour=PUBLISH_HOUR, minute=5), publish, at_start=True),
+    )
+
+
+async def prepare_months_once(key_store: FileKeyStore, pool: asyncpg.Pool, now: datetime) -> dict[str, int]:
+    """Make keys and partitions of this month and the next, where they are missing. `pool` connects as asm_retention."""
+    counts = {"keys": 0, "partitions": 0}
+    this_month = epoch_at(now)
+    for epoch in (this_month, next_epoch(this_month)):
+        counts["keys"] += key_store.create_epoch(epoch, now)
+        async with pool.acquire() as connection:
+            counts["partitions"] += await stays_store.create_partitions(connection, epoch, *epoch_bounds(epoch))
+    return counts
+
+
+def due_days(now: datetime) -> list[date]:
+    """The past days whose declarations are closed, oldest first, as far as the publishing job looks back."""
+    local = now.astimezone(rules.HANOI)
+    newest = local.date() - timedelta(days=1 if local.hour >= PUBLISH_HOUR else 2)
+    return [newest - timedelta(days=back) for back in reversed(range(CATCH_UP_DAYS))]
+
+
+async def check_intake(pool: asyncpg.Pool, keyring: Keyring, now: Callable[[], datetime]) -> None:
+    """Raise unless declarations can be taken in: the database answers, its clock agrees, this month has its place."""
+    async with pool.acquire() as connection:
+        theirs, ours = await stays_store.clock(connection), now()
+        if abs(theirs - ours) > CLOCK_DIFFERENCE:
+            raise ClockDiffers
+        if epoch_at(ours) not in keyring.epochs() or not await stays_store.has_partition(connection, epoch_at(ours)):
+            raise MonthMissing

@@ -1,0 +1,178 @@
+"""The composition root: what is built is what runs, it ends without losing anything, and it does not limp on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from asm_daemon import directory, sync
+from asm_daemon.crypto import create_store, epoch_at
+from asm_daemon.daemon import Daemon, Ports, TaskEnded, due_days, open_daemon, run
+from asm_daemon.model import Facility, PrincipalKind
+from asm_daemon.settings import Settings, load_settings
+from connectors.population import simulator
+from tests.stack import FacilityMaker, declaration
+
+CLIENT, SECRET, ADMIN = "asm-test", "test-secret", "test-admin"
+Running = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A running daemon, its base URL, an owner's key for one facility, and the event that stops it."""
+
+    daemon: Daemon
+    url: str
+    key: str
+    facility: Facility
+    stop: asyncio.Event
+    task: asyncio.Task[None]
+
+    async def declare(self, session: aiohttp.ClientSession, index: int) -> int:
+        """The status of a declaration."""
+        headers = {"Authorization": f"Bearer {self.key}"}
+        async with session.post(f"{self.url}/v1/stays", json=declaration(index), headers=headers) as answer:
+            await answer.read()
+            return answer.status
+
+
+@pytest.fixture
+async def population(empty_database: Any) -> AsyncIterator[str]:
+    """The URL of a running population simulator."""
+    url = empty_database.url.replace("{role}", "postgres")
+    ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(
+        simulator.serve(
+            url, "127.0.0.1", 0, client_id=CLIENT, client_secret=SECRET, admin_token=ADMIN, ready=ready.set_result
+        )
+    )
+    yield f"http://127.0.0.1:{await ready}"
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+def settings(database: Any, population: str, tmp_path: Path) -> Settings:
+    now = datetime.now(UTC)
+    create_store(tmp_path / "keys", [epoch_at(now)], now)
+    secret = tmp_path / "secret"
+    secret.write_text(SECRET)
+    return load_settings(
+        {
+            "ASM_ENVIRONMENT": "trial",
+            "ASM_DEPLOYMENT": "asm.test.example",
+            "ASM_DATABASE_URL": database.url,
+            "ASM_KEY_STORE": str(tmp_path / "keys"),
+            "ASM_LISTEN": "127.0.0.1:0",
+            "ASM_PUBLIC_URL": "http://127.0.0.1",
+            "ASM_MLLP_LISTEN": "127.0.0.1:0",
+            "ASM_POPULATION_URL": population,
+            "ASM_POPULATION_CLIENT_ID": CLIENT,
+            "ASM_POPULATION_CLIENT_SECRET_FILE": str(secret),
+            "ASM_SHUTDOWN_SECONDS": "20",
+        }
+    )
+
+
+@pytest.fixture
+async def start(settings: Settings, make_facility: FacilityMaker) -> AsyncIterator[Running]:
+    """`await start()` runs a daemon; it is stopped after the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start_one() -> Site:
+            return await stack.enter_async_context(_site(settings, make_facility))
+
+        yield start_one
+
+
+@asynccontextmanager
+async def _site(settings: Settings, make_facility: FacilityMaker) -> AsyncIterator[Site]:
+    async with open_daemon(settings) as daemon:
+        facility = await make_facility()
+        pool, now = daemon.pools["asm_auth"], daemon.now()
+        owner = await directory.add_principal(pool, "test", PrincipalKind.OWNER, "Chủ Mẫu", "Khách sạn Mẫu", now)
+        await directory.grant(pool, "test", owner, facility.code, now)
+        key = await directory.create_key(pool, "test", owner, now, valid_days=1)
+        stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(run(daemon, stop, ready.set_result))
+        await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
+        ports: Ports = await ready if ready.done() else await task  # type: ignore[func-returns-value]
+        yield Site(daemon, f"http://127.0.0.1:{ports.http}", key, facility, stop, task)
+        stop.set()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _until(condition: Callable[[], Any], seconds: float = 30) -> None:
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.02)
+
+
+async def test_a_task_that_ends_takes_the_daemon_down(start: Running) -> None:
+    site = await start()
+    await site.daemon.intake.close()  # its task returns, as no task of a running daemon may
+    with pytest.raises(ExceptionGroup) as ended:
+        await site.task
+    assert ended.group_contains(TaskEnded, match="intake")
+
+
+async def test_what_is_declared_is_carried_to_the_population_database(start: Running) -> None:
+    site = await start()
+    async with aiohttp.ClientSession() as session:
+        assert await site.declare(session, 1) == 201
+
+    async def confirmed() -> bool:
+        state = await sync.conservation(site.daemon.pools["asm_sync"])
+        return state.confirmed == state.stays == 1
+
+    await _until(confirmed)
+
+
+async def test_it_says_when_it_is_ready_and_when_this_month_has_no_place(start: Running) -> None:
+    site = await start()
+    async with aiohttp.ClientSession() as session, session.get(f"{site.url}/readyz") as answer:
+        assert answer.status == 200, await answer.text()
+
+
+async def test_stopping_under_load_loses_nothing_that_was_accepted(start: Running) -> None:
+    site = await start()
+    accepted: list[int] = []
+
+    async def keep_declaring(session: aiohttp.ClientSession, first: int) -> None:
+        for index in range(first, first + 200):
+            try:
+                if await site.declare(session, index) == 201:
+                    accepted.append(index)
+            except aiohttp.ClientError:
+                return  # the door is closed
+
+    async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as tasks:
+        for client in range(8):
+            tasks.create_task(keep_declaring(session, 1000 * client))
+
+        async def some() -> bool:
+            return len(accepted) >= 50
+
+        await _until(some)
+        site.stop.set()
+    await site.task
+    assert len(accepted) >= 50
+    async with site.daemon.pools["asm_intake"].acquire() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM stays") >= len(accepted)
+        lanes = await connection.fetchval("SELECT count(*) FROM leases WHERE owner IS NOT NULL")
+    assert lanes == 0
+
+
+def test_a_day_is_due_after_the_last_deadline_of_its_arrivals() -> None:
+    before, after = datetime(2026, 11, 23, 0, 59, tzinfo=UTC), datetime(2026, 11, 23, 1, 0, tzinfo=UTC)
+    assert due_days(before)[-1] == date(2026, 11, 21)
+    assert due_days(after)[-1] == date(2026, 11, 22)
+    assert len(due_days(after)) == 7
