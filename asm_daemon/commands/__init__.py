@@ -1,0 +1,1 @@
+"""The command line `asm-daemon`, a module for each kind of thing an operator does. `console` is what they share."""
