@@ -10,7 +10,7 @@ RUN = .venv/bin/python -m
 INSTALLED = .venv/installed
 TEST_OPTIONS ?=
 
-.PHONY: help setup check test demo bench lock clean
+.PHONY: help setup check test demo bench schemas lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,10 @@ demo: $(INSTALLED) ## the whole system on this machine, with synthetic people, u
 
 bench: $(INSTALLED) ## what this machine can take, beside what its database alone can take
 	$(RUN) tests.bench
+
+schemas: $(INSTALLED) ## write schemas/generated anew: the JSON Schemas and the OpenAPI document
+	$(RUN) schemas.generate
+	$(RUN) asm_daemon.web.contract
 
 lock: $(INSTALLED) ## resolve the dependencies of setup.cfg anew into requirements.lock
 	$(RUN) pip install --quiet uv

@@ -29,7 +29,7 @@ def models() -> Iterator[type[BaseModel]]:
         if isinstance(value, type) and issubclass(value, BaseModel) and value.__module__.startswith("schemas.")
     }
     for name in sorted(found):
-        if found[name] not in (Input, Output) and name.isidentifier():  # "RootModel[…]" is a base as well
+        if found[name] not in (Input, Output) and name[0] != "_" and name.isidentifier():  # not RootModel[…], a base
             yield found[name]
 
 

@@ -31,6 +31,6 @@ EXTENSION: dict[str, Any] = {"planned_departure_at": "2026-11-27T12:00:00+07:00"
 CANCELLATION: dict[str, Any] = {"reason": "entered_by_mistake"}
 SEARCH: dict[str, Any] = {
     "document_number": _GUEST.document_number,
-    "purpose": "wanted_person",
+    "purpose": "criminal_investigation",
     "case_ref": "15/2026/HS-PC02",
 }
