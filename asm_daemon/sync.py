@@ -257,7 +257,10 @@ class Worker:
             idle = self._leaving.difference(self._in_flight.values())
             if idle:
                 await leases.release_lanes(connection, self.id, idle)
+            before = self.lanes
             self._adopt({lane: fence for lane, fence in held.items() if lane not in idle}, started)
+        if self.lanes != before:
+            log.info("sync.lanes", lanes=len(self.lanes))
 
     async def leave(self) -> None:
         """Let all lanes go, for others to take at once. If the database is away, they lapse with the lease."""
@@ -274,8 +277,6 @@ class Worker:
         if held.items() - self._fences.items():  # what the former holder left behind lies anywhere
             self._cursor.sweep()
             self._doorbell.wake()
-        if held.keys() != self._fences.keys():
-            log.info("sync.lanes", lanes=len(held))
         self._fences = held
         self._held_until = started + self.limits.lease_seconds
 
