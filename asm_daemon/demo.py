@@ -85,7 +85,7 @@ async def demo(directory: Path | None, *, port: int = 8080, mllp_port: int = 257
             await _stay_up(directory, port, mllp_port, summary)
             return 0
         with tempfile.TemporaryDirectory(prefix="asm-check-") as folder:
-            async with running(Path(folder), free_port(), free_port(), summary) as site:
+            async with running(Path(folder), free_port(), free_port(), summary, durable=False) as site:
                 await _main_job(site, summary)
     except (StepFailed, embedded.EmbeddedPostgresError, OSError) as failure:
         console.print(f"[red]✗[/red] {failure}", highlight=False)
@@ -127,18 +127,19 @@ class Site:
 
 @asynccontextmanager
 async def running(
-    directory: Path, port: int, mllp_port: int, summary: Summary, *, discard: bool = False
+    directory: Path, port: int, mllp_port: int, summary: Summary, *, durable: bool = True, discard: bool = False
 ) -> AsyncIterator[Site]:
     """Start everything in `directory`, in the order in which it depends on each other; stop it in reverse.
 
-    With `discard` the population simulator confirms without storing, for measuring.
+    Without `durable` the database is a throw-away one without fsync. With `discard` the population simulator confirms
+    without storing, for measuring.
     """
     await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
     _refuse_busy(port, mllp_port)
     day = rules.local_day(utc_now())
     configure_logging("warning", DEPLOYMENT)
     async with AsyncExitStack() as stack:
-        server = await summary.step("start PostgreSQL", embedded.start(directory / "postgres"))
+        server = await summary.step("start PostgreSQL", embedded.start(directory / "postgres" if durable else None))
         stack.push_async_callback(server.stop)
         summary.steps["start PostgreSQL"] = {"version": server.major}
         await summary.step("migrate", _prepare_databases(server))
