@@ -63,7 +63,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An act that is sound by itself."""
+    """An act that is sound by itself. `derived_name`: its sender gave none, so facility, document and day name it."""
 
     command: Command
     body: BaseModel
@@ -72,6 +72,7 @@ class Prepared:
     content_tag: bytes | None
     declared: Mapping[str, Any] | None
     warnings: tuple[Violation, ...]
+    derived_name: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,7 @@ def _prepare_declaration(keyring: Keyring, command: Command, body: StayDeclarati
         content_tag=_content_tag(keyring, declared, "declared", None),
         declared=declared,
         warnings=(*command.act.warnings, *rules.warnings_for(body)),
+        derived_name=name is None,
     )
 
 
@@ -236,10 +238,12 @@ class World:
     # -- declarations --------------------------------------------------------------------------------------------------
 
     def _declare(self, act: Prepared, body: StayDeclaration) -> Decision:
-        existing = self._named(act)
-        if existing is not None:
-            return self._declare_again(act, existing)
         facility = act.command.facility
+        existing = self._named(act)
+        if existing is not None and act.derived_name and _has_left_before(existing, body.arrived_at):
+            self._free_names(facility.id, existing.id)  # back on the same day: another stay under the same name
+        elif existing is not None:
+            return self._declare_again(act, existing)
         if body.override is None:
             self._refuse_if_staying(facility, act.document_tag, body.guest.document.number, None, body)
         received_at = act.command.received_at
@@ -408,7 +412,8 @@ class World:
             presence = Presence(facility.id, row.id, tag, row.arrived_at, row.planned_departure_at)
             self._enter(presence)
         elif row.status == "cancelled" and contents.source_ref is None:
-            self._free_derived_ref(facility.id, row.id)
+            # a name that was not the sender's own must not keep the declaration from being made again
+            self._free_names(facility.id, row.id)
         self._rows[facility.id, row.id] = row
         self._opened[row.id, row.version] = contents
         is_new = previous.is_new if previous else row.version == 1
@@ -425,8 +430,7 @@ class World:
         if key is not None:
             del self._present[key][stay_id]
 
-    def _free_derived_ref(self, facility_id: int, stay_id: UUID) -> None:
-        """A name that we derived from the guest must not keep a cancelled declaration from being made again."""
+    def _free_names(self, facility_id: int, stay_id: UUID) -> None:
         self.freed_refs.append((facility_id, stay_id))
         for key in [key for key, named in self._refs.items() if named == stay_id]:
             del self._refs[key]
@@ -452,6 +456,10 @@ def merge_patch(target: Any, patch: Any) -> Any:
         else:
             result[name] = merge_patch(result.get(name), value)
     return result
+
+
+def _has_left_before(row: StayRow, arrived_at: datetime) -> bool:
+    return row.status == "departed" and row.departed_at is not None and row.departed_at <= arrived_at
 
 
 def _guest(contents: Contents) -> Guest:

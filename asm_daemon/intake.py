@@ -292,6 +292,8 @@ async def _write(connection: Connection, world: World, now: datetime) -> None:
         return
     fresh = [change for change in changes if change.is_new]
     changed = [change for change in changes if not change.is_new]
+    if world.freed_refs:
+        await store.delete_refs(connection, world.freed_refs)
     if fresh:
         await store.insert_stays(connection, [(change.row, change.tags) for change in fresh])
         await store.insert_refs(connection, [(*key, stay_id) for key, stay_id in world.new_refs.items()])
@@ -303,8 +305,6 @@ async def _write(connection: Connection, world: World, now: datetime) -> None:
         await store.supersede_work(connection, [(change.facility.id, change.row.id) for change in changed])
     if world.superseded:
         await store.insert_versions(connection, world.superseded)
-    if world.freed_refs:
-        await store.delete_refs(connection, world.freed_refs)
     present = [change.presence for change in changes if change.presence is not None]
     if present:
         await store.put_present(connection, present)

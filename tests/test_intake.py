@@ -382,6 +382,17 @@ async def test_a_cancelled_stay_without_a_ref_of_its_own_may_be_declared_again(
     assert again.stay.id != first.stay.id  # type: ignore[union-attr]
 
 
+async def test_a_guest_who_comes_back_on_the_same_day_is_another_stay_even_without_a_ref(
+    intake: Intake, facility: Facility, clock: Clock, pools: Pools
+) -> None:
+    first = await declare(intake, facility, clock)
+    left = {"departed_at": (clock() - timedelta(minutes=20)).isoformat()}
+    await act(intake, facility, clock, ActKind.CHECK_OUT, left, stay_id=first.stay.id)  # type: ignore[union-attr]
+    back = await declare(intake, facility, clock, arrived_at=(clock() - timedelta(minutes=10)).isoformat())
+    assert back.outcome == "accepted"
+    assert await count(pools, "stays") == 2
+
+
 async def test_many_requests_at_once_commit_in_few_batches(
     intake: Intake, facility: Facility, clock: Clock, pools: Pools
 ) -> None:
