@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shlex
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -44,6 +46,7 @@ from schemas.codes import Department, FacilityKind, Reason
 
 DEPLOYMENT = "asm.demo.example"
 CLIENT_ID = "asm-demo"
+ENVIRONMENT_FILE = "asm-daemon.env"
 BLOCKS_A_DAY, DAYS = 10, 7
 """Each day of the week declares other people, so that a demo kept for some days does not meet its own guests."""
 BACKGROUND_GUESTS = 8
@@ -227,26 +230,27 @@ async def _seed(server: embedded.EmbeddedPostgres) -> Mapping[str, int]:
 def _settings(
     directory: Path, server: embedded.EmbeddedPostgres, port: int, mllp_port: int, population_port: int, secret: str
 ) -> Settings:
-    """The demo's settings, read as the daemon reads its environment."""
+    """The demo's settings, read as the daemon reads its environment; a file of them is for the other commands."""
     key_store, auditor, secret_file = directory / "keys", directory / "auditor.pub", directory / "population.secret"
     _make_keys(directory, key_store, auditor)
     _write_private(secret_file, secret.encode())
-    return load_settings(
-        {
-            "ASM_ENVIRONMENT": "trial",
-            "ASM_DEPLOYMENT": DEPLOYMENT,
-            "ASM_DATABASE_URL": server.dsn("{role}", "asm"),
-            "ASM_KEY_STORE": str(key_store.absolute()),
-            "ASM_LISTEN": f"127.0.0.1:{port}",
-            "ASM_PUBLIC_URL": f"http://127.0.0.1:{port}",
-            "ASM_MLLP_LISTEN": f"127.0.0.1:{mllp_port}",
-            "ASM_POPULATION_URL": f"http://127.0.0.1:{population_port}",
-            "ASM_POPULATION_CLIENT_ID": CLIENT_ID,
-            "ASM_POPULATION_CLIENT_SECRET_FILE": str(secret_file.absolute()),
-            "ASM_AUDITOR_PUBLIC_KEY_FILE": str(auditor.absolute()),
-            "ASM_LOG_LEVEL": "warning",
-        }
-    )
+    environment = {
+        "ASM_ENVIRONMENT": "trial",
+        "ASM_DEPLOYMENT": DEPLOYMENT,
+        "ASM_DATABASE_URL": server.dsn("{role}", "asm"),
+        "ASM_KEY_STORE": str(key_store.absolute()),
+        "ASM_LISTEN": f"127.0.0.1:{port}",
+        "ASM_PUBLIC_URL": f"http://127.0.0.1:{port}",
+        "ASM_MLLP_LISTEN": f"127.0.0.1:{mllp_port}",
+        "ASM_POPULATION_URL": f"http://127.0.0.1:{population_port}",
+        "ASM_POPULATION_CLIENT_ID": CLIENT_ID,
+        "ASM_POPULATION_CLIENT_SECRET_FILE": str(secret_file.absolute()),
+        "ASM_AUDITOR_PUBLIC_KEY_FILE": str(auditor.absolute()),
+        "ASM_LOG_LEVEL": "warning",
+    }
+    lines = "".join(f"{name}={shlex.quote(value)}\n" for name, value in environment.items())
+    _write_private(directory / ENVIRONMENT_FILE, lines.encode())
+    return load_settings(environment)
 
 
 def _make_keys(directory: Path, key_store: Path, auditor: Path) -> None:
@@ -461,13 +465,14 @@ async def _verify_receipt(site: Site, receipt: Mapping[str, Any]) -> Mapping[str
 async def _stay_up(directory: Path, port: int, mllp_port: int, summary: Summary) -> None:
     async with running(directory, port, mllp_port, summary) as site:
         await _main_job(site, summary)
-        console.print(_where_to_look(site), highlight=False, soft_wrap=True)
+        console.print(_where_to_look(site, directory / ENVIRONMENT_FILE), highlight=False, soft_wrap=True)
         await composition.until_signalled()
         console.print("stopping …")
 
 
-def _where_to_look(site: Site) -> str:
+def _where_to_look(site: Site, environment: Path) -> str:
     base, keys = f"http://127.0.0.1:{site.ports.http}", site.keys
+    program = Path(sys.executable).with_name("asm-daemon")
     holders = {
         **{f"owner {code}": key for code, key in keys.owners.items()},
         "vendor": keys.vendor,
@@ -498,6 +503,9 @@ def _where_to_look(site: Site) -> str:
         f"  curl -s {base}/v1/police/searches -H 'Authorization: Bearer {keys.officer}' \\",
         f"    -H 'Content-Type: application/json' -d '{canonical_json(search).decode()}'",
         f"  curl -s {base}/v1/feeds/daily/{site.day} -H 'Authorization: Bearer {keys.departments[Department.TOURISM]}'",
+        "",
+        "Every command of the daemon works on this demo, for example:",
+        f"  set -a; . {os.path.relpath(environment)}; set +a; {os.path.relpath(program)} audit verify",
         "",
         "Ctrl-C stops it; the data stay.",
     ]
