@@ -68,7 +68,11 @@ def make_app(table: Table, gate: Gate, *, public_url: str, trial: bool, clock: C
     """The application of one route table. `trial` marks every answer and page as without legal effect."""
     app = web.Application(middlewares=[_answered(trial=trial)])
     for route in table:
-        app.router.add_route(route.method, route.path, _endpoint(route, gate, clock), name=route.name)
+        endpoint = _endpoint(route, gate, clock)
+        resource = app.router.add_resource(route.path, name=route.name)
+        resource.add_route(route.method, endpoint)
+        if route.method == "GET":
+            resource.add_route("HEAD", endpoint)
     app.router.add_get("/openapi.json", _fixed(document(table), "application/json"), name="openapi")
     app.router.add_static("/static", STATIC, name="static")
     headers = _headers(public_url, trial=trial)

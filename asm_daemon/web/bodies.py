@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
 
 import orjson
-from aiohttp import parse_content_disposition, web
-from aiohttp.helpers import parse_mimetype
+from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from asm_daemon.problems import Refused, from_validation
@@ -25,6 +25,9 @@ IDLE_SECONDS = 20.0
 BODY_SECONDS = 300.0
 """How long a body may take in all: 8 MiB over 256 kbit/s."""
 _PARTS_LIMIT = 8
+_PART_HEAD_BYTES = 2048
+_BOUNDARY = re.compile(r';\s*boundary=(?:"([^"]{1,70})"|([^;\s]{1,70}))', re.IGNORECASE)
+_DISPOSITION = re.compile(r';\s*(name|filename)=(?:"([^"]*)"|([^;\s]*))', re.IGNORECASE)
 
 NDJSON = "application/x-ndjson"
 JSON = "application/json"
@@ -252,8 +255,8 @@ def document_body(media: tuple[str, ...], limit_bytes: int, field_names: tuple[s
         kind = parse_media_type(content_type)
         if kind != MULTIPART:
             return Document(content, None, kind, {})
-        boundary = parse_mimetype(content_type).parameters.get("boundary", "")
-        return _document(content, boundary, field_names)
+        boundary = _BOUNDARY.search(content_type)
+        return _document(content, (boundary[1] or boundary[2]) if boundary else "", field_names)
 
     text = {name: {"type": "string"} for name in field_names}
     properties = {"file": {"type": "string", "format": "binary"}, **text}
@@ -285,16 +288,17 @@ def _document(content: bytes, boundary: str, field_names: tuple[str, ...]) -> Do
 
 def _parts(content: bytes, boundary: str) -> Iterator[tuple[Mapping[str, str], str, bytes]]:
     """The parts of a multipart body (RFC 2046, 5.1.1): disposition parameters, media type and content of each."""
-    if not 1 <= len(boundary) <= 70:
-        raise Refused("bad_request")
-    sections = (b"\r\n" + content).split(b"\r\n--" + boundary.encode("latin-1", "replace"), _PARTS_LIMIT + 2)
-    if len(sections) < 2 or not sections[-1].startswith(b"--"):
+    sections = (b"\r\n" + content).split(b"\r\n--" + boundary.encode("latin-1", "replace"), _PARTS_LIMIT + 1)
+    if not boundary or len(sections) < 2 or not sections[-1].startswith(b"--"):
         raise Refused("bad_request")  # no end: broken off, or more parts than anybody needs
     for section in sections[1:-1]:
         head, separator, value = section.partition(b"\r\n\r\n")
-        if not separator or head.lstrip(b" \t")[:2] not in (b"\r\n", b""):
+        if not separator or len(head) > _PART_HEAD_BYTES or head.lstrip(b" \t")[:2] not in (b"\r\n", b""):
             raise Refused("bad_request")
         lines = head.decode("utf-8", "replace").split("\r\n")[1:]
-        headers = {name.strip().lower(): text.strip() for name, _, text in (line.partition(":") for line in lines)}
-        _, disposition = parse_content_disposition(headers.get("content-disposition"))
+        headers = {name.strip().lower(): text for name, _, text in (line.partition(":") for line in lines)}
+        disposition = {
+            name: quoted or plain
+            for name, quoted, plain in _DISPOSITION.findall(headers.get("content-disposition", ""))
+        }
         yield disposition, parse_media_type(headers.get("content-type", "text/plain")), value

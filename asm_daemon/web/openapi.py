@@ -29,6 +29,12 @@ _PATH_PARAMETERS = {
     "period": "Kỳ: YYYY-MM-DD hoặc YYYY-MM · The period",
     "code": "Mã · Code",
 }
+_TAGS = {
+    "owner": "Chủ cơ sở lưu trú và phần mềm của họ · Owners of facilities, and their vendors",
+    "officer": "Cán bộ công an: mọi tra cứu đều được ghi nhật ký · Police officers; every search is on record",
+    "department": "Các sở: chỉ có số liệu tổng hợp · Departments; aggregates only",
+    "public": "Không cần khoá · No key needed",
+}
 _ABOUT = """\
 API khai báo lưu trú (thông báo lưu trú theo Điều 30 Luật Cư trú): mỗi khai báo được nhận sẽ có biên nhận ngay.
 API for accommodation declaration: every declaration that is taken in is answered with a receipt at once.
@@ -55,7 +61,6 @@ def document(table: Table) -> bytes:
         paths.setdefault(path, {})[route.method.lower()] = _operation(route, schemas)
     whole = {
         "openapi": "3.1.1",
-        "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
         "info": {
             "title": "ASM – Khai báo lưu trú · Accommodation declaration",
             "version": __version__,
@@ -63,7 +68,7 @@ def document(table: Table) -> bytes:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
-        "tags": [{"name": name} for name in dict.fromkeys(_tag(route) for route in listed)],
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": paths,
         "components": {
             "schemas": definitions,

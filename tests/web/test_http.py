@@ -38,6 +38,14 @@ async def test_what_is_not_there_is_a_problem_too(asm: Web, method: str, path: s
         assert answer.headers["Allow"]
 
 
+async def test_the_head_of_an_answer_can_be_asked_for_alone(asm: Web, owner_key: str) -> None:
+    for path, key in (("/healthz", None), ("/v1/stays", owner_key)):
+        answer = await asm.ask("HEAD", path, key)
+        assert (answer.status, answer.body) == (200, b"")
+        assert int(answer.headers["Content-Length"]) > 0
+    assert (await asm.ask("HEAD", "/v1/stays")).status == 401
+
+
 async def test_an_error_of_ours_says_nothing_outside_and_everything_but_people_in_the_log(
     asm: Web, owner_key: str, monkeypatch: pytest.MonkeyPatch, logged: io.BytesIO
 ) -> None:
