@@ -33,7 +33,7 @@ from asm_daemon.police import Desk
 from asm_daemon.settings import Settings
 from asm_daemon.store import stays as stays_store
 from asm_daemon.store.pool import open_connection, open_pool
-from asm_daemon.sync import Worker
+from asm_daemon.sync import SyncLimits, Worker
 from asm_daemon.web.api import owner_routes
 from asm_daemon.web.app import Runner, make_app
 from asm_daemon.web.feeds_api import feed_routes
@@ -49,6 +49,8 @@ CLOCK_DIFFERENCE = timedelta(seconds=5)
 """How far the daemon's clock may be from the database's before it takes nothing in: ids and deadlines come from it."""
 CATCH_UP_DAYS = 7
 """How many past days the publishing job looks back for a day that was missed."""
+SYNC_SHARE = 0.4
+"""The part of the shutdown time that the sync worker may take; requests and intake come before it."""
 PUBLISH_HOUR = 8
 """A day is published after 08:00 of the next: then its last declarations were due (DOMAIN: arrivals after 23:00)."""
 
@@ -184,7 +186,16 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
             desk=desk,
             doorbell=doorbell,
             population=population,
-            worker=Worker(pools["asm_sync"], keyring, population, now=now, doorbell=doorbell),
+            worker=Worker(
+                pools["asm_sync"],
+                keyring,
+                population,
+                now=now,
+                limits=SyncLimits(
+                    lease_seconds=settings.lease_seconds, shutdown_seconds=settings.shutdown_seconds * SYNC_SHARE
+                ),
+                doorbell=doorbell,
+            ),
             app=make_app(table, gate, public_url=settings.public_url, trial=trial, clock=now),
         )
 
@@ -208,13 +219,14 @@ async def run(daemon: Daemon, stop: asyncio.Event, ready: Callable[[Ports], None
         async with asyncio.TaskGroup() as tasks:
             intake = tasks.create_task(_lasting("intake", daemon.intake.run(), stop))
             tasks.create_task(_lasting("sync", daemon.worker.run(working), stop))
-            tasks.create_task(_lasting("jobs", jobs.run(job_table(daemon), leadership, working), stop))
+            clock = jobs.run(job_table(daemon), leadership, working, grace_seconds=settings.shutdown_seconds)
+            tasks.create_task(_lasting("jobs", clock, stop))
             bell = tasks.create_task(daemon.doorbell.run(daemon.pools["asm_sync"]))
             ready(Ports(runner.addresses[0][1], listener.port if listener else None))
             log.info("started")
             await stop.wait()
             log.info("stopping")
-            async with asyncio.timeout(settings.shutdown_seconds):
+            async with asyncio.timeout(settings.shutdown_seconds * (1 - SYNC_SHARE)):
                 await asyncio.gather(runner.cleanup(), _stopped(listener, settings.shutdown_seconds))
                 await daemon.intake.close()
                 await intake
@@ -276,7 +288,7 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
 
     async def publish() -> Mapping[str, int]:
         totals: Counter[str] = Counter()
-        for day in due_days(now()):
+        for day in await feeds.unpublished(pools["asm_publish"], due_days(now())):
             totals.update(await feeds.publish_once(pools["asm_publish"], daemon.keyring, day, now()))
         return totals
 

@@ -116,6 +116,13 @@ class Draft:
 # Publishing
 
 
+async def unpublished(pool: asyncpg.Pool, days: Sequence[date]) -> list[date]:
+    """Which of these days have no release yet, oldest first; `pool` as asm_publish."""
+    async with pool.acquire() as connection:
+        released = await store.released_days(connection, DAILY, days)
+    return sorted(set(days) - released)
+
+
 async def publish_once(pool: asyncpg.Pool, keyring: Keyring, day: date, now: datetime) -> dict[str, int]:
     """Publish one Vietnamese day for every department, as asm_publish; a further release only where numbers changed.
 

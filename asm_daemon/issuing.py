@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -122,7 +123,12 @@ def _leaf(facility: Facility, row: StayRow, contents: Contents) -> ReceiptLeaf:
 
 
 def _local(instant: datetime) -> str:
-    return instant.astimezone(rules.HANOI).strftime("%H:%M %d/%m/%Y")
+    return _local_minute(int(instant.timestamp()) // 60)
+
+
+@lru_cache(maxsize=4096)  # receipts of one evening name the same minutes again and again
+def _local_minute(minutes: int) -> str:
+    return datetime.fromtimestamp(minutes * 60, rules.HANOI).strftime("%H:%M %d/%m/%Y")
 
 
 def _statement(facility: Facility, row: StayRow, contents: Contents, *, trial: bool) -> Mapping[str, str]:

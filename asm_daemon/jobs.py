@@ -58,8 +58,8 @@ class Leadership:
             await leases.release_lease(connection, leases.JOBS, self.owner)
 
 
-async def run(jobs: Sequence[Job], leadership: Leadership, stop: asyncio.Event) -> None:
-    """Run every job by its trigger until `stop`, then let the running ones end."""
+async def run(jobs: Sequence[Job], leadership: Leadership, stop: asyncio.Event, *, grace_seconds: float) -> None:
+    """Run every job by its trigger until `stop`; the running ones then get `grace_seconds` to end, or are cancelled."""
     scheduler = AsyncIOScheduler(
         timezone=HANOI,
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": LATE_SECONDS},
@@ -78,8 +78,11 @@ async def run(jobs: Sequence[Job], leadership: Leadership, stop: asyncio.Event) 
     scheduler.start()
     try:
         await stop.wait()
+        scheduler.pause()
+        if running:
+            await asyncio.wait(running, timeout=grace_seconds)
     finally:
-        scheduler.shutdown(wait=False)
+        scheduler.shutdown(wait=False)  # it cancels what still runs
         await asyncio.gather(*running, return_exceptions=True)
         await leadership.release()
 

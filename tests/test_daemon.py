@@ -35,6 +35,7 @@ class Site:
     facility: Facility
     stop: asyncio.Event
     task: asyncio.Task[None]
+    database: Any
 
     async def declare(self, session: aiohttp.ClientSession, index: int) -> int:
         """The status of a declaration."""
@@ -83,18 +84,18 @@ def settings(database: Any, population: str, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-async def start(settings: Settings, make_facility: FacilityMaker) -> AsyncIterator[Running]:
+async def start(settings: Settings, make_facility: FacilityMaker, database: Any) -> AsyncIterator[Running]:
     """`await start()` runs a daemon; it is stopped after the test."""
     async with AsyncExitStack() as stack:
 
         async def start_one() -> Site:
-            return await stack.enter_async_context(_site(settings, make_facility))
+            return await stack.enter_async_context(_site(settings, make_facility, database))
 
         yield start_one
 
 
 @asynccontextmanager
-async def _site(settings: Settings, make_facility: FacilityMaker) -> AsyncIterator[Site]:
+async def _site(settings: Settings, make_facility: FacilityMaker, database: Any) -> AsyncIterator[Site]:
     async with open_daemon(settings) as daemon:
         facility = await make_facility()
         pool, now = daemon.pools["asm_auth"], daemon.now()
@@ -104,8 +105,10 @@ async def _site(settings: Settings, make_facility: FacilityMaker) -> AsyncIterat
         stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
         task = asyncio.create_task(run(daemon, stop, ready.set_result))
         await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
-        ports: Ports = await ready if ready.done() else await task  # type: ignore[func-returns-value]
-        yield Site(daemon, f"http://127.0.0.1:{ports.http}", key, facility, stop, task)
+        if task.done():
+            task.result()
+        ports: Ports = ready.result()
+        yield Site(daemon, f"http://127.0.0.1:{ports.http}", key, facility, stop, task, database)
         stop.set()
         await asyncio.gather(task, return_exceptions=True)
 
@@ -138,8 +141,13 @@ async def test_what_is_declared_is_carried_to_the_population_database(start: Run
 
 async def test_it_says_when_it_is_ready_and_when_this_month_has_no_place(start: Running) -> None:
     site = await start()
-    async with aiohttp.ClientSession() as session, session.get(f"{site.url}/readyz") as answer:
-        assert answer.status == 200, await answer.text()
+    superuser = await site.database.connect()
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"{site.url}/readyz") as answer:
+            assert answer.status == 200, await answer.text()
+        await superuser.execute(f"ALTER TABLE stays_{epoch_at(site.daemon.now())} RENAME TO stays_elsewhere")
+        async with session.get(f"{site.url}/readyz") as answer:
+            assert (answer.status, (await answer.json())["checks"]) == (503, {"intake": "failed"})
 
 
 async def test_stopping_under_load_loses_nothing_that_was_accepted(start: Running) -> None:

@@ -92,6 +92,14 @@ async def latest_releases(
     return [(Release(*tuple(row)[:-1]), row["withheld_sealed"]) for row in rows]
 
 
+async def released_days(connection: Connection, template: str, periods: Sequence[date]) -> set[date]:
+    """The periods that have a release."""
+    rows = await connection.fetch(
+        "SELECT DISTINCT period FROM releases WHERE template = $1 AND period = ANY($2::date[])", template, periods
+    )
+    return {row["period"] for row in rows}
+
+
 async def insert_release(connection: Connection, release: Release, withheld_sealed: Sequence[bytes]) -> bool:
     """Publish; false if somebody else has published a release of this number meanwhile."""
     status: str = await connection.execute(
