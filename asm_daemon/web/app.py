@@ -24,6 +24,7 @@ from structlog.contextvars import bound_contextvars
 
 from asm_daemon.directory import Gate
 from asm_daemon.problems import Refused, from_validation
+from asm_daemon.store import LOST
 from asm_daemon.web import bodies
 from asm_daemon.web.auth import identify
 from asm_daemon.web.openapi import document
@@ -161,6 +162,10 @@ def _answered(*, trial: bool) -> Middleware:
                     response.headers["Allow"] = raised.headers["Allow"]
             except Refused as refused:
                 problem = refused
+                response = _refusal(request, problem, request_id, trial=trial)
+            except LOST:  # intake answers for what it took in; whatever else loses the database has recorded nothing
+                problem = Refused("unavailable", retry_after_seconds=5)
+                log.warning("database_lost", route=_route(request), exc_info=True)
                 response = _refusal(request, problem, request_id, trial=trial)
             except Exception:  # the last place before the client: it is logged, and says nothing outside
                 problem = Refused("internal")

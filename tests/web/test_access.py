@@ -72,7 +72,7 @@ def test_names_of_operations_are_unique() -> None:
 
 async def test_without_a_valid_key_only_the_public_routes_answer(asm: Web) -> None:
     wrong = "asm_" + "0" * 16 + "_" + "0" * 64
-    headers = (
+    headers: tuple[dict[str, str], ...] = (
         {},
         {"Authorization": "Bearer"},
         {"Authorization": f"Basic {wrong}"},

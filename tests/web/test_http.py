@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from datetime import datetime
 
@@ -69,6 +70,25 @@ async def test_a_database_that_is_away_is_an_answer_that_says_when_to_come_again
     connection = await database.connect()
     await connection.execute("ALTER TABLE principals RENAME TO elsewhere")
     answer = await asm.ask("GET", "/v1/stays", owner_key)
+    assert answer.problem == (503, "unavailable")
+    assert int(answer.headers["Retry-After"]) > 0
+
+
+async def test_a_database_that_goes_away_in_the_middle_is_an_answer_too(
+    asm: Web, owner_key: str, database: Database
+) -> None:
+    blocker, watcher = await database.connect(), await database.connect()
+    await blocker.execute("BEGIN; LOCK TABLE stays IN ACCESS EXCLUSIVE MODE")
+    asking = asyncio.create_task(asm.ask("GET", "/v1/stays", owner_key))
+    end_waiting = """
+        SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE datname = current_database() AND usename = 'asm_intake' AND wait_event_type = 'Lock'
+    """
+    async with asyncio.timeout(5):
+        while await watcher.fetchval(end_waiting) == 0:
+            await asyncio.sleep(0.01)
+    await blocker.execute("ROLLBACK")
+    answer = await asking
     assert answer.problem == (503, "unavailable")
     assert int(answer.headers["Retry-After"]) > 0
 
