@@ -92,17 +92,26 @@ async def read(request: web.Request, body: Body[Any]) -> bytes:
     _check_type(request, body)
     if (request.content_length or 0) > body.limit_bytes:
         raise Refused("body_too_large")
-    content = bytearray()
     try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while chunk := await _next_chunk(request):
-                content += chunk
-                if len(content) > body.limit_bytes:
-                    raise Refused("body_too_large")
+        if request.content.is_eof():  # it came with its head, as most do: no timers are needed
+            content = await request.content.read()
+        else:
+            async with asyncio.timeout(BODY_SECONDS):
+                content = await _gather(request, body.limit_bytes)
     except TimeoutError:
         raise Refused("request_timeout") from None
     except (web.RequestPayloadError, ConnectionError):
         raise Refused("bad_request") from None
+    if len(content) > body.limit_bytes:
+        raise Refused("body_too_large")
+    return content
+
+
+async def _gather(request: web.Request, limit_bytes: int) -> bytes:
+    """The whole body, or a little more than the limit of it."""
+    content = bytearray()
+    while len(content) <= limit_bytes and (chunk := await _next_chunk(request)):
+        content += chunk
     return bytes(content)
 
 
