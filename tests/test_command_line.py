@@ -1,0 +1,590 @@
+"""The command line: wrong arguments and a missing world first, then what an operator does with each command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pwd
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import aiohttp
+import orjson
+import pytest
+from typer.testing import CliRunner, Result
+
+from asm_daemon import __version__, samples
+from asm_daemon.__main__ import app
+from asm_daemon.crypto import create_store, epoch_at, next_epoch
+from asm_daemon.directory import Gate
+from asm_daemon.embedded import EmbeddedPostgres
+from asm_daemon.model import Facility, Scope
+from asm_daemon.rules import local_day
+from connectors.population import simulator
+from schemas.codes import FacilityKind
+from tests.conftest import Database
+from tests.stack import FacilityMaker, Pools
+
+DONE, NO, WRONG, UNREADY = 0, 1, 2, 3
+ME = f"operator:{pwd.getpwuid(os.getuid()).pw_name}"
+DAY = local_day(datetime.now(UTC))
+SECRET = "test-secret"
+FACILITY = {
+    "--code": "HY-KS-0001",
+    "--name": "Khách sạn Mẫu",
+    "--kind": "hotel_4_star",
+    "--province": "109",
+    "--commune": "11953",
+    "--address": "1 Đường Mẫu",
+    "--authority": "Công an phường Mẫu",
+    "--capacity": "50",
+}
+Command = Callable[..., Awaitable[Result]]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """What the commands read: a key store that holds this month and the next, and nobody at any address."""
+    now = datetime.now(UTC)
+    create_store(tmp_path / "keys", [epoch_at(now), next_epoch(epoch_at(now))], now)
+    secret = tmp_path / "secret"
+    secret.write_text(f"{SECRET}\n")
+    return {
+        "ASM_ENVIRONMENT": "trial",
+        "ASM_DEPLOYMENT": "asm.test.example",
+        "ASM_DATABASE_URL": "postgresql://{role}@127.0.0.1:1/asm",
+        "ASM_KEY_STORE": str(tmp_path / "keys"),
+        "ASM_LISTEN": "127.0.0.1:0",
+        "ASM_MLLP_LISTEN": "127.0.0.1:0",
+        "ASM_PUBLIC_URL": "http://127.0.0.1",
+        "ASM_POPULATION_URL": "http://127.0.0.1:1",
+        "ASM_POPULATION_CLIENT_ID": "asm-test",
+        "ASM_POPULATION_CLIENT_SECRET_FILE": str(secret),
+    }
+
+
+@pytest.fixture
+def alone(environment: dict[str, str]) -> Command:
+    """`await alone("keys", "list")` runs a command in this process, without a database.
+
+    It ended as a program ends; a crash fails the test.
+    """
+
+    async def run(*arguments: str, **changes: str) -> Result:
+        settings = {**environment, **changes}
+        result = await asyncio.to_thread(CliRunner().invoke, app, list(arguments), env=settings)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
+
+    return run
+
+
+@pytest.fixture
+def asm(alone: Command, database: Database) -> Command:
+    """`await asm("facility", "list")` runs a command on the migrated database of this test."""
+    return partial(alone, ASM_DATABASE_URL=database.url)
+
+
+def options(given: dict[str, str]) -> list[str]:
+    return [part for option in given.items() for part in option]
+
+
+# -- wrong arguments, wrong settings, a world that is not ready --------------------------------------------------------
+
+
+async def test_everything_wrong_with_a_facility_is_said_at_once_in_both_languages(alone: Command) -> None:
+    wrong = {"--code": "hy ks", "--kind": "castle", "--province": "999", "--capacity": "many"}
+    result = await alone("facility", "add", *options(wrong))
+    assert result.exit_code == WRONG
+    assert result.stdout == ""
+    for option in (*wrong, "--name", "--commune", "--address", "--authority"):
+        assert f"  {option}: " in result.stderr
+    assert "Thiếu thông tin bắt buộc. · This is required." in result.stderr
+    assert "castle" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["principal", "add", "--kind", "king", "--department", "war"], ["kind", "name", "organisation", "department"]),
+        (["key", "create", "--principal", "me", "--valid-days", "367"], ["principal", "valid-days"]),
+        (["grant", "add", "--principal", "me", "--scopes", "declare,all"], ["principal", "facility", "scopes"]),
+        (["grant", "revoke"], ["principal", "facility"]),
+        (["sender", "add", "--sending-application", ""], ["sending-application", "sending-facility", "facility"]),
+    ],
+)  # fmt: skip
+async def test_every_wrong_argument_is_named_by_its_option(
+    alone: Command, arguments: list[str], named: list[str]
+) -> None:
+    result = await alone(*arguments)
+    assert (result.exit_code, told(result)) == (WRONG, [f"--{name}" for name in named])
+
+
+def told(result: Result) -> list[str]:
+    """The options that an error names."""
+    return [line.split(":")[0].strip() for line in result.stderr.splitlines() if line.startswith("  --")]
+
+
+async def test_what_only_the_database_knows_to_be_wrong_is_named_too(asm: Command, workbook: Path) -> None:
+    owner = ["--kind", "owner", "--name", "Chủ Mẫu", "--organisation", "Khách sạn Mẫu"]
+    principal = (await asm("principal", "add", *owner)).stdout.strip()
+    unknown = ["--facility", "HY-KS-0001"]
+    for arguments, option in (
+        (["principal", "add", *owner, "--department", "health"], "--department"),
+        (["key", "create", "--principal", str(UUID(int=0))], "--principal"),
+        (["grant", "add", "--principal", principal, *unknown], "--facility"),
+        (["sender", "add", "--sending-application", "HIS", "--sending-facility", "BV", *unknown], "--facility"),
+        (["import", str(workbook), *unknown], "--facility"),
+    ):
+        result = await asm(*arguments)
+        assert (result.exit_code, told(result)) == (WRONG, [option])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["import", "no-such-file", "--facility", "HY-KS-0001"],
+        ["once", "seal-audit", "--period", "2026-11-23"],
+        ["once", "publish", "--period", "23/11/2026"],
+        ["extract", "show", "war", "2026-11-23"],
+        ["keys", "public", "data"],
+        ["population", "seed", "--database-url", "postgresql://x@/y", "--persons", "0"],
+        ["demo", "--port", "70000"],
+    ],
+)
+async def test_what_cannot_be_asked_for_is_refused(alone: Command, arguments: list[str]) -> None:
+    result = await alone(*arguments)
+    assert result.exit_code == WRONG
+    assert "Error: Invalid value for" in result.stderr
+
+
+async def test_nothing_starts_on_wrong_settings(alone: Command) -> None:
+    for command in (["run"], ["facility", "list"], ["keys", "init"]):
+        result = await alone(*command, ASM_KEY_STORE="", ASM_ENVIRONMENT="test")
+        assert result.exit_code == WRONG
+        assert "ASM_ENVIRONMENT: must be 'trial' or 'production'\n  ASM_KEY_STORE is missing" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("postgresql://{role}@127.0.0.1:1/asm", "no connection to the database: "),
+        ("postgresql://{role}:geheim@127.0.0.1:port/asm", "the URL cannot be used"),
+        ("no_such_database", '"no_such_database" does not exist; create it, then run: asm-daemon migrate'),
+        ("postgres", "migrations; run: asm-daemon migrate"),
+    ],
+)
+async def test_a_database_that_is_away_missing_or_not_migrated_is_said_in_one_line(
+    alone: Command, server: EmbeddedPostgres, template: str, url: str, reason: str
+) -> None:
+    given = url if "://" in url else server.dsn("{role}", url)
+    for command in (["run"], ["facility", "list"], ["once", "sync"], ["audit", "checkpoint"]):
+        result = await alone(*command, ASM_DATABASE_URL=given)
+        assert result.exit_code == UNREADY
+        assert result.stderr.count("\n") == 1
+        assert reason in result.stderr
+        assert "geheim" not in result.output
+
+
+async def test_a_login_that_is_not_let_in_is_said_in_one_line(alone: Command, server: EmbeddedPostgres) -> None:
+    result = await alone("migrate", "--check", "--url", server.dsn("asm_stranger"))
+    assert (result.exit_code, result.stderr.count("\n")) == (UNREADY, 1)
+    assert 'role "asm_stranger" does not exist' in result.stderr
+    assert "pg_hba.conf" in result.stderr
+
+
+async def test_without_a_key_store_the_command_that_makes_one_is_named(asm: Command) -> None:
+    for command in (["run"], ["keys", "list"], ["keys", "public"], ["audit", "verify"]):
+        result = await asm(*command, ASM_KEY_STORE="/nowhere/keys")
+        assert result.exit_code == UNREADY
+        assert result.stderr.endswith("make one with: asm-daemon keys init\n")
+
+
+async def test_a_crash_is_told_by_type_and_place_and_never_by_its_message(tmp_path: Path) -> None:
+    program = """
+from asm_daemon import __main__ as command_line
+@command_line.app.command()
+def crash() -> None:
+    raise RuntimeError("000190000001")
+command_line.main()
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, "crash", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    output, errors = await process.communicate()
+    assert process.returncode == 1
+    assert output == b""
+    logged = orjson.loads(errors)
+    assert (logged["event"], logged["exception"][0]["type"]) == ("crashed", "builtins.RuntimeError")
+    assert b"000190000001" not in errors
+
+
+# -- the installation --------------------------------------------------------------------------------------------------
+
+
+async def test_the_program_says_its_version_and_helps(alone: Command) -> None:
+    assert (await alone("--version")).stdout == f"{__version__}\n"
+    assert "khai báo từ tệp" in (await alone("--help")).stdout
+    for command in app.registered_groups:
+        assert "Commands:" in (await alone(str(command.name), "--help")).stdout
+
+
+async def test_migrate_says_what_it_applies_and_a_second_time_nothing(alone: Command, empty_database: Database) -> None:
+    url = empty_database.url.replace("{role}", "postgres")
+    before = await alone("migrate", "--url", url, "--check")
+    assert before.exit_code == NO
+    applied = await alone("migrate", "--url", url)
+    assert applied.exit_code == DONE
+    assert applied.stdout == before.stdout
+    assert applied.stdout.startswith("0001_roles\n0002_directory\n")
+    again = await alone("migrate", "--check", ASM_DATABASE_URL=empty_database.url)
+    assert (again.exit_code, again.stdout) == (DONE, "")
+
+
+async def test_a_key_store_is_made_once_and_listed_without_its_keys(alone: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "keys"
+    made = await alone("keys", "init", ASM_KEY_STORE=str(folder))
+    assert (made.exit_code, made.stdout) == (DONE, f"{folder}\n")
+    assert "apart from the database" in made.stderr
+    assert (await alone("keys", "init", ASM_KEY_STORE=str(folder))).exit_code == UNREADY
+    listed = json.loads((await alone("keys", "list", "--json", ASM_KEY_STORE=str(folder))).stdout)
+    this_month = epoch_at(datetime.now(UTC))
+    names = [key["name"] for key in listed]
+    assert {f"data/{this_month}/1", f"index/{next_epoch(this_month)}/1", "receipt/1", "checkpoint/1"} <= set(names)
+    assert set(listed[0]) == {"name", "algorithm", "created_at"}
+    table = (await alone("keys", "list", ASM_KEY_STORE=str(folder))).stdout
+    assert [name for name in names if name not in table] == []
+
+
+async def test_the_public_keys_are_printed_together_or_one_by_one(alone: Command) -> None:
+    everything = (await alone("keys", "public")).stdout
+    assert everything.count("-----BEGIN PUBLIC KEY-----") == 3
+    one = (await alone("keys", "public", "checkpoint")).stdout
+    assert one.startswith("checkpoint/1\n-----BEGIN PUBLIC KEY-----\n")
+    assert one in everything
+
+
+async def test_the_demo_says_when_its_port_is_taken(alone: Command, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        result = await alone("demo", "--directory", str(tmp_path / "demo"), "--port", port)
+    assert result.exit_code == NO
+
+
+# -- programs that stay ------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def program(*arguments: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The real program, which is ended with SIGTERM when the block is left, if it has not ended by then."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "asm_daemon",
+        *arguments,
+        env={"PATH": os.environ["PATH"], **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        await process.communicate()
+
+
+async def test_the_daemon_reports_ready_answers_and_ends_well_on_sigterm(
+    environment: dict[str, str], database: Database, tmp_path: Path
+) -> None:
+    environment["ASM_DATABASE_URL"] = database.url
+    supervisor = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as channel:
+        channel.bind(str(supervisor))
+        async with program("run", NOTIFY_SOCKET=str(supervisor), **environment) as process:
+            async with asyncio.timeout(60):
+                assert await asyncio.get_running_loop().sock_recv(channel, 100) == b"READY=1"
+            assert process.stderr is not None
+            logged = [orjson.loads(await process.stderr.readline()) for _ in range(2)]
+            ports = {line["listen"]: line["port"] for line in logged if line["event"] == "listening"}
+            assert set(ports) == {"http", "mllp"}
+            async with aiohttp.request("GET", f"http://127.0.0.1:{ports['http']}/readyz") as answer:
+                assert (await answer.json())["ready"] is True
+            process.send_signal(signal.SIGTERM)
+            output, errors = await process.communicate()
+    assert (process.returncode, output) == (0, b"")
+    logged = [orjson.loads(line) for line in errors.splitlines()]
+    assert [line for line in logged if line["level"] != "info"] == []
+    assert logged[-1]["event"] == "stopped"
+
+
+async def test_the_simulator_serves_until_sigterm(empty_database: Database, tmp_path: Path) -> None:
+    url = empty_database.url.replace("{role}", "postgres")
+    for name in ("secret", "admin"):
+        (tmp_path / name).write_text(f"{name}\n")
+    files = {"--client-secret-file": str(tmp_path / "secret"), "--admin-token-file": str(tmp_path / "admin")}
+    given = {"--database-url": url, "--client-id": "asm", "--port": "0", **files}
+    async with program("population", "serve", *options(given)) as process:
+        assert process.stderr is not None
+        address = (await process.stderr.readline()).decode().strip()
+        login = {"Authorization": aiohttp.encode_basic_auth("asm", "secret")}
+        grant = {"grant_type": "client_credentials"}
+        async with aiohttp.request("POST", f"{address}/oauth2/token", headers=login, data=grant) as answer:
+            assert answer.status == 200
+        headers = {"Authorization": "Bearer admin"}
+        async with aiohttp.request("GET", f"{address}/admin/violations", headers=headers) as answer:
+            assert answer.status == 200
+        process.send_signal(signal.SIGTERM)
+        _, errors = await process.communicate()
+    assert (process.returncode, errors) == (0, b"")
+
+
+async def test_seeding_goes_on_where_it_was_stopped(alone: Command, empty_database: Database) -> None:
+    url = empty_database.url.replace("{role}", "postgres")
+    for persons, added in ((10, 10), (25, 15)):
+        result = await alone("population", "seed", "--database-url", url, "--persons", str(persons))
+        assert result.exit_code == DONE
+        done = json.loads(result.stdout)
+        assert (done["added"], done["persons"]) == (added, persons)
+
+
+# -- the directory -----------------------------------------------------------------------------------------------------
+
+
+async def test_an_operator_enters_a_facility_and_lets_its_owner_declare(
+    asm: Command, pools: Pools, database: Database
+) -> None:
+    assert (await asm("facility", "add", *options(FACILITY))).stdout == "HY-KS-0001\n"
+    owner = {"--kind": "owner", "--name": "Chủ Mẫu", "--organisation": "Khách sạn Mẫu"}
+    principal = (await asm("principal", "add", *options(owner))).stdout.strip()
+    created = await asm("key", "create", "--principal", principal, "--valid-days", "30")
+    key = created.stdout.strip()
+    assert "cannot be shown again" in created.stderr
+    granted = await asm("grant", "add", "--principal", principal, "--facility", "HY-KS-0001", "--scopes", "declare")
+    assert granted.exit_code == DONE
+
+    gate = Gate(await pools.get("asm_auth"), 0)
+    known = await gate.authenticate(key, datetime.now(UTC))
+    assert (str(known.id), known.name) == (principal, "Chủ Mẫu")
+    assert known.grants["HY-KS-0001"][1] == {Scope.DECLARE}
+    connection = await database.connect()
+    actors = await connection.fetch("SELECT DISTINCT convert_from(body, 'UTF8')::json->>'actor' FROM audit_pending")
+    assert [row[0] for row in actors] == [ME]
+
+
+async def test_what_was_given_is_taken_back_once(asm: Command, make_facility: FacilityMaker) -> None:
+    await make_facility()
+    vendor = {"--kind": "vendor", "--name": "Phần mềm Mẫu", "--organisation": "Công ty Mẫu"}
+    principal = (await asm("principal", "add", *options(vendor))).stdout.strip()
+    key_id = (await asm("key", "create", "--principal", principal)).stdout.split("_")[1]
+    at = ["--principal", principal, "--facility", "HY-KS-0001"]
+    assert (await asm("grant", "add", *at)).exit_code == DONE
+    assert [(await asm("grant", "revoke", *at)).exit_code for _ in range(2)] == [DONE, NO]
+    assert [(await asm("key", "revoke", key_id)).exit_code for _ in range(2)] == [DONE, NO]
+    (listed,) = json.loads((await asm("key", "list", "--json")).stdout)
+    assert (listed["id"], listed["principal"], listed["kind"]) == (key_id, principal, "vendor")
+    assert listed["revoked_at"] is not None
+    assert key_id in (await asm("key", "list")).stdout
+
+
+async def test_facilities_and_their_senders_are_listed_and_found(
+    asm: Command, make_facility: FacilityMaker, pools: Pools
+) -> None:
+    for code in ("HY-YT-0002", "HY-YT-0001"):
+        await make_facility(code, FacilityKind.MEDICAL_FACILITY)
+    listed = json.loads((await asm("facility", "list", "--json")).stdout)
+    assert [facility["code"] for facility in listed] == ["HY-YT-0001", "HY-YT-0002"]
+    assert "medical_facility" in (await asm("facility", "list")).stdout
+    sender = {"--sending-application": "HIS-MAU", "--sending-facility": "BV-MAU-01", "--facility": "HY-YT-0002"}
+    assert (await asm("sender", "add", *options(sender))).exit_code == DONE
+    found = await Gate(await pools.get("asm_auth"), 0).facility_of_sender("HIS-MAU", "BV-MAU-01")
+    assert found is not None
+    assert found.code == "HY-YT-0002"
+
+
+async def test_the_actor_is_not_what_a_variable_says(asm: Command, database: Database) -> None:
+    await asm("facility", "add", *options(FACILITY), LOGNAME="somebody", USER="somebody", SUDO_USER="somebody")
+    connection = await database.connect()
+    assert await connection.fetchval("SELECT convert_from(body, 'UTF8')::json->>'actor' FROM audit_pending") == ME
+
+
+# -- documents ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def workbook(tmp_path: Path) -> Path:
+    """The Ministry's workbook with three guests."""
+    file = tmp_path / "khach.xlsx"
+    file.write_bytes(samples.official_xlsx(DAY, 3, seed=1))
+    return file
+
+
+async def stays(database: Database) -> int:
+    connection = await database.connect()
+    count: int = await connection.fetchval("SELECT count(*) FROM stays")
+    return count
+
+
+async def test_a_file_that_is_no_document_is_refused_as_a_whole(
+    asm: Command, facility: Facility, tmp_path: Path
+) -> None:
+    (tmp_path / "khach.xlsx").write_bytes(b"PK\x03\x04 and nothing more")
+    result = await asm("import", str(tmp_path / "khach.xlsx"), "--facility", facility.code)
+    assert result.exit_code == NO
+    assert "Không đọc được tệp. · The file cannot be read." in result.stderr
+    (tmp_path / "khach.zip").write_bytes(b"PK")
+    for chosen in ([], ["--connector", "fax"]):
+        result = await asm("import", str(tmp_path / "khach.zip"), "--facility", facility.code, *chosen)
+        assert result.exit_code == WRONG
+        assert "(unknown_connector)" in result.stderr
+
+
+async def test_a_refused_row_is_named_by_its_place_and_the_others_are_taken_in(
+    asm: Command, make_facility: FacilityMaker, tmp_path: Path, database: Database
+) -> None:
+    dorm = await make_facility("HY-KCN-0001", FacilityKind.INDUSTRIAL_ZONE_HOUSING, zone="KCN Mẫu")
+    first, *rest = samples.dorm_roster_csv(DAY, 3, seed=1).decode("utf-8-sig").splitlines()
+    rest[1] = rest[1].replace(";Lao động", ";Chơi bời")
+    file = tmp_path / "roster.csv"
+    file.write_text("\r\n".join([first, *rest, ""]), "utf-8-sig")
+    result = await asm("import", str(file), "--facility", dorm.code)
+    assert result.exit_code == NO
+    (refused,) = [line for line in result.stdout.splitlines() if " refused " in line]
+    assert refused.split()[:3] == ["3", "refused", "unknown_code"]
+    assert "cột Lý do" in refused
+    assert "3 dòng · rows: 2 đã nhận · accepted, 0 trùng · duplicate, 1 bị từ chối · refused" in result.stdout
+    assert await stays(database) == 2
+
+
+async def test_a_rehearsal_stores_nothing(asm: Command, facility: Facility, workbook: Path, database: Database) -> None:
+    result = await asm("import", str(workbook), "--facility", facility.code, "--dry-run")
+    assert result.exit_code == DONE
+    assert "3 đã nhận · accepted" in result.stdout
+    assert await stays(database) == 0
+
+
+async def test_a_file_sent_twice_is_declared_once(
+    asm: Command, facility: Facility, workbook: Path, database: Database
+) -> None:
+    first = await asm("import", str(workbook), "--facility", facility.code)
+    assert first.exit_code == DONE
+    assert "3 đã nhận · accepted" in first.stdout
+    second = json.loads((await asm("import", str(workbook), "--facility", facility.code, "--json")).stdout)
+    assert (second["received"], second["duplicate"]) == (3, 3)
+    for row in second["results"]:
+        assert row["receipt"]["code"] in first.stdout
+    assert await stays(database) == 3
+
+
+# -- evidence ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def receipt(asm: Command, facility: Facility, workbook: Path) -> dict[str, Any]:
+    """The receipt of a declared stay, as the API gives it."""
+    result = await asm("import", str(workbook), "--facility", facility.code, "--json")
+    found: dict[str, Any] = json.loads(result.stdout)["results"][0]["receipt"]
+    return found
+
+
+async def test_a_receipt_proves_what_was_signed_and_nothing_once_it_is_changed(
+    asm: Command, receipt: dict[str, Any], tmp_path: Path
+) -> None:
+    key, file = tmp_path / "keys.pem", tmp_path / "receipt.json"
+    key.write_text((await asm("keys", "public")).stdout)
+
+    async def verify(content: Any) -> Result:
+        file.write_text(json.dumps(content))
+        return await asm("receipt", "verify", str(file), "--public-key", str(key))
+
+    forgeries: tuple[Any, ...] = (receipt["signed"] | {"late_minutes": 1}, {**receipt, "signed": 7}, [], {"signed": {}})
+    for forged in forgeries:
+        result = await verify(forged)
+        assert result.exit_code == NO
+        assert result.stdout.startswith("Biên nhận này không chứng minh điều gì.\nThis receipt proves nothing: ")
+    for sound in (receipt, receipt["signed"]):
+        result = await verify(sound)
+        assert result.exit_code == DONE
+        assert result.stdout.startswith("THỬ NGHIỆM – KHÔNG CÓ GIÁ TRỊ PHÁP LÝ\n")
+        assert "Hợp lệ: asm.test.example đã nhận từ cơ sở HY-KS-0001" in result.stdout
+        assert f"stay {receipt['signed']['stay_id']}, version 1" in result.stdout
+    file.write_text("nothing")
+    assert (await asm("receipt", "verify", str(file), "--public-key", str(key))).exit_code == NO
+    key.write_text((await asm("keys", "public", "receipt")).stdout)
+    assert "signed by" in (await verify(receipt)).stdout
+    assert (await asm("receipt", "verify", str(file), "--public-key", str(file))).exit_code == UNREADY
+
+
+async def test_an_audit_is_whole_until_somebody_changes_it(
+    asm: Command, receipt: dict[str, Any], database: Database, tmp_path: Path
+) -> None:
+    assert (await asm("audit", "checkpoint")).exit_code == UNREADY
+    sealed = json.loads((await asm("once", "seal-audit")).stdout)["entries"]
+    assert sealed > 0
+    kept = tmp_path / "checkpoint"
+    kept.write_text((await asm("audit", "checkpoint")).stdout)
+    whole = await asm("audit", "verify", "--checkpoint", str(kept))
+    verified = json.loads(whole.stdout)
+    assert whole.exit_code == DONE
+    assert (verified["entries"], verified["checkpoints"], verified["faults"]) == (sealed, 1, [])
+
+    connection = await database.connect()
+    await connection.execute("UPDATE audit_log SET body = convert_to('{}', 'UTF8') WHERE position = 0")
+    broken = await asm("audit", "verify")
+    assert broken.exit_code == NO
+    assert {fault["kind"] for fault in json.loads(broken.stdout)["faults"]} == {"edited", "label"}
+    await connection.execute("TRUNCATE audit_log, audit_checkpoints, audit_nodes")
+    cut_off = await asm("audit", "verify", "--checkpoint", str(kept))
+    assert "cut_off" in {fault["kind"] for fault in json.loads(cut_off.stdout)["faults"]}
+    kept.write_text("tờ giấy")
+    assert (await asm("audit", "verify", "--checkpoint", str(kept))).exit_code == UNREADY
+
+
+# -- jobs --------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_job_runs_once_and_says_what_it_did(asm: Command, receipt: dict[str, Any]) -> None:
+    unknown = await asm("once", "dance")
+    assert unknown.exit_code == WRONG
+    assert "seal-audit, prepare-months, publish, sync" in unknown.stderr
+    assert json.loads((await asm("once", "prepare-months")).stdout) == {"keys": 0, "partitions": 0}
+    yesterday = (DAY - timedelta(days=1)).isoformat()
+    assert (await asm("extract", "show", "tourism", yesterday)).exit_code == NO
+    published = json.loads((await asm("once", "publish", "--period", yesterday)).stdout)["published"]
+    assert published == 3
+    release = json.loads((await asm("extract", "show", "tourism", yesterday)).stdout)
+    assert (release["department"], release["period"], release["release_no"]) == ("tourism", yesterday, 1)
+    days = json.loads((await asm("once", "publish")).stdout)
+    assert days["published"] > published  # the other days that are due
+
+
+async def test_stays_are_carried_when_the_population_database_answers_and_wait_when_not(
+    asm: Command, receipt: dict[str, Any], empty_database: Database, database: Database
+) -> None:
+    waiting = json.loads((await asm("once", "sync")).stdout)
+    assert waiting["confirmed"] == 0
+    connection = await database.connect()
+    await connection.execute("UPDATE sync_wait SET due_at = now()")
+    ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    url = empty_database.url.replace("{role}", "postgres")
+    login = {"client_id": "asm-test", "client_secret": SECRET, "admin_token": "test-admin"}
+    serving = asyncio.create_task(simulator.serve(url, "127.0.0.1", 0, **login, ready=ready.set_result))
+    try:
+        address = f"http://127.0.0.1:{await ready}"
+        carried = json.loads((await asm("once", "sync", ASM_POPULATION_URL=address)).stdout)
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+    assert carried["confirmed"] == 3
