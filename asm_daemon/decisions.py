@@ -256,28 +256,26 @@ class World:
             sender=act.command.actor,
             override=body.override.model_dump() if body.override else None,
         )
-        row = self._complete(
-            facility,
-            contents,
-            StayRow(
-                id=stay_id,
-                facility_id=facility.id,
-                version=1,
-                status="declared",
-                event=ActKind.DECLARE.value,
-                received_at=received_at,
-                declared_at=received_at,
-                arrived_at=body.arrived_at,
-                planned_departure_at=body.planned_departure_at,
-                departed_at=None,
-                deadline_at=deadline_at,
-                late_minutes=rules.late_minutes(received_at, deadline_at),
-                content_tag=act.content_tag or b"",
-                receipt_batch_id=stay_id,
-                receipt_index=0,
-                sealed=b"",
-            ),
+        batch_id, index = self._drafts.next_place(facility)
+        row = StayRow(
+            id=stay_id,
+            facility_id=facility.id,
+            version=1,
+            status="declared",
+            event=ActKind.DECLARE.value,
+            received_at=received_at,
+            declared_at=received_at,
+            arrived_at=body.arrived_at,
+            planned_departure_at=body.planned_departure_at,
+            departed_at=None,
+            deadline_at=deadline_at,
+            late_minutes=rules.late_minutes(received_at, deadline_at),
+            content_tag=act.content_tag or b"",
+            receipt_batch_id=batch_id,
+            receipt_index=index,
+            sealed=seal_contents(self._keyring, facility.id, stay_id, 1, contents),
         )
+        self._adopt(facility, contents, row, act.document_tag)
         if act.ref_tag is not None:
             self._refs[facility.id, act.ref_tag] = self.new_refs[facility.id, act.ref_tag] = row.id
         return Decision("accepted", row=row)
@@ -346,19 +344,24 @@ class World:
             raise Refused("version_conflict")
         if row.status == "declared" and (current.status != "declared" or isinstance(body, StayCorrection)):
             self._refuse_return(act.command.facility, after, row)
+        facility, version = act.command.facility, current.version + 1
+        after = replace(after, salt=new_salt(), sender=act.command.actor)
+        batch_id, index = self._drafts.next_place(facility)
         row = replace(
             row,
-            version=current.version + 1,
+            version=version,
             event=act.command.act.kind.value,
             received_at=act.command.received_at,
             content_tag=tag,
+            receipt_batch_id=batch_id,
+            receipt_index=index,
+            sealed=seal_contents(self._keyring, facility.id, row.id, version, after),
         )
         self.superseded.append(current)
         self._earlier.setdefault(current.id, []).append(current)
-        return Decision(
-            "accepted",
-            row=self._complete(act.command.facility, replace(after, salt=new_salt(), sender=act.command.actor), row),
-        )
+        document = document_value(after.declared["guest"]["document"]["number"])
+        self._adopt(facility, after, row, self._keyring.presence_tag(document))
+        return Decision("accepted", row=row)
 
     def _refuse_return(self, facility: Facility, contents: Contents, row: StayRow) -> None:
         """A stay that is (again) in house, perhaps under another document, must not double another one."""
@@ -397,19 +400,15 @@ class World:
 
     # -- bookkeeping ---------------------------------------------------------------------------------------------------
 
-    def _complete(self, facility: Facility, contents: Contents, row: StayRow) -> StayRow:
-        """Seal a new version, give it its place in the receipt batch, and remember it as the stay's state."""
-        sealed = seal_contents(self._keyring, facility.id, row.id, row.version, contents)
-        row = replace(row, sealed=sealed)
-        batch_id, index = self._drafts.add(facility, row, contents)
-        row = replace(row, receipt_batch_id=batch_id, receipt_index=index)
+    def _adopt(self, facility: Facility, contents: Contents, row: StayRow, document_tag: int | None) -> None:
+        """Remember a new version as the stay's state, with its receipt and its place in the house."""
+        self._drafts.add(facility, row, contents)
         tags = tags_of(self._keyring, row.id, contents.declared["guest"])
         previous = self.changes.get(row.id)
         self._leave(row.id)
         presence = None
-        if row.status == "declared":
-            tag = self._keyring.presence_tag(document_value(contents.declared["guest"]["document"]["number"]))
-            presence = Presence(facility.id, row.id, tag, row.arrived_at, row.planned_departure_at)
+        if row.status == "declared" and document_tag is not None:
+            presence = Presence(facility.id, row.id, document_tag, row.arrived_at, row.planned_departure_at)
             self._enter(presence)
         elif row.status == "cancelled" and contents.source_ref is None:
             # a name that was not the sender's own must not keep the declaration from being made again
@@ -418,7 +417,6 @@ class World:
         self._opened[row.id, row.version] = contents
         is_new = previous.is_new if previous else row.version == 1
         self.changes[row.id] = Change(facility, row, tags, contents, presence, is_new)
-        return row
 
     def _enter(self, entry: Presence) -> None:
         key = (entry.facility_id, entry.document_tag)

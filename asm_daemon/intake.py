@@ -95,8 +95,9 @@ class Intake:
     async def submit(self, commands: Sequence[Command]) -> list[Outcome]:
         """Take in acts; outcomes in input order, after the commit.
 
-        Raises `Refused`: overloaded, unavailable (nothing was recorded), outcome_unknown (the answer to the commit was
-        lost: sending the same again settles it).
+        Raises `Refused` when it holds for every act that was sound: overloaded, unavailable (nothing was recorded),
+        outcome_unknown (the answer to the commit was lost: sending the same again settles it). Acts beyond `flush_rows`
+        are committed later than the first; where only some of them fail so, it is the outcome of each.
         """
         outcomes, waiting = await self._prepare(commands)
         if self._closing:
@@ -105,8 +106,15 @@ class Intake:
             raise Refused("overloaded", retry_after_seconds=1)
         self._queue.extend(waiting.values())
         self._arrived.set()
+        failures = []
         for place, entry in waiting.items():
-            outcomes[place] = await entry.done
+            try:
+                outcomes[place] = await entry.done
+            except Refused as failure:
+                failures.append(failure)
+                outcomes[place] = Outcome("refused", refusal=failure, warnings=entry.prepared.warnings)
+        if failures and len(failures) == len(waiting):
+            raise failures[0]
         return [outcome for outcome in outcomes if outcome is not None]
 
     async def rehearse(self, commands: Sequence[Command]) -> list[Outcome]:

@@ -49,8 +49,15 @@ class Issuer:
         """The signing key; trials have their own, so that no trial receipt ever verifies as a real one."""
         return self.keyring.signing_key(KeyPurpose.RECEIPT_TRIAL if trial else KeyPurpose.RECEIPT)
 
-    def receipt(self, facility: Facility, row: StayRow, contents: Contents, tree: Tree, note: str) -> dict[str, Any]:
-        """The receipt of one version: always the same bytes for the same version.
+    def receipt(self, facility: Facility, row: StayRow, contents: Contents, batch: ReceiptBatch) -> dict[str, Any]:
+        """The receipt of one version, issued again: always the same bytes for the same version."""
+        leaf = _leaf(facility, row, contents)
+        return self.compose(facility, row, contents, leaf, tree_of(batch), batch.checkpoint)
+
+    def compose(
+        self, facility: Facility, row: StayRow, contents: Contents, leaf: ReceiptLeaf, tree: Tree, note: str
+    ) -> dict[str, Any]:
+        """The receipt of one version.
 
         `signed` is what verifies offline; the rest says the same in words and gives the code for the check page.
         """
@@ -63,7 +70,7 @@ class Issuer:
             "facility": {"code": facility.code, "name": facility.name, "address": facility.address},
             "authority": facility.authority,
             "statement": _statement(facility, row, contents, trial=trial),
-            "signed": receipt(_leaf(facility, row, contents), contents.salt, row.receipt_index, tree, note),
+            "signed": receipt(leaf, contents.salt, row.receipt_index, tree, note),
         }
 
 
@@ -72,20 +79,24 @@ class Draft:
 
     def __init__(self, issuer: Issuer) -> None:
         self._issuer = issuer
-        self._leaves: dict[bool, tuple[UUID, list[bytes]]] = {}
+        self._leaves: dict[bool, tuple[UUID, list[ReceiptLeaf]]] = {}
         self._signed: dict[UUID, tuple[Tree, str]] = {}
+        self._own: dict[UUID, list[ReceiptLeaf]] = {}
 
-    def add(self, facility: Facility, row: StayRow, contents: Contents) -> tuple[UUID, int]:
-        """Give a new version its place: (batch id, index)."""
-        trial = self._issuer.is_trial(facility)
-        batch_id, leaves = self._leaves.setdefault(trial, (uuid7(), []))
-        leaves.append(_leaf(facility, row, contents).hash())
-        return batch_id, len(leaves) - 1
+    def next_place(self, facility: Facility) -> tuple[UUID, int]:
+        """The place that the next version added for this facility will have: (batch id, index)."""
+        batch_id, leaves = self._leaves.setdefault(self._issuer.is_trial(facility), (uuid7(), []))
+        return batch_id, len(leaves)
+
+    def add(self, facility: Facility, row: StayRow, contents: Contents) -> None:
+        """Add a new version at `next_place`, which the row names."""
+        self._leaves[self._issuer.is_trial(facility)][1].append(_leaf(facility, row, contents))
 
     def sign(self, now: datetime) -> list[ReceiptBatch]:
         """Sign what was added; one signature a batch."""
         batches = []
-        for trial, (batch_id, leaves) in self._leaves.items():
+        for trial, (batch_id, added) in self._leaves.items():
+            self._own[batch_id], leaves = added, [leaf.hash() for leaf in added]
             signed = sign_batch(leaves, batch_id, self._issuer.deployment, self._issuer.key(trial=trial), now)
             self._signed[batch_id] = (signed.tree, signed.note)
             batches.append(ReceiptBatch(batch_id, now, b"".join(leaves), signed.note))
@@ -99,7 +110,9 @@ class Draft:
     def receipt(self, facility: Facility, row: StayRow, contents: Contents) -> dict[str, Any]:
         """The receipt of a version whose batch is signed or remembered."""
         tree, note = self._signed[row.receipt_batch_id]
-        return self._issuer.receipt(facility, row, contents, tree, note)
+        own = self._own.get(row.receipt_batch_id)
+        leaf = own[row.receipt_index] if own else _leaf(facility, row, contents)
+        return self._issuer.compose(facility, row, contents, leaf, tree, note)
 
 
 def tree_of(batch: ReceiptBatch) -> Tree:

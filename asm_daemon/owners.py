@@ -12,7 +12,7 @@ import asyncpg
 
 from asm_daemon import audit, rules
 from asm_daemon.crypto import Keyring, Tampered
-from asm_daemon.issuing import Issuer, code_of, read_code, tree_of
+from asm_daemon.issuing import Issuer, code_of, read_code
 from asm_daemon.model import Facility, Principal, Scope, StayRow
 from asm_daemon.problems import Refused, invalid
 from asm_daemon.sealing import open_contents
@@ -143,7 +143,7 @@ async def read_receipt(
             raise Refused("not_found")
         batch = (await stays_store.read_batches(connection, [row.receipt_batch_id]))[row.receipt_batch_id]
     contents = open_contents(keyring, row)
-    return issuer.receipt(facilities[row.facility_id], row, contents, tree_of(batch), batch.checkpoint)
+    return issuer.receipt(facilities[row.facility_id], row, contents, batch)
 
 
 async def list_facilities(pool: asyncpg.Pool, principal: Principal, now: datetime) -> FacilityStates:

@@ -226,6 +226,19 @@ async def test_a_record_that_was_tampered_with_refuses_its_own_act_only(
     assert outcomes[1].outcome == "accepted"
 
 
+async def test_a_row_that_the_database_refuses_does_not_take_the_others_with_it(
+    intake: Intake, make_facility: FacilityMaker, clock: Clock, pools: Pools
+) -> None:
+    good, bad = await make_facility("HY-KS-0001"), await make_facility("HY-KS-0002")
+    superuser = await pools.database.connect()
+    await superuser.execute(f"ALTER TABLE stays ADD CHECK (facility_id <> {bad.id}) NOT VALID")
+    rows = [command(bad if index == 3 else good, ActKind.DECLARE, declaration(index), clock) for index in range(6)]
+    outcomes = await intake.submit(rows)
+    assert [outcome.outcome for outcome in outcomes].count("accepted") == 5
+    assert code_of(outcomes[3]) == "unavailable"
+    assert await count(pools, "stays") == 5
+
+
 async def test_a_lost_database_is_unavailable_and_intake_recovers(
     intake: Intake, facility: Facility, clock: Clock, pools: Pools
 ) -> None:
