@@ -12,6 +12,11 @@ _IDLE_CONNECTION_SECONDS = 300
 # PostgreSQL ends a slow statement itself and says so; the client gives up only when the server no longer answers.
 _ANSWER_MARGIN_SECONDS = 5
 
+# Logins whose work is to read whole tables. Every other statement finds its rows by key, and must go on doing so: a
+# plan that was made and kept while this month's partition was empty would read all of it when it is full.
+_SCANNING_ROLES = frozenset({"asm_publish"})
+_BY_KEY = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+
 # A server that fell back to read-only (a stand-by behind the same address, a full disk) still answers, and would keep
 # its connections in the pool for ever.
 _FIND_READ_ONLY = """
@@ -82,5 +87,6 @@ def _arguments(
             "timezone": "UTC",
             "statement_timeout": f"{round(statement_seconds * 1000)}",
             "idle_in_transaction_session_timeout": f"{round(idle_in_transaction_seconds * 1000)}",
+            **({} if role in _SCANNING_ROLES else _BY_KEY),
         },
     }
