@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
@@ -471,7 +471,7 @@ def _departed(current: StayRow, departed_at: datetime, received_at: datetime) ->
         raise invalid("departure_before_arrival", "/departed_at")
     if departed_at > received_at + CLOCK_TOLERANCE:
         raise invalid("departure_in_future", "/departed_at")
-    return replace(current, status="departed", departed_at=departed_at.astimezone(UTC))
+    return replace(current, status="departed", departed_at=departed_at)
 
 
 def _returned(current: StayRow) -> StayRow:
@@ -483,7 +483,7 @@ def _returned(current: StayRow) -> StayRow:
 def _extended(current: StayRow, contents: Contents, body: Extension) -> tuple[Contents, StayRow]:
     if current.status != "declared":
         raise Refused("wrong_state")
-    planned = body.planned_departure_at.astimezone(UTC)
+    planned = body.planned_departure_at
     if planned < current.arrived_at:
         raise invalid("departure_before_arrival", "/planned_departure_at")
     if planned - current.arrived_at > STAY_LIMIT:

@@ -177,10 +177,10 @@ class Intake:
                     return
                 self._arrived.clear()
                 await self._arrived.wait()
+            if connection.is_closed():  # lost while nobody was waiting: nobody has to hear of it
+                return
             batch = [self._queue.popleft() for _ in range(min(self._flush_rows, len(self._queue)))]
             await self._flush(connection, batch)
-            if connection.is_closed():
-                return
 
     async def _flush(self, connection: asyncpg.Connection, batch: list[_Waiting]) -> None:
         """Commit a batch, and answer everyone in it whatever happens."""
@@ -220,19 +220,13 @@ class Intake:
     async def _commit(self, connection: asyncpg.Connection, acts: list[Prepared]) -> list[Outcome]:
         committing = False
         try:
-            transaction = connection.transaction()
-            await transaction.start()
-            outcomes = await self._decide_and_write(connection, acts)
-            committing = True
-            await transaction.commit()
+            async with connection.transaction():
+                outcomes = await self._decide_and_write(connection, acts)
+                committing = True
         except LOST as error:
             connection.terminate()
             log.warning("intake.connection_lost", exc_info=error, state="committing" if committing else "deciding")
             raise Refused("outcome_unknown" if committing else "unavailable", retry_after_seconds=1) from None
-        except BaseException:
-            if not connection.is_closed():
-                await transaction.rollback()
-            raise
         return outcomes
 
     async def _decide_and_write(self, connection: Connection, acts: list[Prepared]) -> list[Outcome]:

@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     BeforeValidator,
@@ -63,10 +64,17 @@ def _in_words(value: object) -> object:
     return value
 
 
+def _in_utc(instant: datetime) -> datetime:
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError:  # within a day of the first or the last instant there is
+        raise refuse("wrong_date", expected=_INSTANT_FORM) from None
+
+
 _INSTANT_FORM = "YYYY-MM-DDThh:mm:ss+07:00"
 Tidy = BeforeValidator(_tidy)
 # What a validator has looked at counts as Python's own, in which strict would refuse every text.
-Instant = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_in_words)]
+Instant = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_in_words), AfterValidator(_in_utc)]
 Text = Annotated[str, Tidy, Field(min_length=1, max_length=TEXT_LIMIT)]
 Code = Annotated[str, Field(max_length=32)]
 
@@ -254,7 +262,7 @@ class StayDeclaration(Input):
             raise refuse("arrival_too_far_ahead", limit=int(ARRIVAL_AHEAD_LIMIT.total_seconds() // 3600))
         if -ahead > ARRIVAL_BEHIND_LIMIT:
             raise refuse("arrival_too_long_ago", limit=ARRIVAL_BEHIND_LIMIT.days)
-        return arrived_at.astimezone(UTC)
+        return arrived_at
 
     @field_validator("planned_departure_at")
     @classmethod
@@ -268,7 +276,7 @@ class StayDeclaration(Input):
             raise refuse("departure_before_arrival")
         if arrived_at is not None and planned - arrived_at > STAY_LIMIT:
             raise refuse("stay_too_long", limit=STAY_LIMIT.days)
-        return planned.astimezone(UTC)
+        return planned
 
     @field_validator("room")
     @classmethod

@@ -242,13 +242,94 @@ async def test_a_row_that_the_database_refuses_does_not_take_the_others_with_it(
 async def test_a_lost_database_is_unavailable_and_intake_recovers(
     intake: Intake, facility: Facility, clock: Clock, pools: Pools
 ) -> None:
-    await declare(intake, facility, clock, 1)
     superuser = await pools.database.connect()
-    await superuser.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'asm_intake'")
+    await superuser.execute(
+        """
+        CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS
+            $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
+        CREATE TRIGGER die AFTER INSERT ON source_refs EXECUTE FUNCTION die()
+        """
+    )
     with pytest.raises(Refused) as refused:
-        await declare(intake, facility, clock, 2)
+        await declare(intake, facility, clock)
     assert refused.value.code == "unavailable"
-    assert (await declare(intake, facility, clock, 2)).outcome == "accepted"
+    await superuser.execute("DROP TRIGGER die ON source_refs")
+    assert (await declare(intake, facility, clock)).outcome == "accepted"
+
+
+async def test_a_commit_that_the_database_refuses_is_unavailable_and_intake_goes_on(
+    intake: Intake, facility: Facility, clock: Clock, pools: Pools
+) -> None:
+    superuser = await pools.database.connect()
+    await superuser.execute(
+        """
+        CREATE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'disk_full'; END $$;
+        CREATE CONSTRAINT TRIGGER disk_full AFTER INSERT ON source_refs DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION disk_full()
+        """
+    )
+    with pytest.raises(Refused) as refused:
+        await declare(intake, facility, clock)
+    assert refused.value.code == "unavailable"
+    await superuser.execute("DROP TRIGGER disk_full ON source_refs")
+    assert (await declare(intake, facility, clock)).outcome == "accepted"
+
+
+async def test_a_connection_that_is_lost_while_nobody_waits_costs_nobody_an_answer(
+    facility: Facility, pools: Pools, keyring: Keyring, issuer: Issuer, clock: Clock
+) -> None:
+    opened: list[asyncpg.Connection] = []
+
+    async def connect() -> asyncpg.Connection:
+        opened.append(await open_connection(pools.database.url, "asm_intake"))
+        return opened[-1]
+
+    pool = await pools.get("asm_intake")
+    intake = Intake(pool, connect, keyring, issuer, now=clock, ring=lambda: None, flush_rows=10, queue_rows=10)
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        tasks.create_task(intake.run())
+        await declare(intake, facility, clock, 1)
+        lost = asyncio.Event()
+        opened[0].add_termination_listener(lambda _: lost.set())
+        superuser = await pools.database.connect()
+        await superuser.execute("SELECT pg_terminate_backend($1)", opened[0].get_server_pid())
+        await lost.wait()
+        assert (await declare(intake, facility, clock, 2)).outcome == "accepted"
+        await intake.close()
+
+
+async def test_a_server_with_no_connection_left_is_asked_again(
+    facility: Facility, pools: Pools, keyring: Keyring, issuer: Issuer, clock: Clock
+) -> None:
+    full = [asyncpg.TooManyConnectionsError()]
+
+    async def connect() -> asyncpg.Connection:
+        if full:
+            raise full.pop()
+        return await open_connection(pools.database.url, "asm_intake")
+
+    pool = await pools.get("asm_intake")
+    intake = Intake(pool, connect, keyring, issuer, now=clock, ring=lambda: None, flush_rows=10, queue_rows=10)
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        tasks.create_task(intake.run())
+        while full:
+            await asyncio.sleep(0)
+        assert (await declare(intake, facility, clock)).outcome == "accepted"
+        await intake.close()
+
+
+@pytest.mark.parametrize("instant", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+async def test_an_instant_beyond_the_calendar_is_a_wrong_date_and_intake_goes_on(
+    intake: Intake, facility: Facility, clock: Clock, instant: str
+) -> None:
+    wrong = await declare(intake, facility, clock, arrived_at=instant, planned_departure_at=instant)
+    assert wrong.refusal is not None
+    assert {found.code for found in wrong.refusal.violations} == {"wrong_date"}
+    await declare(intake, facility, clock, source_ref="A")
+    for kind, member in ((ActKind.EXTEND, "planned_departure_at"), (ActKind.CHECK_OUT, "departed_at")):
+        refused = await act(intake, facility, clock, kind, {member: instant}, source_ref="A")
+        assert code_of(refused) == "declaration_invalid"
 
 
 # -- what is recorded --------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ LOST = (
     asyncpg.InternalClientError,  # a server that ended an idle connection, noticed as we write to it
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
+    asyncpg.TooManyConnectionsError,
     asyncpg.ReadOnlySQLTransactionError,
 )
-"""What a database raises that is gone, going, or no longer takes writes: the connection is of no more use."""
+"""What a database raises that is gone, going, full, or no longer takes writes: the connection is of no more use."""
