@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta, timezone
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict, Unpack
 
 from schemas.act import Act, ActKind, Unreadable
 from schemas.codes import PROVINCES, DocumentType, canonical_nationality, table
@@ -67,10 +67,9 @@ class Row:
         Returns None if there is nothing or it is wrong, which is then among the violations.
         """
         self.origin[pointer] = place
-        try:
-            value = None if cell is None or cell == "" else reader(cell)
-        except CellError as error:
-            self.refuse(error.code, pointer, place, **error.limits)
+        refused = len(self.violations)
+        value = self.look(pointer, place, cell, reader)
+        if len(self.violations) > refused:
             return None
         if value is None:
             value = default
@@ -79,6 +78,14 @@ class Row:
         elif required:
             self.refuse("required", pointer, place)
         return value
+
+    def look(self, pointer: str, place: str, cell: Cell, reader: Callable[[Cell], Any]) -> Any:
+        """What `reader` makes of `cell`, put nowhere; None if there is nothing or it is wrong."""
+        try:
+            return None if cell is None or cell == "" else reader(cell)
+        except CellError as error:
+            self.refuse(error.code, pointer, place, **error.limits)
+            return None
 
     def put(self, pointer: str, value: Any) -> None:
         """Set the member at `pointer`, making the objects on the way."""
@@ -103,6 +110,7 @@ class Row:
 
 # -- texts and codes ---------------------------------------------------------------------------------------------------
 
+_EXAMPLE = re.compile(r"\[\s*(?:EXAMPLE|VÍ DỤ)\s*\]", re.IGNORECASE)
 _SPREADSHEET_ERROR = re.compile(r"#(?:N/A|DIV/0!|REF!|VALUE!|NAME\?|NUM!|NULL!|SPILL!|CALC!|FIELD!|GETTING_DATA)")
 _CODE = re.compile(r"([0-9A-Za-z]{1,9})\s*(?:[-–—].*)?", re.DOTALL)
 _LARGEST_EXACT_NUMBER = 10**15  # a spreadsheet keeps 15 digits of a number
@@ -121,6 +129,11 @@ def text(cell: Cell) -> str | None:
     if digits is None:
         raise CellError("wrong_type", expected="văn bản / text")
     return str(digits)
+
+
+def is_example(cell: Cell) -> bool:
+    """Whether a cell bears the mark of a form's example row, `[VÍ DỤ]` or `[EXAMPLE]`."""
+    return isinstance(cell, str) and bool(_EXAMPLE.search(unicodedata.normalize("NFC", cell)))
 
 
 def whole_number(cell: Cell) -> int | None:
@@ -254,6 +267,12 @@ def phone(cell: Cell) -> str | None:
     return f"0{digits}" if digits is not None and 10**8 <= digits < 10**9 else text(cell)
 
 
+def document_number(cell: Cell) -> str | None:
+    """The number of a document, in capitals and without the spaces that people group digits by."""
+    written = text(cell)
+    return written.replace(" ", "").upper() if written else None
+
+
 def lost_zeros_restored(cell: Cell, document_type: int | None) -> str | None:
     """The personal number that a **number** cell of 9-11 digits must have been; None if nothing was lost.
 
@@ -275,17 +294,28 @@ _MONTH_OR_YEAR = re.compile(r"(?:0?0[/.-](?=\d+[/.-]))?(?:(?P<month>\d{1,2})[/.-
 _YEARS = range(1880, 2200)
 
 
-def moment(cell: Cell, *, expected: str = INSTANT_FORM, month_first: bool = False) -> tuple[date, time | None] | None:
+class Dates(TypedDict, total=False):
+    """How the dates of a document are written, as far as the document shows it; the arguments of `moment`."""
+
+    month_first: bool
+    believe_real: bool
+
+
+def moment(
+    cell: Cell, *, expected: str = INSTANT_FORM, month_first: bool = False, believe_real: bool = False
+) -> tuple[date, time | None] | None:
     """The day, and the time of day if one is written.
 
     A text is dd/MM/yyyy by definition of the forms, or yyyy-MM-dd. A real date cell in a column that the forms define
     as text is refused as `ambiguous_date` when day and month could be swapped (day ≤ 12, not equal to the month): a
-    spreadsheet set to English took the typed 05/06 for the 6th of May. With a day over 12 both readings agree. A text
-    is refused likewise if `month_first` says that its document was seen to write the month first.
+    spreadsheet set to English took the typed 05/06 for the 6th of May. With a day over 12 both readings agree.
+    `believe_real` says that the document shows its real dates to be right. A text is refused likewise if `month_first`
+    says that its document was seen to write the month first.
     """
     if isinstance(cell, date):
         clock = cell.time().replace(microsecond=0) if isinstance(cell, datetime) else None
-        return _unambiguous(_plausible(date(cell.year, cell.month, cell.day), expected)), clock
+        day = _plausible(date(cell.year, cell.month, cell.day), expected)
+        return day if believe_real else _unambiguous(day), clock
     if not isinstance(cell, str | None):
         raise CellError("wrong_date", expected=expected)
     written = text(cell)
@@ -328,7 +358,7 @@ def writes_month_first(cell: str) -> bool:
     return bool(match and match["month"] and int(match["month"]) > 12 and 1 <= int(match["day"]) <= 12)
 
 
-def birth_date(cell: Cell, *, month_first: bool = False) -> str | None:
+def birth_date(cell: Cell, **dates: Unpack[Dates]) -> str | None:
     """ISO 8601 with the precision that is written: dd/MM/yyyy, MM/yyyy or yyyy, also as a number.
 
     Old documents write 00/00/yyyy for a year and 00/MM/yyyy for a month.
@@ -337,31 +367,65 @@ def birth_date(cell: Cell, *, month_first: bool = False) -> str | None:
     written = str(year) if year is not None else text(cell) if isinstance(cell, str) else None
     match = _MONTH_OR_YEAR.fullmatch(written) if written else None
     if not match:
-        read = moment(cell, expected=DATE_FORM, month_first=month_first)
-        return read[0].isoformat() if read else None
+        return day_alone(cell, **dates)
     month = int(match["month"] or 0)
     if int(match["year"]) not in _YEARS or month > 12:
         raise CellError("wrong_date", expected=DATE_FORM)
     return f"{match['year']}-{month:02d}" if month else match["year"]
 
 
-def arrival(cell: Cell, *, month_first: bool = False) -> str | None:
-    """The instant of arrival. A day without a time begins at 00:00, so that its deadline is 23:00 of that day."""
-    read = moment(cell, month_first=month_first)
-    return instant(read[0], read[1] or time(0)) if read else None
+def day_alone(cell: Cell, **dates: Unpack[Dates]) -> str | None:
+    """A whole day in ISO 8601, from dd/MM/yyyy; a time beside it says nothing."""
+    read = moment(cell, expected=DATE_FORM, **dates)
+    return read[0].isoformat() if read else None
 
 
-def departure(cell: Cell, arrived_at: str | None, *, month_first: bool = False) -> str | None:
+_TIME_OF_DAY = re.compile(
+    r"(?P<hour>\d{1,2})\s*(?:[:hg]|giờ)\s*(?P<minute>\d{2})?(?::\d{2})?", re.ASCII | re.IGNORECASE
+)
+
+
+def time_of_day(cell: Cell) -> time | None:
+    """A time in a column of its own: 14:05, 14h05, 14h, or a real time."""
+    if isinstance(cell, time):
+        return cell.replace(microsecond=0)
+    written = text(cell) if isinstance(cell, str) else None
+    match = _TIME_OF_DAY.fullmatch(written) if written else None
+    if not match or not (match["minute"] or ":" not in match[0]):
+        raise CellError("wrong_format", expected="HH:mm")
+    try:
+        return time(int(match["hour"]), int(match["minute"] or 0))
+    except ValueError:
+        raise CellError("wrong_format", expected="HH:mm") from None
+
+
+def arrival(cell: Cell, *, at: time | None = None, **dates: Unpack[Dates]) -> str | None:
+    """The instant of arrival. A day without a time begins at 00:00, so that its deadline is 23:00 of that day.
+
+    `at` is the time of day from a column of its own.
+    """
+    read = moment(cell, **dates)
+    return instant(read[0], _agreed(read[1], at) or time(0)) if read else None
+
+
+def departure(cell: Cell, arrived_at: str | None, *, at: time | None = None, **dates: Unpack[Dates]) -> str | None:
     """The instant of departure. A day without a time means 12:00; 23:59 if the guest came later on that very day."""
-    read = moment(cell, month_first=month_first)
+    read = moment(cell, **dates)
     if read is None:
         return None
-    day, clock = read
+    day, clock = read[0], _agreed(read[1], at)
     if clock is None:
         noon = instant(day, NOON)
         came_later = arrived_at is not None and arrived_at[:10] == noon[:10] and arrived_at > noon
         clock = LAST_MINUTE if came_later else NOON
     return instant(day, clock)
+
+
+def _agreed(written: time | None, at: time | None) -> time | None:
+    """The one time of day that a date and the column beside it give; midnight is what a real date holds by itself."""
+    if at is not None and written not in (None, time(0), at):
+        raise CellError("contradicts", expected="giờ / time")
+    return at or written
 
 
 def instant(day: date, clock: time) -> str:

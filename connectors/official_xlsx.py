@@ -20,7 +20,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from io import BytesIO
 from itertools import chain, islice
 from typing import Any
 
@@ -33,6 +32,7 @@ from connectors.cells import (
     birth_date,
     departure,
     gender,
+    is_example,
     lost_zeros_restored,
     nationality,
     number_code,
@@ -41,6 +41,7 @@ from connectors.cells import (
     text,
     ward,
 )
+from connectors.table_files import open_workbook, sheet_rows
 from schemas.act import Act, ActKind, Connector, Unreadable
 from schemas.folding import fold_tokens
 from schemas.violations import violation
@@ -57,26 +58,25 @@ _TITLES = {
     "N": "NGÀY ĐẾN",
     "O": "NGÀY ĐI",
 }
-_EXAMPLE = re.compile(r"\[\s*(?:EXAMPLE|VÍ DỤ)\s*\]", re.IGNORECASE)
 _DATE_LIKE = re.compile(r"[\d/.:\- ]*\d[\d/.:\- ]*")
 _NUMBER_LIKE = re.compile(r"[A-Z]{0,4}\d{5,}")
 
 
 def read(document: bytes) -> Iterator[Act | Unreadable]:
     """Yield a declaration or an unreadable row for every row that is not empty, in order (`schemas.act.Connector`)."""
-    if not document.startswith(b"PK"):  # the library would also take older formats, which this form never had
-        yield Unreadable(0, (violation("unreadable_file"),))
+    workbook = open_workbook(document)
+    if isinstance(workbook, Unreadable):
+        yield workbook
         return
     try:
-        sheet = _sheet(CalamineWorkbook.from_filelike(BytesIO(document)))
+        sheet = _sheet(workbook)
     except (CalamineError, OSError, ValueError):
         yield Unreadable(0, (violation("unreadable_file"),))
         return
     if sheet is None:
         yield Unreadable(0, (violation("missing_sheet", expected=SHEET),))
         return
-    left = [None] * (sheet.start[1] if sheet.start else 0)  # the library leaves out empty columns on the left
-    yield from _rows([*left, *cells] for cells in sheet.iter_rows())
+    yield from _rows(sheet_rows(sheet))
 
 
 def _sheet(workbook: CalamineWorkbook) -> CalamineSheet | None:
@@ -123,7 +123,7 @@ def _is_empty(cells: Sequence[Cell]) -> bool:
 
 def _is_guest(cells: Sequence[Cell]) -> bool:
     """Whether a row of the heading holds a guest: a date where births and arrivals stand, or a document's number."""
-    if any(_EXAMPLE.search(cell) for _, cell in _texts(cells)):
+    if any(map(is_example, cells)):
         return False
     by_column = dict(zip(COLUMNS, cells, strict=False))
     return _looks_like(_DATE_LIKE, by_column.get("C"), by_column.get("N")) or _looks_like(

@@ -19,9 +19,14 @@ _NOT_DOCUMENT = re.compile(r"[^0-9A-Z]")
 _WORD = re.compile(r"[^\W\d_]+")
 
 
+def fold_text(text: str) -> str:
+    """A text without marks, in capitals; digits, spaces and punctuation stay: "Phường 4, Đà Lạt" → PHUONG 4, DA LAT."""
+    return unicodedata.normalize("NFD", text).translate(_BARE).upper()
+
+
 def fold_tokens(name: str) -> list[str]:
     """The words of a name without marks, in capitals, in their written order: "Đỗ Thị Hoà" → DO THI HOA."""
-    return _WORD.findall(unicodedata.normalize("NFD", name).translate(_BARE).upper())
+    return _WORD.findall(fold_text(name))
 
 
 def fold_name(name: str) -> str:

@@ -79,6 +79,11 @@ _DOCUMENT = {
         "Dòng sai cấu trúc (kiểm tra dấu ngoặc kép và dấu phân cách).",
         "The row is malformed (check the quotes and the separators).",
     ),
+    "contradicts": Text("Mâu thuẫn với {expected}.", "This contradicts {expected}."),
+    "several_sheets": Text(
+        "Nhiều trang tính có danh sách khách: hãy giữ lại một trang trong tệp.",
+        "Several sheets hold a list of guests: leave one of them in the file.",
+    ),
     "cell_error": Text("Ô chứa lỗi của bảng tính.", "The cell holds a spreadsheet error."),
     "duplicate_row": Text(
         "Trùng giấy tờ và ngày đến với dòng {limit}.", "Same document and day of arrival as row {limit}."

@@ -1,0 +1,120 @@
+"""One guest per line: how the columns of a list become a declaration (`schemas.columns` names the columns).
+
+* Of the three columns for a document's number the first that is filled counts: the general one, the personal number's
+  (số CCCD), the passport's. The two latter say the type of the document if no column does.
+* A document type that is not given follows from a number of 12 digits (CCCD), a nationality from a Vietnamese document.
+* Zeros that a number cell cannot hold are put back, with a warning.
+* Building, room and bed become one name for where the guest sleeps: A, 203, 2 → "A-203-2".
+* An arrival without a time is 00:00, a departure 12:00 (`connectors.cells`), unless a column of its own tells the time.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import time
+from functools import partial
+
+from connectors.cells import (
+    arrival,
+    birth_date,
+    day_alone,
+    departure,
+    document_number,
+    gender,
+    lost_zeros_restored,
+    named_code,
+    named_nationality,
+    phone,
+    province,
+    room_of,
+    text,
+    time_of_day,
+    ward,
+)
+from connectors.tables import Line
+from schemas.act import Act, ActKind, Unreadable
+from schemas.codes import DocumentType
+
+NUMBER_COLUMNS = ("document_number", "personal_number", "passport_number")
+DATE_COLUMNS = ("birth_date", "arrived", "departs", "permitted_stay_until")
+
+_TYPE_OF_COLUMN = {"personal_number": DocumentType.CCCD, "passport_number": DocumentType.PASSPORT}
+_OF_VIETNAMESE = frozenset(
+    {DocumentType.CCCD, DocumentType.CMND, DocumentType.PERSONAL_NUMBER_NOTICE, DocumentType.CAN_CUOC}
+)
+_PERSONAL_NUMBER = re.compile(r"\d{12}", re.ASCII)
+
+
+def read_guest(line: Line, *, default_reason: int | None = None) -> Act | Unreadable:
+    """The declaration on one line; every fault of the line at once.
+
+    A cell is required if its column is (`Vocabulary.required`), and what no declaration can do without always.
+    """
+    take, dates = line.take, line.table.dates
+    take("full_name", "/guest/full_name", text, required=True)
+    take("birth_date", "/guest/birth_date", partial(birth_date, **dates), required=True)
+    take("gender", "/guest/gender", gender, required=line.table.requires("gender"))
+    _read_document(line)
+    take("phone", "/guest/phone", phone)
+    take("permitted_stay_until", "/guest/permitted_stay_until", partial(day_alone, **dates))
+    _read_residence(line)
+    _read_stay(line)
+    take("reason", "/reason", partial(named_code, name="reasons"), default=default_reason, required=True)
+    take("reason_text", "/reason_text", text)
+    take("note", "/note", text)
+    return line.row.result(ActKind.DECLARE, take("source_ref", "/source_ref", text))
+
+
+def _read_document(line: Line) -> None:
+    pointer = "/guest/document/number"
+    column = next((each for each in NUMBER_COLUMNS if line.raw(each) is not None), NUMBER_COLUMNS[0])
+    number = line.take(column, pointer, document_number, required=True)
+    assumed = _TYPE_OF_COLUMN.get(column)
+    if assumed is None and number and _PERSONAL_NUMBER.fullmatch(number):
+        assumed = DocumentType.CCCD
+    kind = line.take(
+        "document_type",
+        "/guest/document/type",
+        partial(named_code, name="document_types"),
+        default=None if assumed is None else int(assumed),
+        required=True,
+    )
+    restored = lost_zeros_restored(line.raw(column), kind)
+    if restored:
+        line.row.put(pointer, restored)
+        line.row.warn("leading_zeros_restored", pointer, line.place(column))
+    line.take(
+        "nationality",
+        "/guest/nationality",
+        named_nationality,
+        default="VNM" if kind in _OF_VIETNAMESE else None,
+        required=True,
+    )
+    line.row.origin["/guest/document"] = line.place("document_name")
+    line.take("document_name", "/guest/document/name", text)
+
+
+def _read_residence(line: Line) -> None:
+    line.take("residence_kind", "/guest/residence/kind", partial(named_code, name="residence_kinds"))
+    line.take("province", "/guest/residence/province", province)
+    line.take("ward", "/guest/residence/ward", ward)
+    line.take("address", "/guest/residence/address", text)
+
+
+def _read_stay(line: Line) -> None:
+    dates = line.table.dates
+    arrived_at = line.take(
+        "arrived",
+        "/arrived_at",
+        partial(arrival, at=_time(line, "arrived_time", "/arrived_at"), **dates),
+        required=True,
+    )
+    leaves = _time(line, "departs_time", "/planned_departure_at")
+    line.take("departs", "/planned_departure_at", partial(departure, arrived_at=arrived_at, at=leaves, **dates))
+    parts = [line.look(each, "/room", text) for each in ("building", "room", "bed")]
+    line.row.read("/room", line.place("room"), room_of(*parts), text)
+
+
+def _time(line: Line, column: str, pointer: str) -> time | None:
+    found: time | None = line.look(column, pointer, time_of_day)
+    return found
