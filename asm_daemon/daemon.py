@@ -287,9 +287,14 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
         return await prepare_months_once(daemon.key_store, pools["asm_retention"], now())
 
     async def publish() -> Mapping[str, int]:
-        totals: Counter[str] = Counter()
+        totals, leaking = Counter[str](), None
         for day in await feeds.unpublished(pools["asm_publish"], due_days(now())):
-            totals.update(await feeds.publish_once(pools["asm_publish"], daemon.keyring, day, now()))
+            try:
+                totals.update(await feeds.publish_once(pools["asm_publish"], daemon.keyring, day, now()))
+            except feeds.Leaking as found:  # the days after it are owed all the same
+                leaking = found
+        if leaking is not None:
+            raise leaking
         return totals
 
     return (

@@ -19,16 +19,18 @@ from asm_daemon.feeds import (
     Draft,
     Earlier,
     Fold,
+    Leaking,
     draft_day,
     list_releases,
     publish_once,
     read_release,
+    unpublished,
 )
 from asm_daemon.intake import Intake
 from asm_daemon.model import Facility
 from asm_daemon.rules import day_bounds, local_day
 from asm_daemon.store.extracts import Place, Release
-from asm_daemon.suppression import shapes
+from asm_daemon.suppression import Cell, Leak, shapes
 from schemas.act import ActKind
 from schemas.codes import Department, FacilityKind
 from tests.stack import Clock, FacilityMaker, Pools, command, declaration
@@ -293,6 +295,38 @@ async def test_two_publishers_at_once_make_one_release(
     assert sum(counts["published"] for counts in both) == 3
     releases = await list_releases(await pools.get("asm_feeds"), Department.TOURISM)
     assert [release.release_no for release in releases] == [1]
+
+
+async def test_a_day_that_one_department_still_waits_for_is_not_published(
+    pools: Pools, database: Database, keyring: Keyring, clock: Clock, town: dict[str, Facility], today: date
+) -> None:
+    pool = await pools.get("asm_publish")
+    await publish_once(pool, keyring, today, clock())
+    assert await unpublished(pool, [today]) == []
+    connection = await database.connect()  # as if the process had ended between two departments
+    await connection.execute("DELETE FROM releases WHERE department = 'health'")
+    assert await unpublished(pool, [today]) == [today]
+    assert (await publish_once(pool, keyring, today, clock()))["published"] == 1
+
+
+async def test_a_department_that_must_not_be_told_keeps_nothing_from_the_others(
+    pools: Pools,
+    keyring: Keyring,
+    clock: Clock,
+    town: dict[str, Facility],
+    today: date,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def leaks(cells: Sequence[Cell], *_: object) -> list[Leak]:
+        return [Leak(cell.at, "determined") for cell in cells[:1]]
+
+    # No table is known that leaks, so one has to be pretended; only the tourism department has guests.
+    monkeypatch.setattr("asm_daemon.feeds.find_leaks", leaks)
+    pool = await pools.get("asm_publish")
+    with pytest.raises(Leaking):
+        await publish_once(pool, keyring, today, clock())
+    assert await read_release(pool, Department.TOURISM, today) is None
+    assert await read_release(pool, Department.HEALTH, today) is not None
 
 
 async def test_publishing_again_says_nothing_new(

@@ -92,10 +92,16 @@ async def latest_releases(
     return [(Release(*tuple(row)[:-1]), row["withheld_sealed"]) for row in rows]
 
 
-async def released_days(connection: Connection, template: str, periods: Sequence[date]) -> set[date]:
-    """The periods that have a release."""
+async def released_days(connection: Connection, template: str, periods: Sequence[date], departments: int) -> set[date]:
+    """The periods of which so many departments have a release."""
     rows = await connection.fetch(
-        "SELECT DISTINCT period FROM releases WHERE template = $1 AND period = ANY($2::date[])", template, periods
+        """
+        SELECT period FROM releases WHERE template = $1 AND period = ANY($2::date[])
+        GROUP BY period HAVING count(DISTINCT department) >= $3
+        """,
+        template,
+        periods,
+        departments,
     )
     return {row["period"] for row in rows}
 
