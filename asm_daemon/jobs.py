@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -17,7 +18,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from asm_daemon.rules import HANOI
-from asm_daemon.store import leases
+from asm_daemon.store import LOST, leases
 
 LATE_SECONDS = 3600
 """How late a missed run may still start; APScheduler's own default of one second would drop it silently."""
@@ -84,7 +85,8 @@ async def run(jobs: Sequence[Job], leadership: Leadership, stop: asyncio.Event, 
     finally:
         scheduler.shutdown(wait=False)  # it cancels what still runs
         await asyncio.gather(*running, return_exceptions=True)
-        await leadership.release()
+        with suppress(*LOST):  # then it runs out by itself
+            await leadership.release()
 
 
 async def _attempt(job: Job, leadership: Leadership) -> None:

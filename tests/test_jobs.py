@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
 from apscheduler.triggers.interval import IntervalTrigger
 
 from asm_daemon.jobs import Job, Leadership, run
+from asm_daemon.store.pool import open_pool
 from tests.stack import Pools
+
+if TYPE_CHECKING:
+    from tests.conftest import Database
 
 
 class Work:
@@ -56,3 +61,17 @@ async def test_work_under_way_is_let_end(leadership: Leadership) -> None:
     work.may_end.set()
     await running
     assert work.ended
+
+
+async def test_an_end_without_the_database_is_an_end(database: Database) -> None:
+    pool = await open_pool(database.url, "asm_sync", min_size=0)
+    stop = asyncio.Event()
+    running = asyncio.create_task(run([], Leadership(pool, uuid4(), 15), stop, grace_seconds=1))
+    superuser = await database.connect()
+    await superuser.execute("ALTER ROLE asm_sync CONNECTION LIMIT 0")
+    try:
+        stop.set()
+        await running
+    finally:
+        await superuser.execute("ALTER ROLE asm_sync CONNECTION LIMIT -1")
+        await pool.close()
