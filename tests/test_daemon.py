@@ -14,10 +14,11 @@ import aiohttp
 import pytest
 
 from asm_daemon import directory, sync
-from asm_daemon.crypto import create_store, epoch_at
+from asm_daemon.crypto import create_store, epoch_at, epoch_bounds
 from asm_daemon.daemon import Daemon, Ports, TaskEnded, due_days, open_daemon, run
 from asm_daemon.model import Facility, PrincipalKind
 from asm_daemon.settings import Settings, load_settings
+from asm_daemon.store import stays as stays_store
 from connectors.population import simulator
 from tests.stack import FacilityMaker, declaration
 
@@ -184,3 +185,12 @@ def test_a_day_is_due_after_the_last_deadline_of_its_arrivals() -> None:
     assert due_days(before)[-1] == date(2026, 11, 21)
     assert due_days(after)[-1] == date(2026, 11, 22)
     assert len(due_days(after)) == 7
+
+
+async def test_daemons_that_start_at_once_make_a_month_once(database: Any) -> None:
+    connections = [await database.connect("asm_retention") for _ in range(4)]
+    epoch = 203001
+    made = await asyncio.gather(
+        *(stays_store.create_partitions(each, epoch, *epoch_bounds(epoch)) for each in connections)
+    )
+    assert sorted(made) == [False, False, False, True]

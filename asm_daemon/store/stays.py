@@ -242,5 +242,14 @@ async def has_partition(connection: Connection, epoch: int) -> bool:
 
 
 async def create_partitions(connection: Connection, epoch: int, lo: UUID, hi: UUID) -> bool:
-    """Make the month's partitions; false when they exist."""
-    return bool(await connection.fetchval("SELECT create_stay_partitions($1, $2, $3)", epoch, lo, hi))
+    """Make the month's partitions; false when they exist. Daemons that start at once take turns."""
+    made = await connection.fetchval(
+        """
+        WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtext('create_stay_partitions')))
+        SELECT create_stay_partitions($1, $2, $3) FROM turn
+        """,
+        epoch,
+        lo,
+        hi,
+    )
+    return bool(made)
