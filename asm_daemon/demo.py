@@ -88,7 +88,7 @@ async def demo(directory: Path | None, *, port: int = 8080, mllp_port: int = 257
             await _stay_up(directory, port, mllp_port, summary)
             return 0
         with tempfile.TemporaryDirectory(prefix="asm-check-") as folder:
-            async with running(Path(folder), free_port(), free_port(), summary, durable=False) as site:
+            async with _running(Path(folder), free_port(), free_port(), summary, durable=False) as site:
                 await _main_job(site, summary)
     except (StepFailed, embedded.EmbeddedPostgresError, OSError) as failure:
         console.print(f"[red]✗[/red] {failure}", highlight=False)
@@ -129,13 +129,12 @@ class Site:
 
 
 @asynccontextmanager
-async def running(
-    directory: Path, port: int, mllp_port: int, summary: Summary, *, durable: bool = True, discard: bool = False
+async def _running(
+    directory: Path, port: int, mllp_port: int, summary: Summary, *, durable: bool = True
 ) -> AsyncIterator[Site]:
     """Start everything in `directory`, in the order in which it depends on each other; stop it in reverse.
 
-    Without `durable` the database is a throw-away one without fsync. With `discard` the population simulator confirms
-    without storing, for measuring.
+    Without `durable` the database is a throw-away one without fsync.
     """
     await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
     _refuse_busy(port, mllp_port)
@@ -145,7 +144,7 @@ async def running(
         server = await summary.step("start PostgreSQL", embedded.start(directory / "postgres" if durable else None))
         stack.push_async_callback(server.stop)
         summary.steps["start PostgreSQL"] = {"version": server.major}
-        await summary.step("migrate", _prepare_databases(server))
+        await summary.step("migrate", prepare_databases(server))
         secret, admin_token = secrets.token_hex(16), secrets.token_hex(16)
         population_port = await stack.enter_async_context(
             _background(
@@ -161,8 +160,6 @@ async def running(
             )
         )
         await summary.step("seed the population", _seed(server))
-        if discard:
-            await _discard(population_port, admin_token)
         settings = await asyncio.to_thread(_settings, directory, server, port, mllp_port, population_port, secret)
         built = await stack.enter_async_context(open_daemon(settings))
         keys = await summary.step("enter the sample directory", _enter_directory(built))
@@ -196,7 +193,8 @@ async def _background(
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def _prepare_databases(server: embedded.EmbeddedPostgres) -> Mapping[str, int]:
+async def prepare_databases(server: embedded.EmbeddedPostgres) -> Mapping[str, int]:
+    """Make and migrate the daemon's database, and make the simulator's."""
     connection = await asyncpg.connect(server.dsn())
     try:
         for name in ("asm", "population"):
@@ -210,15 +208,6 @@ async def _prepare_databases(server: embedded.EmbeddedPostgres) -> Mapping[str, 
     finally:
         await connection.close()
     return {"applied": len(applied)}
-
-
-async def _discard(port: int, admin_token: str) -> None:
-    headers = {"Authorization": f"Bearer {admin_token}"}
-    async with (
-        aiohttp.ClientSession(headers=headers) as session,
-        session.put(f"http://127.0.0.1:{port}/admin/mode", json={"discard": True}) as answer,
-    ):
-        answer.raise_for_status()
 
 
 async def _seed(server: embedded.EmbeddedPostgres) -> Mapping[str, int]:
@@ -463,7 +452,7 @@ async def _verify_receipt(site: Site, receipt: Mapping[str, Any]) -> Mapping[str
 
 
 async def _stay_up(directory: Path, port: int, mllp_port: int, summary: Summary) -> None:
-    async with running(directory, port, mllp_port, summary) as site:
+    async with _running(directory, port, mllp_port, summary) as site:
         await _main_job(site, summary)
         console.print(_where_to_look(site, directory / ENVIRONMENT_FILE), highlight=False, soft_wrap=True)
         await composition.until_signalled()
