@@ -22,7 +22,7 @@ from asm_daemon.crypto import IndexField, Keyring, Tampered, UnknownEpoch, docum
 from asm_daemon.issuing import Draft
 from asm_daemon.ledger import canonical_json
 from asm_daemon.model import Contents, Facility, Presence, StayRow, Tags
-from asm_daemon.problems import PROBLEMS, Refused, from_validation, invalid
+from asm_daemon.problems import PROBLEMS, Refused, from_validation, invalid, located
 from asm_daemon.sealing import new_salt, open_contents, seal_contents
 from schemas.act import Act, ActKind
 from schemas.sandbox import refusal_on_demand
@@ -31,15 +31,19 @@ from schemas.stay import (
     Cancellation,
     CheckOut,
     DeclarationContext,
+    Document,
     Extension,
     Guest,
     StayCorrection,
     StayDeclaration,
+    StayMatch,
     UndoCheckOut,
 )
 from schemas.violations import Violation
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
+REPEATED_WITHIN = timedelta(hours=24)
+"""How long a departure that names the guest by document may be repeated: after it nobody is in house to be named."""
 _NOT_DECLARED = {"source_ref", "facility", "override"}
 
 
@@ -48,8 +52,9 @@ class Command:
     """One act, addressed and authorised.
 
     `received_at` is when the request body was complete; `actor` the principal's id. A transition names its stay by
-    `stay_id` or by the act's `source_ref`. `expected_version` is If-Match. `idempotency_key` names a declaration whose
-    sender gave no `source_ref`.
+    `stay_id`, by the act's `source_ref` or by its `match`. `expected_version` is If-Match. `idempotency_key` names a
+    declaration whose sender gave no `source_ref`. With `extends_within_days` an extension is one in the strict sense of
+    the national portal: the departure moves to a later time, at most so many days after the day of arrival.
     """
 
     facility: Facility
@@ -59,11 +64,15 @@ class Command:
     stay_id: UUID | None = None
     expected_version: int | None = None
     idempotency_key: str | None = None
+    extends_within_days: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An act that is sound by itself. `derived_name`: its sender gave none, so facility, document and day name it."""
+    """An act that is sound by itself. `derived_name`: its sender gave none, so facility, document and day name it.
+
+    `match` is the document that names the stay of a transition, `document_tag` then its tag.
+    """
 
     command: Command
     body: BaseModel
@@ -73,6 +82,7 @@ class Prepared:
     declared: Mapping[str, Any] | None
     warnings: tuple[Violation, ...]
     derived_name: bool = False
+    match: Document | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +112,43 @@ def prepare(keyring: Keyring, command: Command) -> Prepared:
         if refusal is not None:
             code, violations = refusal
             raise Refused(code if code in PROBLEMS else "bad_request", violations=violations)
-    body = _validate(_BODIES[act.kind], act.fields, command, act.origin)
+    body, match = _validate_act(command)
     if isinstance(body, StayDeclaration):
         return _prepare_declaration(keyring, command, body)
     ref = act.source_ref
+    document_tag = _patched_document_tag(keyring, act.fields) if act.kind is ActKind.CORRECT else None
     return Prepared(
         command=command,
         body=body,
         ref_tag=keyring.reference_tag(facility.id, ref) if ref else None,
-        document_tag=_patched_document_tag(keyring, act.fields) if act.kind is ActKind.CORRECT else None,
+        document_tag=keyring.presence_tag(document_value(match.number)) if match else document_tag,
         content_tag=None,
         declared=None,
         warnings=act.warnings,
+        match=match,
     )
+
+
+def _validate_act(command: Command) -> tuple[BaseModel, Document | None]:
+    """The act's body and the document of its `match`. Raises `Refused` with what its document showed to be wrong, and
+    everything that is found wrong here at other places."""
+    act = command.act
+    if act.match is None and not act.violations:  # as nearly always
+        return _validate(_BODIES[act.kind], act.fields, command, act.origin), None
+    parts: list[tuple[type[BaseModel], Mapping[str, Any]]] = [(_BODIES[act.kind], act.fields)]
+    if act.match is not None:
+        parts.append((StayMatch, act.match))
+    faults, sound = list(act.violations), []
+    for model, fields in parts:
+        try:
+            sound.append(_validate(model, fields, command, act.origin))
+        except Refused as refusal:
+            known = {fault.pointer for fault in faults}
+            faults += [fault for fault in refusal.violations if fault.pointer not in known]
+    if faults:
+        raise Refused("declaration_invalid", violations=faults)
+    body, *match = sound
+    return body, match[0].document if match and isinstance(match[0], StayMatch) else None
 
 
 def _validate(
@@ -196,8 +230,10 @@ class World:
         present: Iterable[Presence],
         rows: Iterable[StayRow],
         earlier: Iterable[StayRow],
+        left: Iterable[tuple[StayRow, int]],
         drafts: Draft,
     ) -> None:
+        """`left` are stays that have ended lately, each with the presence tag that it is asked for by."""
         self._keyring = keyring
         self._now = now
         self._refs = dict(refs)
@@ -209,6 +245,10 @@ class World:
         self._present_under: dict[UUID, tuple[int, int]] = {}
         for entry in present:
             self._enter(entry)
+        self._left: dict[tuple[int, int], set[UUID]] = {}
+        for row, tag in left:
+            self._rows.setdefault((row.facility_id, row.id), row)
+            self._left.setdefault((row.facility_id, tag), set()).add(row.id)
         self._opened: dict[tuple[UUID, int], Contents] = {}
         self._drafts = drafts
         self.changes: dict[UUID, Change] = {}
@@ -223,6 +263,7 @@ class World:
                 return self._declare(act, act.body)
             return self._change(act)
         except Refused as refusal:
+            refusal.violations = located(refusal.violations, act.command.act.origin)
             return Decision("refused", refusal=refusal, row=self._named(act))
 
     def contents(self, row: StayRow) -> Contents:
@@ -316,15 +357,43 @@ class World:
 
     def _named(self, act: Prepared) -> StayRow | None:
         facility_id = act.command.facility.id
+        if act.match is not None:
+            return self._matched(act, act.match)
         stay_id = act.command.stay_id
         if stay_id is None and act.ref_tag is not None:
             stay_id = self._refs.get((facility_id, act.ref_tag))
         return self._rows.get((facility_id, stay_id)) if stay_id is not None else None
 
+    def _matched(self, act: Prepared, document: Document) -> StayRow | None:
+        """The stay in house of this document: the one that began last, else the next to begin. Where nobody is in house
+        any more, a departure finds the stay that ended lately, perhaps by the same message."""
+        facility_id, received_at = act.command.facility.id, act.command.received_at
+        key = (facility_id, act.document_tag or 0)
+        present = self._of_document(facility_id, self._present.get(key, ()), document)
+        if present:
+            begun = [row for row in present if row.arrived_at <= received_at]
+            return max(begun, key=_arrival) if begun else min(present, key=_arrival)
+        if act.command.act.kind is not ActKind.CHECK_OUT:
+            return None
+        left = self._of_document(facility_id, self._left.get(key, ()), document)
+        since = received_at - REPEATED_WITHIN
+        ended = [row for row in left if row.departed_at is not None and row.departed_at >= since]
+        return max(ended, key=_arrival, default=None)
+
+    def _of_document(self, facility_id: int, stay_ids: Iterable[UUID], document: Document) -> list[StayRow]:
+        """Those of the stays that are of this document: 64-bit tags collide, what is inside decides."""
+        rows = [row for each in stay_ids if (row := self._rows.get((facility_id, each))) is not None]
+        return [row for row in rows if rules.is_same_document(document, self._guest_document(row))]
+
+    def _guest_document(self, row: StayRow) -> Document:
+        return Document.model_validate_json(orjson.dumps(self.contents(row).declared["guest"]["document"]))
+
     def _change(self, act: Prepared) -> Decision:
         current = self._named(act)
         if current is None:
-            raise Refused("not_found")
+            raise Refused("not_found" if act.match is None else "not_in_house")
+        if act.match is not None and current.status == "departed":
+            return Decision("duplicate", row=current)
         contents = self.contents(current)
         body = act.body
         if isinstance(body, StayCorrection):
@@ -334,7 +403,7 @@ class World:
         elif isinstance(body, UndoCheckOut):
             after, row = contents, _returned(current)
         elif isinstance(body, Extension):
-            after, row = _extended(current, contents, body)
+            after, row = _extended(current, contents, body, act.command.extends_within_days)
         else:
             after, row = _cancelled(current, contents, body)
         tag = _content_tag(self._keyring, after.declared, row.status, row.departed_at)
@@ -427,6 +496,7 @@ class World:
         key = self._present_under.pop(stay_id, None)
         if key is not None:
             del self._present[key][stay_id]
+            self._left.setdefault(key, set()).add(stay_id)
 
     def _free_names(self, facility_id: int, stay_id: UUID) -> None:
         self.freed_refs.append((facility_id, stay_id))
@@ -480,7 +550,13 @@ def _returned(current: StayRow) -> StayRow:
     return replace(current, status="declared", departed_at=None)
 
 
-def _extended(current: StayRow, contents: Contents, body: Extension) -> tuple[Contents, StayRow]:
+def _arrival(row: StayRow) -> datetime:
+    return row.arrived_at
+
+
+def _extended(
+    current: StayRow, contents: Contents, body: Extension, within_days: int | None
+) -> tuple[Contents, StayRow]:
     if current.status != "declared":
         raise Refused("wrong_state")
     planned = body.planned_departure_at
@@ -488,8 +564,17 @@ def _extended(current: StayRow, contents: Contents, body: Extension) -> tuple[Co
         raise invalid("departure_before_arrival", "/planned_departure_at")
     if planned - current.arrived_at > STAY_LIMIT:
         raise invalid("stay_too_long", "/planned_departure_at", limit=STAY_LIMIT.days)
+    if within_days is not None:
+        _refuse_no_extension(current, planned, within_days)
     declared = {**contents.declared, "planned_departure_at": planned.isoformat().replace("+00:00", "Z")}
     return replace(contents, declared=declared), replace(current, planned_departure_at=planned)
+
+
+def _refuse_no_extension(current: StayRow, planned: datetime, within_days: int) -> None:
+    if current.planned_departure_at is not None and planned < current.planned_departure_at:
+        raise invalid("departure_not_later", "/planned_departure_at")
+    if rules.local_day(planned) - rules.local_day(current.arrived_at) > timedelta(days=within_days):
+        raise invalid("stay_too_long", "/planned_departure_at", limit=within_days)
 
 
 def _cancelled(current: StayRow, contents: Contents, body: BaseModel) -> tuple[Contents, StayRow]:

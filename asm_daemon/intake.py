@@ -18,15 +18,23 @@ import asyncpg
 import structlog
 
 from asm_daemon import audit
-from asm_daemon.crypto import Keyring, Tampered, UnknownEpoch, document_value
-from asm_daemon.decisions import AlreadyStaying, Command, Decision, Prepared, World, prepare
+from asm_daemon.crypto import IndexField, Keyring, Tampered, UnknownEpoch, document_value, epoch_bounds
+from asm_daemon.decisions import (
+    REPEATED_WITHIN,
+    AlreadyStaying,
+    Command,
+    Decision,
+    Prepared,
+    World,
+    prepare,
+)
 from asm_daemon.issuing import Draft, Issuer
 from asm_daemon.model import Presence, StayRow, lane_of
 from asm_daemon.problems import Refused, problem_document, violated
 from asm_daemon.sealing import open_contents
 from asm_daemon.store import LOST, Connection
 from asm_daemon.store import stays as store
-from schemas.act import Unreadable
+from schemas.act import ActKind, Unreadable
 from schemas.sandbox import verification_of
 from schemas.stay import BatchResult, RowResult
 from schemas.violations import Violation
@@ -269,9 +277,32 @@ class Intake:
             known = {(row.facility_id, row.id) for row in rows}
             more = {(entry.facility_id, entry.stay_id) for entry in present} - known
             rows += await store.read_stays(connection, *_columns(more)) if more else []
+        left = await self._ended_lately(connection, acts, present)
+        rows += [row for row, _ in left]
         changed = {(row.facility_id, row.id) for row in rows if row.version > 1}
         earlier = await store.read_versions(connection, *_columns(changed)) if changed else []
-        return World(self._keyring, self._now(), refs, present, rows, earlier, draft)
+        return World(self._keyring, self._now(), refs, present, rows, earlier, left, draft)
+
+    async def _ended_lately(
+        self, connection: Connection, acts: Iterable[Prepared], present: Iterable[Presence]
+    ) -> list[tuple[StayRow, int]]:
+        """What departures may be about that name a guest who is not in house (any more), each with that guest's tag."""
+        in_house = {(entry.facility_id, entry.document_tag) for entry in present}
+        absent = {
+            (act.command.facility.id, act.document_tag): document_value(act.match.number)
+            for act in acts
+            if act.match is not None and act.document_tag is not None and act.command.act.kind is ActKind.CHECK_OUT
+            and (act.command.facility.id, act.document_tag) not in in_house
+        }  # fmt: skip
+        if not absent:
+            return []
+        months = [(epoch, *epoch_bounds(epoch)) for epoch in self._keyring.epochs()]
+        probes = [
+            (facility_id, tag, lo, hi, self._keyring.blind_index(epoch, IndexField.DOCUMENT, value))
+            for (facility_id, tag), value in absent.items()
+            for epoch, lo, hi in months
+        ]
+        return await store.find_departed(connection, probes, self._now() - REPEATED_WITHIN)
 
     async def _present_again(self, connection: Connection, rows: Iterable[StayRow]) -> list[Presence]:
         tags = []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -60,6 +60,12 @@ PROBLEMS = _table(
         "The key serves several facilities: name one (facility).",
     ),
     ("not_found", 404, "Không tìm thấy.", "Not found."),
+    (
+        "not_in_house",
+        404,
+        "Không có khách nào mang giấy tờ này đang lưu trú tại cơ sở.",
+        "No guest with this document is in house at the facility.",
+    ),
     ("method_not_allowed", 405, "Phương thức không được hỗ trợ.", "The method is not allowed here."),
     ("not_acceptable", 406, "Không có dạng trả lời được yêu cầu.", "No such representation."),
     (
@@ -310,6 +316,14 @@ def _code_and_limits(kind: str, pointer: str, context: Mapping[str, Any]) -> tup
     if kind in _SIGNS:
         return "out_of_range", {"expected": f"{_SIGNS[kind]} {next(iter(context.values()))}"}
     return "wrong_format", {"expected": kind}
+
+
+def located(violations: Iterable[Violation], places: Mapping[str, str]) -> tuple[Violation, ...]:
+    """The violations, each with the sender's own place of its pointer where it has none yet."""
+    return tuple(
+        found if found.place is not None else replace(found, place=_nearest_place(found.pointer, places))
+        for found in violations
+    )
 
 
 def _nearest_place(pointer: str, places: Mapping[str, str]) -> str | None:

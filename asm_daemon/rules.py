@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta, timezone
 
 from schemas.codes import DocumentType
 from schemas.folding import fold_document, fold_name
-from schemas.stay import Guest, StayDeclaration
+from schemas.stay import Document, Guest, StayDeclaration
 from schemas.violations import Violation, violation
 
 # Viet Nam has had one offset and no summer time since 1975; a fixed offset keeps the rules free of the tz database.
@@ -70,6 +70,15 @@ def overlaps(
     return (other_leaves_at is None or arrived_at < other_leaves_at) and (
         leaves_at is None or other_arrived_at < leaves_at
     )
+
+
+def is_same_document(one: Document, other: Document) -> bool:
+    """Whether two statements name one document: the same number, and types that may bear it.
+
+    The cards of three generations and the notice bear one personal number, and desks take them for each other.
+    """
+    alike = one.type == other.type or {one.type, other.type} <= PERSONAL_NUMBER_DOCUMENTS | {DocumentType.CMND}
+    return alike and fold_document(one.number) == fold_document(other.number)
 
 
 def is_another_person(before: Guest, after: Guest) -> bool:

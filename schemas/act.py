@@ -38,9 +38,12 @@ class Act:
     `fields` has the JSON shape of the schema for `kind` (`StayDeclaration` for declare, `StayCorrection`, `CheckOut`,
     `Extension`, `Cancellation`) and is not validated: intake validates once, for every way in.
     `row` is the place in the document as its user counts: the sheet row, the line, the message number; from 1.
-    `source_ref` names the stay within its facility (mã tham chiếu của hệ thống nguồn).
+    `source_ref` names the stay within its facility (mã tham chiếu của hệ thống nguồn). A transition whose sender keeps
+    no such names may have a `match` instead, of the shape of `StayMatch`: a guest in house, by document.
     `origin` maps JSON Pointers into `fields` to the user's own place ("H7", "PID-3"), so that an error names it.
-    `warnings` are violations that do not refuse the act (a restored leading zero).
+    `warnings` are violations that do not refuse the act (a restored leading zero). `violations` do: what the document
+    already shows to be wrong, for which `fields` hold nothing. Intake adds all it finds itself, so that the sender is
+    told everything at once.
     """
 
     kind: ActKind
@@ -49,6 +52,8 @@ class Act:
     source_ref: str | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[Violation, ...] = ()
+    match: Mapping[str, Any] | None = None
+    violations: tuple[Violation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +82,9 @@ class Connector:
 def to_json(result: Act | Unreadable) -> bytes:
     """One line of JSON without its line end, from which `from_json` makes an equal result.
 
-    An act is `{"kind", "fields", "row", "source_ref", "origin", "warnings"}`, an unreadable row is
-    `{"row", "violations"}`, a violation is the list `[code, pointer, vi, en, place]`. Raises TypeError if `fields`
-    holds what JSON does not.
+    An act is `{"kind", "fields", "row", "source_ref", "origin", "warnings", "match", "violations"}`, an unreadable row
+    is `{"row", "violations"}`, a violation is the list `[code, pointer, vi, en, place]`. Raises TypeError if `fields`
+    or `match` holds what JSON does not.
     """
     if isinstance(result, Unreadable):
         return orjson.dumps({"row": result.row, "violations": [_listed(each) for each in result.violations]})
@@ -91,6 +96,8 @@ def to_json(result: Act | Unreadable) -> bytes:
             "source_ref": result.source_ref,
             "origin": result.origin,
             "warnings": [_listed(each) for each in result.warnings],
+            "match": result.match,
+            "violations": [_listed(each) for each in result.violations],
         }
     )
 
@@ -107,9 +114,12 @@ def from_json(line: bytes) -> Act | Unreadable:
             "source_ref": (str() | None) as source_ref,
             "origin": dict(origin),
             "warnings": [*warnings],
+            "match": (dict() | None) as match,
+            "violations": [*violations],
             **rest,
         } if not rest and all(isinstance(place, str) for place in origin.values()):
-            return Act(ActKind(kind), fields, row, source_ref, origin, tuple(_violation(each) for each in warnings))
+            doubts, faults = (tuple(map(_violation, listed)) for listed in (warnings, violations))
+            return Act(ActKind(kind), fields, row, source_ref, origin, doubts, match, faults)
     raise ValueError("neither an act nor an unreadable row")
 
 

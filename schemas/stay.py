@@ -293,6 +293,12 @@ class StayDeclaration(Input):
         return text
 
 
+class StayMatch(Input):
+    """Names a stay by its guest's document, among those in house at the facility (khách đang lưu trú)."""
+
+    document: Document
+
+
 class CheckOut(Input):
     """The guest has left (trả phòng)."""
 

@@ -128,6 +128,10 @@ _DECLARATION = {
     "departure_in_future": Text(
         "Thời điểm đi thực tế không được ở tương lai.", "An actual departure cannot lie in the future."
     ),
+    "departure_not_later": Text(
+        "Gia hạn: thời điểm đi mới phải sau thời điểm đi dự kiến hiện tại.",
+        "An extension: the new departure must be later than the planned one.",
+    ),
     "stay_too_long": Text("Thời gian lưu trú quá {limit} ngày.", "The stay is longer than {limit} days."),
     "repeated_in_batch": Text(
         "Trùng mã tham chiếu với dòng {limit} nhưng nội dung khác.",

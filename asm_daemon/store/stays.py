@@ -84,6 +84,27 @@ async def read_versions(connection: Connection, facility_ids: Sequence[int], sta
     return [StayRow(*row) for row in rows]
 
 
+async def find_departed(
+    connection: Connection, probes: Sequence[tuple[int, int, UUID, UUID, int]], since: datetime
+) -> list[tuple[StayRow, int]]:
+    """The stays that ended after `since`, one probe a month: (facility, mark, lowest id, id above the highest, document
+    index) → each stay with the mark of its probe."""
+    rows = await connection.fetch(
+        f"""
+        SELECT mark, stay.*
+        FROM unnest($1::int[], $2::bigint[], $3::uuid[], $4::uuid[], $5::bigint[]) AS probe (place, mark, lo, hi, tag)
+        CROSS JOIN LATERAL (
+            SELECT {_COLUMNS} FROM stays
+            WHERE id >= lo AND id < hi AND document_index = tag AND facility_id = place
+                AND status = 'departed' AND departed_at >= $6
+        ) AS stay
+        """,  # noqa: S608 - column names of our own
+        *_by_column(probes, 5),
+        since,
+    )
+    return [(StayRow(*rest), mark) for mark, *rest in rows]
+
+
 def _by_column(rows: Iterable[tuple[object, ...]], width: int) -> list[list[object]]:
     """Rows turned into the arrays that `unnest` takes."""
     columns = [list(column) for column in zip(*rows, strict=True)]
