@@ -8,7 +8,7 @@ the facilities' turns, lets it decide, and writes what changed in the same trans
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
@@ -33,7 +33,6 @@ from schemas.stay import (
     DeclarationContext,
     Document,
     Extension,
-    Guest,
     StayCorrection,
     StayDeclaration,
     StayMatch,
@@ -44,6 +43,8 @@ from schemas.violations import Violation
 CLOCK_TOLERANCE = timedelta(minutes=5)
 REPEATED_WITHIN = timedelta(hours=24)
 """How long a departure that names the guest by document may be repeated: after it nobody is in house to be named."""
+Span = tuple[datetime, datetime | None]
+"""From when to when a guest stays; None without a planned end."""
 _NOT_DECLARED = {"source_ref", "facility", "override"}
 
 
@@ -63,7 +64,7 @@ class Command:
     actor: str
     stay_id: UUID | None = None
     expected_version: int | None = None
-    idempotency_key: str | None = None
+    idempotency_key: str | None = field(default=None, repr=False)
     extends_within_days: int | None = None
 
 
@@ -79,7 +80,7 @@ class Prepared:
     ref_tag: bytes | None
     document_tag: int | None
     content_tag: bytes | None
-    declared: Mapping[str, Any] | None
+    declared: Mapping[str, Any] | None = field(repr=False)
     warnings: tuple[Violation, ...]
     derived_name: bool = False
     match: Document | None = None
@@ -165,6 +166,8 @@ def _validate(
 
 def _prepare_declaration(keyring: Keyring, command: Command, body: StayDeclaration) -> Prepared:
     facility = command.facility
+    if body.facility not in (None, facility.code):
+        raise Refused("facility_not_granted")  # a document must not be filed under another facility than it names
     declared = declared_members(body)
     name = body.source_ref or command.act.source_ref or command.idempotency_key
     return Prepared(
@@ -285,8 +288,11 @@ class World:
             self._free_names(facility.id, existing.id)  # back on the same day: another stay under the same name
         elif existing is not None:
             return self._declare_again(act, existing)
-        if body.override is None:
-            self._refuse_if_staying(facility, act.document_tag, body.guest.document.number, None, body)
+        if body.override is None and act.document_tag is not None:
+            span, document = (body.arrived_at, body.planned_departure_at), document_value(body.guest.document.number)
+            staying = self._staying(facility, act.document_tag, document, span)
+            if staying is not None:
+                raise AlreadyStaying(staying)
         received_at = act.command.received_at
         deadline_at = rules.deadline(body.arrived_at)
         stay_id = uuid7(nanoseconds=int(self._now.timestamp() * 1_000_000) * 1000)
@@ -329,29 +335,18 @@ class World:
                 return Decision("duplicate", row=row)
         raise Refused("content_differs")
 
-    def _refuse_if_staying(
-        self,
-        facility: Facility,
-        document_tag: int | None,
-        document_number: str,
-        own_id: UUID | None,
-        span: StayDeclaration,
-    ) -> None:
-        if document_tag is None:
-            return
+    def _staying(
+        self, facility: Facility, document_tag: int, document: str, span: Span, own_id: UUID | None = None
+    ) -> StayRow | None:
+        """A stay in house under this document (`document_value`) that shares time with the span, if there is one."""
         for entry in self._present.get((facility.id, document_tag), {}).values():
             row = self._rows.get((facility.id, entry.stay_id))
             if row is None or entry.stay_id == own_id:
                 continue
-            shares_time = rules.overlaps(
-                span.arrived_at, span.planned_departure_at, entry.arrived_at, entry.planned_departure_at
-            )
             # 64-bit tags collide; what is inside decides.
-            if shares_time and self._document_of(row) == document_value(document_number):
-                raise AlreadyStaying(row)
-
-    def _document_of(self, row: StayRow) -> str:
-        return document_value(self.contents(row).declared["guest"]["document"]["number"])
+            if rules.overlaps(*span, *_span(row)) and _document(self.contents(row)) == document:
+                return row
+        return None
 
     # -- changes of an existing stay -----------------------------------------------------------------------------------
 
@@ -411,8 +406,10 @@ class World:
             return Decision("duplicate", row=current)
         if act.command.expected_version not in (None, current.version):
             raise Refused("version_conflict")
-        if row.status == "declared" and (current.status != "declared" or isinstance(body, StayCorrection)):
-            self._refuse_return(act.command.facility, after, row)
+        if row.status == "declared" and (
+            current.status != "declared" or _span(row) != _span(current) or _document(after) != _document(contents)
+        ):
+            self._refuse_overlap(act.command.facility, after, row)
         facility, version = act.command.facility, current.version + 1
         after = replace(after, salt=new_salt(), sender=act.command.actor)
         batch_id, index = self._drafts.next_place(facility)
@@ -428,17 +425,20 @@ class World:
         )
         self.superseded.append(current)
         self._earlier.setdefault(current.id, []).append(current)
-        document = document_value(after.declared["guest"]["document"]["number"])
-        self._adopt(facility, after, row, self._keyring.presence_tag(document))
+        self._adopt(facility, after, row, self._keyring.presence_tag(_document(after)))
         return Decision("accepted", row=row)
 
-    def _refuse_return(self, facility: Facility, contents: Contents, row: StayRow) -> None:
-        """A stay that is (again) in house, perhaps under another document, must not double another one."""
-        number = contents.declared["guest"]["document"]["number"]
-        span = StayDeclaration.model_construct(arrived_at=row.arrived_at, planned_departure_at=row.planned_departure_at)
-        tag = self._keyring.presence_tag(document_value(number))
-        if contents.override is None:
-            self._refuse_if_staying(facility, tag, number, row.id, span)
+    def _refuse_overlap(self, facility: Facility, contents: Contents, row: StayRow) -> None:
+        """A stay that is in house again, at another time or under another document, must not double another one.
+
+        Unless one of the two was declared with the explicit override: then they were meant to stand side by side.
+        """
+        if contents.override is not None:
+            return
+        document = _document(contents)
+        other = self._staying(facility, self._keyring.presence_tag(document), document, _span(row), row.id)
+        if other is not None and self.contents(other).override is None:
+            raise AlreadyStaying(other)
 
     def _corrected(
         self, act: Prepared, current: StayRow, contents: Contents, body: StayCorrection
@@ -452,8 +452,9 @@ class World:
         after = _validate(StayDeclaration, merged, act.command, act.command.act.origin)
         if not isinstance(after, StayDeclaration):
             raise TypeError
+        declared = declared_members(after)
         for before in (contents, *map(self.contents, self._earlier.get(current.id, ()))):
-            if rules.is_another_person(_guest(before), after.guest):
+            if rules.is_another_person(before.declared["guest"], declared["guest"]):
                 raise Refused("another_person")
         deadline_at = rules.deadline(after.arrived_at)
         row = replace(
@@ -465,7 +466,7 @@ class World:
         )
         if row.departed_at is not None and row.departed_at < row.arrived_at:
             raise invalid("departure_before_arrival", "/arrived_at")
-        return replace(contents, declared=declared_members(after)), row
+        return replace(contents, declared=declared), row
 
     # -- bookkeeping ---------------------------------------------------------------------------------------------------
 
@@ -526,12 +527,16 @@ def merge_patch(target: Any, patch: Any) -> Any:
     return result
 
 
+def _span(row: StayRow) -> Span:
+    return row.arrived_at, row.planned_departure_at
+
+
+def _document(contents: Contents) -> str:
+    return document_value(contents.declared["guest"]["document"]["number"])
+
+
 def _has_left_before(row: StayRow, arrived_at: datetime) -> bool:
     return row.status == "departed" and row.departed_at is not None and row.departed_at <= arrived_at
-
-
-def _guest(contents: Contents) -> Guest:
-    return Guest.model_validate_json(orjson.dumps(contents.declared["guest"]))
 
 
 def _departed(current: StayRow, departed_at: datetime, received_at: datetime) -> StayRow:

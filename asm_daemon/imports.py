@@ -19,7 +19,6 @@ from schemas.stay import BatchResult
 from schemas.violations import violation
 
 READ_SECONDS = 30.0
-ROWS_AT_ONCE = 1_000
 
 OUTPUT_BYTES_LIMIT = 64 << 20
 """The most a child may answer; its rows are limited (`schemas.act.RESULTS_LIMIT`), their cells are not."""
@@ -154,10 +153,7 @@ async def import_document(
         raise Refused("no_rows")
     commands = [Command(facility, act, received_at, actor) for act in read if isinstance(act, Act)]
     take = intake.rehearse if rehearse else intake.submit
-    outcomes = []
-    for start in range(0, len(commands), ROWS_AT_ONCE):
-        outcomes += await take(commands[start : start + ROWS_AT_ONCE])
-    taken = iter(zip(commands, outcomes, strict=True))
+    taken = iter(zip(commands, await take(commands), strict=True))
     return batch_result(
         [unreadable_result(row) if isinstance(row, Unreadable) else row_result(*next(taken)) for row in read]
     )

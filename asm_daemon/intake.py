@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
+from uuid import UUID
 
 import asyncpg
 import structlog
@@ -130,11 +131,19 @@ class Intake:
         outcomes, waiting = await self._prepare(commands)
         if waiting:
             acts = [entry.prepared for entry in waiting.values()]
-            async with self._pool.acquire() as connection, connection.transaction(isolation="repeatable_read"):
+            async with (
+                self._pool.acquire() as connection,
+                connection.transaction(isolation="repeatable_read", readonly=True),
+            ):
                 world = await self._load(connection, acts, Draft(self._issuer))
+            try:
                 decisions = [world.decide(act) for act in acts]
+            except UnknownEpoch:
+                raise Refused("unavailable", retry_after_seconds=60) from None
             for place, act, decision in zip(waiting, acts, decisions, strict=True):
-                row = decision.row if decision.outcome != "accepted" else None
+                row = _shown(decision) if decision.outcome != "accepted" else None
+                if decision.refusal is not None and row is not None:
+                    decision.refusal.stay_id = str(row.id)
                 outcomes[place] = Outcome(decision.outcome, row, None, decision.refusal, act.warnings)
         return [outcome for outcome in outcomes if outcome is not None]
 
@@ -199,10 +208,11 @@ class Intake:
         except UnknownEpoch as error:
             log.warning("intake.month_missing", exc_info=error)
             _answer_all(batch, Refused("unavailable", retry_after_seconds=60))
-        except asyncpg.PostgresError as error:
-            log.warning("intake.batch_failed", exc_info=error, rows=len(batch))
+        except Exception as error:  # the top of the loop: what somebody sent must not end everybody's intake
+            log.exception("intake.batch_failed", rows=len(batch))
             if len(batch) == 1:
-                _answer_all(batch, Refused("unavailable", retry_after_seconds=60))
+                known = isinstance(error, asyncpg.PostgresError)
+                _answer_all(batch, Refused("unavailable", retry_after_seconds=60) if known else Refused("internal"))
             else:  # one bad row must not take the others with it
                 middle = len(batch) // 2
                 await self._flush(connection, batch[:middle])
@@ -271,9 +281,10 @@ class Intake:
         wanted |= {(entry.facility_id, entry.stay_id) for entry in present}
         wanted |= {(act.command.facility.id, act.command.stay_id) for act in acts if act.command.stay_id is not None}
         rows = await store.read_stays(connection, *_columns(wanted)) if wanted else []
-        returning = [row for row in rows if row.status == "departed"]
-        if returning:  # an undone check-out may meet a guest who has come since: their document is in the blob
-            present += await self._present_again(connection, returning)
+        moved = _moved(acts, refs)
+        moving = [row for row in rows if (row.facility_id, row.id) in moved]
+        if moving:  # they may meet another stay of the same document, and that is in the blob
+            present += await self._present_beside(connection, moving)
             known = {(row.facility_id, row.id) for row in rows}
             more = {(entry.facility_id, entry.stay_id) for entry in present} - known
             rows += await store.read_stays(connection, *_columns(more)) if more else []
@@ -304,13 +315,28 @@ class Intake:
         ]
         return await store.find_departed(connection, probes, self._now() - REPEATED_WITHIN)
 
-    async def _present_again(self, connection: Connection, rows: Iterable[StayRow]) -> list[Presence]:
+    async def _present_beside(self, connection: Connection, rows: Iterable[StayRow]) -> list[Presence]:
         tags = []
         for row in rows:
             with suppress(Tampered, UnknownEpoch):  # deciding will say so
                 number = open_contents(self._keyring, row).declared["guest"]["document"]["number"]
                 tags.append((row.facility_id, self._keyring.presence_tag(document_value(number))))
         return await store.find_present(connection, *_columns(tags))
+
+
+_MOVES = frozenset({ActKind.CORRECT, ActKind.EXTEND, ActKind.UNDO_CHECK_OUT})
+
+
+def _moved(acts: Iterable[Prepared], refs: Mapping[tuple[int, bytes], UUID]) -> set[tuple[int, UUID]]:
+    """The stays that these acts may bring to another time, or under another document: (facility, stay)."""
+    moved = set()
+    for act in acts:
+        facility_id, stay_id = act.command.facility.id, act.command.stay_id
+        if stay_id is None and act.ref_tag is not None:
+            stay_id = refs.get((facility_id, act.ref_tag))
+        if act.command.act.kind in _MOVES and stay_id is not None:
+            moved.add((facility_id, stay_id))
+    return moved
 
 
 def _columns(pairs: Iterable[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:

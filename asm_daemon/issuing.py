@@ -22,6 +22,7 @@ TRIAL_MARK = {
     "vi": "THỬ NGHIỆM – KHÔNG CÓ GIÁ TRỊ PHÁP LÝ",
     "en": "TRIAL – WITHOUT LEGAL EFFECT",
 }
+TRIAL_ORIGIN = "/receipts/trial/"
 EVENTS = {  # what made a version, in Vietnamese and English
     "declare": ("khai báo", "declaration"),
     "correct": ("đính chính", "correction"),
@@ -50,7 +51,7 @@ class Issuer:
         return self.keyring.signing_key(KeyPurpose.RECEIPT_TRIAL if trial else KeyPurpose.RECEIPT)
 
     def receipt(self, facility: Facility, row: StayRow, contents: Contents, batch: ReceiptBatch) -> dict[str, Any]:
-        """The receipt of one version, issued again: always the same bytes for the same version."""
+        """The receipt of one version, issued again: the same bytes, as long as the facility's entry is the same."""
         leaf = _leaf(facility, row, contents)
         return self.compose(facility, row, contents, leaf, tree_of(batch), batch.checkpoint)
 
@@ -61,7 +62,7 @@ class Issuer:
 
         `signed` is what verifies offline; the rest says the same in words and gives the code for the check page.
         """
-        trial = self.is_trial(facility)
+        trial = TRIAL_ORIGIN in note.partition("\n")[0]  # as it was when this was signed, whatever the settings say now
         code = code_of(row.id)
         return {
             "code": code,

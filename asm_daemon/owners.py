@@ -11,9 +11,9 @@ from uuid import UUID
 import asyncpg
 
 from asm_daemon import audit, rules
-from asm_daemon.crypto import Keyring, Tampered
+from asm_daemon.crypto import Keyring, Tampered, UnknownEpoch
 from asm_daemon.issuing import Issuer, code_of, read_code
-from asm_daemon.model import Facility, Principal, Scope, StayRow
+from asm_daemon.model import Contents, Facility, Principal, Scope, StayRow
 from asm_daemon.problems import Refused, invalid
 from asm_daemon.sealing import open_contents
 from asm_daemon.store import Connection, owned
@@ -48,8 +48,8 @@ async def read_stay(
         state = _state(facility, row, confirmed)
         if not personal or Scope.READ not in principal.grants[facility.code][1]:
             return state
+        declared = _opened(keyring, row).declared
         await audit.append(connection, _read_entry(principal, row, now))
-        declared = open_contents(keyring, row).declared
     return StayView(**state.model_dump(), declaration=dict(declared))
 
 
@@ -64,6 +64,13 @@ async def facility_of(pool: asyncpg.Pool, principal: Principal, stay_id: UUID) -
     if Scope.DECLARE not in scopes:
         raise Refused("scope_missing")
     return facility
+
+
+def _opened(keyring: Keyring, row: StayRow) -> Contents:
+    try:
+        return open_contents(keyring, row)
+    except (Tampered, UnknownEpoch):
+        raise Refused("record_unreadable", stay_id=str(row.id)) from None
 
 
 def _read_entry(principal: Principal, row: StayRow, now: datetime) -> audit.AuditEntry:
@@ -142,7 +149,7 @@ async def read_receipt(
         if row is None:
             raise Refused("not_found")
         batch = (await stays_store.read_batches(connection, [row.receipt_batch_id]))[row.receipt_batch_id]
-    contents = open_contents(keyring, row)
+    contents = _opened(keyring, row)
     return issuer.receipt(facilities[row.facility_id], row, contents, batch)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta, timezone
+from typing import Any
 
 from schemas.codes import DocumentType
 from schemas.folding import fold_document, fold_name
@@ -67,6 +68,8 @@ def overlaps(
     arrived_at: datetime, leaves_at: datetime | None, other_arrived_at: datetime, other_leaves_at: datetime | None
 ) -> bool:
     """Whether two stays share time. An open departure lasts for ever; leaving as the other begins is no overlap."""
+    if arrived_at == other_arrived_at:
+        return True  # even where one of them is planned to end at once
     return (other_leaves_at is None or arrived_at < other_leaves_at) and (
         leaves_at is None or other_arrived_at < leaves_at
     )
@@ -81,12 +84,15 @@ def is_same_document(one: Document, other: Document) -> bool:
     return alike and fold_document(one.number) == fold_document(other.number)
 
 
-def is_another_person(before: Guest, after: Guest) -> bool:
-    """Whether a correction replaces the document and the name and the birth date: that is no correction."""
+def is_another_person(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether a correction replaces the document and the name and the birth date: that is no correction.
+
+    Both are the `guest` of declared data; what is stored is not held against today's code tables again.
+    """
     return (
-        fold_document(before.document.number) != fold_document(after.document.number)
-        and fold_name(before.full_name) != fold_name(after.full_name)
-        and before.birth_date != after.birth_date
+        fold_document(before["document"]["number"]) != fold_document(after["document"]["number"])
+        and fold_name(before["full_name"]) != fold_name(after["full_name"])
+        and before["birth_date"] != after["birth_date"]
     )
 
 

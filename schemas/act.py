@@ -47,10 +47,10 @@ class Act:
     """
 
     kind: ActKind
-    fields: Mapping[str, Any]
+    fields: Mapping[str, Any] = field(repr=False)
     row: int
-    source_ref: str | None = None
-    origin: Mapping[str, str] = field(default_factory=dict)
+    source_ref: str | None = field(default=None, repr=False)
+    origin: Mapping[str, str] = field(default_factory=dict, repr=False)
     warnings: tuple[Violation, ...] = ()
     match: Mapping[str, Any] | None = None
     violations: tuple[Violation, ...] = ()

@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from asm_daemon.crypto import KeyPurpose, Keyring
+from asm_daemon.decisions import prepare
 from asm_daemon.intake import Intake, Outcome
 from asm_daemon.issuing import Issuer
 from asm_daemon.model import Facility
@@ -18,7 +19,7 @@ from asm_daemon.problems import Refused
 from asm_daemon.receipts import verify_receipt
 from asm_daemon.store.pool import open_connection
 from schemas.act import ActKind
-from schemas.codes import FacilityKind
+from schemas.codes import NATIONALITIES, FacilityKind
 from schemas.synthetic import person
 from tests.stack import Clock, FacilityMaker, Pools, command, declaration
 
@@ -160,6 +161,67 @@ async def test_a_correction_that_replaces_the_person_is_refused_even_in_two_step
     assert step.outcome == "accepted"
     rest = await act(intake, facility, clock, ActKind.CORRECT, {"guest": everything}, stay_id=stay_id)
     assert code_of(rest) == "another_person"
+
+
+async def test_a_stay_that_is_moved_into_another_one_of_the_same_guest_is_refused(
+    intake: Intake, facility: Facility, clock: Clock
+) -> None:
+    def between(first_day: int, last_day: int) -> dict[str, Any]:
+        days = {"arrived_at": first_day, "planned_departure_at": last_day}
+        return {name: (clock() - timedelta(days=day)).isoformat() for name, day in days.items()}
+
+    await declare(intake, facility, clock, source_ref="A", **between(9, 7))
+    later = await declare(intake, facility, clock, source_ref="B", **between(5, 3))
+    stay_id = later.stay.id  # type: ignore[union-attr]
+    earlier = {"arrived_at": between(8, 3)["arrived_at"]}
+    assert code_of(await act(intake, facility, clock, ActKind.CORRECT, earlier, stay_id=stay_id)) == "already_staying"
+    longer = {"planned_departure_at": between(9, 4)["planned_departure_at"]}
+    extended = await act(intake, facility, clock, ActKind.EXTEND, longer, source_ref="A")
+    assert code_of(extended) == "already_staying"
+    assert (await act(intake, facility, clock, ActKind.CORRECT, {"room": "9"}, stay_id=stay_id)).outcome == "accepted"
+
+
+async def test_stays_that_were_meant_to_stand_side_by_side_can_be_corrected(
+    intake: Intake, facility: Facility, clock: Clock
+) -> None:
+    await declare(intake, facility, clock, source_ref="A")
+    override = {"code": "already_staying", "reason": "Thuê thêm một phòng"}
+    await declare(intake, facility, clock, source_ref="B", override=override)
+    until = {"planned_departure_at": (clock() + timedelta(days=5)).isoformat()}
+    for ref in ("A", "B"):
+        done = await act(intake, facility, clock, ActKind.EXTEND, until, source_ref=ref)
+        assert done.outcome == "accepted", code_of(done)
+
+
+async def test_a_row_that_names_another_facility_is_not_filed_here(
+    intake: Intake, make_facility: FacilityMaker, clock: Clock
+) -> None:
+    here, there = await make_facility("HY-KS-0001"), await make_facility("HY-KS-0002")
+    elsewhere, at_home = declaration(1, facility=there.code), declaration(1, facility=here.code)
+    assert code_of(await act(intake, here, clock, ActKind.DECLARE, elsewhere)) == "facility_not_granted"
+    assert (await act(intake, here, clock, ActKind.DECLARE, at_home)).outcome == "accepted"
+
+
+async def test_what_was_declared_under_an_older_code_table_is_refused_by_name_and_ends_nothing(
+    intake: Intake, facility: Facility, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await declare(intake, facility, clock)
+    without = {code: row for code, row in NATIONALITIES.items() if code != person(1).nationality}
+    monkeypatch.setattr("schemas.stay.NATIONALITIES", without)
+    moved = await act(intake, facility, clock, ActKind.CORRECT, {"room": "301"}, stay_id=first.stay.id)  # type: ignore[union-attr]
+    assert [item.pointer for item in moved.refusal.violations] == ["/guest/nationality"]  # type: ignore[union-attr]
+    departure = {"departed_at": clock().isoformat()}
+    left = await act(intake, facility, clock, ActKind.CHECK_OUT, departure, stay_id=first.stay.id)  # type: ignore[union-attr]
+    assert left.outcome == "accepted"
+
+
+async def test_an_act_never_shows_a_person_in_its_repr(facility: Facility, clock: Clock, keyring: Keyring) -> None:
+    fields = declaration(1, source_ref="000190000001")
+    sent = command(facility, ActKind.DECLARE, fields, clock, idempotency_key="000190000001")
+    for shown in (repr(sent), repr(prepare(keyring, sent))):
+        assert fields["guest"]["full_name"] not in shown
+        assert fields["guest"]["document"]["number"] not in shown
+        assert "000190000001" not in shown
 
 
 async def test_a_correction_of_an_old_version_is_refused(intake: Intake, facility: Facility, clock: Clock) -> None:

@@ -17,11 +17,16 @@ _values = attrgetter(*(field.name for field in fields(StayRow)))  # dataclasses.
 
 
 async def lock_turns(connection: Connection, facility_ids: Sequence[int]) -> None:
-    """Wait for the turn of these facilities, in id order so that two flushes never wait for each other."""
-    await connection.execute(
+    """Wait for the turn of these facilities, in id order so that two flushes never wait for each other.
+
+    Raises LookupError for a facility that has no row to wait on: its acts would pass each other.
+    """
+    rows = await connection.fetch(
         "SELECT FROM facility_turns WHERE facility_id = ANY($1::int[]) ORDER BY facility_id FOR NO KEY UPDATE",
         facility_ids,
     )
+    if len(rows) != len(facility_ids):
+        raise LookupError("a facility has no turn")
 
 
 async def find_refs(
