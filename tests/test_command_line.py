@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pwd
+import re
 import signal
 import socket
 import subprocess
@@ -30,6 +31,7 @@ from asm_daemon.directory import Gate
 from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.model import Facility, Scope
 from asm_daemon.rules import local_day
+from asm_daemon.settings import Settings
 from connectors.population import simulator
 from schemas.codes import FacilityKind
 from tests.conftest import Database
@@ -283,6 +285,16 @@ async def test_the_demo_says_when_its_port_is_taken(alone: Command, tmp_path: Pa
     assert result.exit_code == NO
 
 
+def test_the_systemd_unit_agrees_with_the_program() -> None:
+    unit = (Path(__file__).parents[1] / "deploy" / "asm-daemon.service").read_text("utf-8")
+    given = dict(line.split("=", 1) for line in unit.splitlines() if re.match(r"[A-Z]\w+=", line))
+    assert given["Type"] == "notify"
+    assert given["ExecStart"].endswith("/asm-daemon run")
+    assert given["RestartPreventExitStatus"] == str(WRONG)
+    # Accepted work and then the jobs under way may each take the whole time.
+    assert int(given["TimeoutStopSec"]) > 2 * Settings.model_fields["shutdown_seconds"].default
+
+
 # -- programs that stay ------------------------------------------------------------------------------------------------
 
 
@@ -472,6 +484,7 @@ async def test_a_rehearsal_stores_nothing(asm: Command, facility: Facility, work
     result = await asm("import", str(workbook), "--facility", facility.code, "--dry-run")
     assert result.exit_code == DONE
     assert "3 đã nhận · accepted" in result.stdout
+    assert "nothing was stored" in result.stderr
     assert await stays(database) == 0
 
 

@@ -208,7 +208,7 @@ def _connection_reason(error: BaseException) -> str:
         case asyncpg.PostgresError():
             return str(error)
         case OSError():
-            return error.strerror or str(error)
+            return f"{error.strerror or error}; does it run where the URL says?"
         case TimeoutError():
             return f"no answer within {_CONNECT_SECONDS} s"
     return "the URL cannot be used"  # its text may hold a password, and so may a message about it

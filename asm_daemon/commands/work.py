@@ -15,6 +15,7 @@ import typer
 from asm_daemon import directory, feeds, imports, sync
 from asm_daemon.commands.console import (
     NO,
+    note,
     operator,
     pool,
     print_json,
@@ -64,6 +65,8 @@ def import_file(
             f"{result.received} dòng · rows: {result.accepted} đã nhận · accepted, "
             f"{result.duplicate} trùng · duplicate, {result.refused} bị từ chối · refused"
         )
+    if dry_run:
+        note("Chạy thử: không ghi nhận gì. · A rehearsal: nothing was stored.")
     if result.refused:
         raise typer.Exit(NO)
 
