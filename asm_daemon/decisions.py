@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
@@ -72,7 +72,8 @@ class Command:
 class Prepared:
     """An act that is sound by itself. `derived_name`: its sender gave none, so facility, document and day name it.
 
-    `match` is the document that names the stay of a transition, `document_tag` then its tag.
+    `match` is the document that names the stay of a transition, `document_tag` then its tag; with `arrived_on` it means
+    the stay that began on that day, and `ref_tag` is the name it has if its sender gave none.
     """
 
     command: Command
@@ -84,6 +85,7 @@ class Prepared:
     warnings: tuple[Violation, ...]
     derived_name: bool = False
     match: Document | None = None
+    arrived_on: date | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,22 +118,26 @@ def prepare(keyring: Keyring, command: Command) -> Prepared:
     body, match = _validate_act(command)
     if isinstance(body, StayDeclaration):
         return _prepare_declaration(keyring, command, body)
+    document, arrived_on = (match.document, match.arrived_on) if match else (None, None)
     ref = act.source_ref
+    if document is not None and arrived_on is not None:
+        ref = rules.derived_ref(facility.id, document.number, arrived_on)
     document_tag = _patched_document_tag(keyring, act.fields) if act.kind is ActKind.CORRECT else None
     return Prepared(
         command=command,
         body=body,
         ref_tag=keyring.reference_tag(facility.id, ref) if ref else None,
-        document_tag=keyring.presence_tag(document_value(match.number)) if match else document_tag,
+        document_tag=keyring.presence_tag(document_value(document.number)) if document else document_tag,
         content_tag=None,
         declared=None,
         warnings=act.warnings,
-        match=match,
+        match=document,
+        arrived_on=arrived_on,
     )
 
 
-def _validate_act(command: Command) -> tuple[BaseModel, Document | None]:
-    """The act's body and the document of its `match`. Raises `Refused` with what its document showed to be wrong, and
+def _validate_act(command: Command) -> tuple[BaseModel, StayMatch | None]:
+    """The act's body and its `match`. Raises `Refused` with what its document showed to be wrong, and
     everything that is found wrong here at other places."""
     act = command.act
     if act.match is None and not act.violations:  # as nearly always
@@ -149,7 +155,7 @@ def _validate_act(command: Command) -> tuple[BaseModel, Document | None]:
     if faults:
         raise Refused("declaration_invalid", violations=faults)
     body, *match = sound
-    return body, match[0].document if match and isinstance(match[0], StayMatch) else None
+    return body, match[0] if match and isinstance(match[0], StayMatch) else None
 
 
 def _validate(
@@ -173,13 +179,17 @@ def _prepare_declaration(keyring: Keyring, command: Command, body: StayDeclarati
     return Prepared(
         command=command,
         body=body,
-        ref_tag=keyring.reference_tag(facility.id, name or rules.derived_ref(facility.id, body)),
+        ref_tag=keyring.reference_tag(facility.id, name or _derived_ref(facility, body)),
         document_tag=keyring.presence_tag(document_value(body.guest.document.number)),
         content_tag=_content_tag(keyring, declared, "declared", None),
         declared=declared,
         warnings=(*command.act.warnings, *rules.warnings_for(body)),
         derived_name=name is None,
     )
+
+
+def _derived_ref(facility: Facility, body: StayDeclaration) -> str:
+    return rules.derived_ref(facility.id, body.guest.document.number, rules.local_day(body.arrived_at))
 
 
 def _patched_document_tag(keyring: Keyring, patch: Mapping[str, Any]) -> int | None:
@@ -352,11 +362,11 @@ class World:
 
     def _named(self, act: Prepared) -> StayRow | None:
         facility_id = act.command.facility.id
-        if act.match is not None:
-            return self._matched(act, act.match)
         stay_id = act.command.stay_id
         if stay_id is None and act.ref_tag is not None:
             stay_id = self._refs.get((facility_id, act.ref_tag))
+        if stay_id is None and act.match is not None:
+            return self._matched(act, act.match)
         return self._rows.get((facility_id, stay_id)) if stay_id is not None else None
 
     def _matched(self, act: Prepared, document: Document) -> StayRow | None:
@@ -365,6 +375,8 @@ class World:
         facility_id, received_at = act.command.facility.id, act.command.received_at
         key = (facility_id, act.document_tag or 0)
         present = self._of_document(facility_id, self._present.get(key, ()), document)
+        if act.arrived_on is not None:
+            return next((row for row in present if rules.local_day(row.arrived_at) == act.arrived_on), None)
         if present:
             begun = [row for row in present if row.arrived_at <= received_at]
             return max(begun, key=_arrival) if begun else min(present, key=_arrival)
@@ -387,7 +399,7 @@ class World:
         current = self._named(act)
         if current is None:
             raise Refused("not_found" if act.match is None else "not_in_house")
-        if act.match is not None and current.status == "departed":
+        if act.match is not None and act.arrived_on is None and current.status == "departed":
             return Decision("duplicate", row=current)
         contents = self.contents(current)
         body = act.body

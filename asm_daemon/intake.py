@@ -303,6 +303,7 @@ class Intake:
             (act.command.facility.id, act.document_tag): document_value(act.match.number)
             for act in acts
             if act.match is not None and act.document_tag is not None and act.command.act.kind is ActKind.CHECK_OUT
+            and act.arrived_on is None
             and (act.command.facility.id, act.document_tag) not in in_house
         }  # fmt: skip
         if not absent:

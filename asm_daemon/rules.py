@@ -8,6 +8,7 @@ from typing import Any
 
 from schemas.codes import DocumentType
 from schemas.folding import fold_document, fold_name
+from schemas.personal_number import disagreements
 from schemas.stay import Document, Guest, StayDeclaration
 from schemas.violations import Violation, violation
 
@@ -17,8 +18,6 @@ EVENING_LIMIT = time(23, 0)
 MORNING_LIMIT = time(8, 0)
 
 PERSONAL_NUMBER_DOCUMENTS = frozenset({DocumentType.CCCD, DocumentType.PERSONAL_NUMBER_NOTICE, DocumentType.CAN_CUOC})
-# Three-digit places of birth registration run 001 to 096; 000 is our documented range for synthetic people.
-_BIRTH_PLACES = frozenset(f"{number:03d}" for number in range(97))
 
 
 def deadline(arrived_at: datetime) -> datetime:
@@ -58,10 +57,9 @@ def is_foreigner(nationality: str) -> bool:
     return nationality != "VNM"
 
 
-def derived_ref(facility_id: int, declaration: StayDeclaration) -> str:
+def derived_ref(facility_id: int, document_number: str, arrived_on: date) -> str:
     """The name of a stay whose sender gave none: facility, document and local day of arrival."""
-    number = fold_document(declaration.guest.document.number)
-    return f"\x00{facility_id}\x00{number}\x00{local_day(declaration.arrived_at).isoformat()}"
+    return f"\x00{facility_id}\x00{fold_document(document_number)}\x00{arrived_on.isoformat()}"
 
 
 def overlaps(
@@ -100,18 +98,7 @@ def warnings_for(declaration: StayDeclaration) -> Iterator[Violation]:
     """What deserves a second look but is never a reason to refuse."""
     guest = declaration.guest
     if guest.document.type in PERSONAL_NUMBER_DOCUMENTS:
-        yield from _personal_number_warnings(guest)
+        number, pointer = guest.document.number, "/guest/document/number"
+        yield from disagreements(number, guest.gender, guest.birth_date, pointer)
     if is_foreigner(guest.nationality):
         yield violation("foreigner_duty", "/guest/nationality")
-
-
-def _personal_number_warnings(guest: Guest) -> Iterator[Violation]:
-    """Personal number: PPP place, G century and sex (0/1 19xx, 2/3 20xx …), YY year, 6 digits; no check digit."""
-    number, pointer = guest.document.number, "/guest/document/number"
-    century_and_sex = int(number[3])
-    if number[:3] not in _BIRTH_PLACES:
-        yield violation("personal_number_prefix", pointer)
-    if guest.gender is not None and (century_and_sex % 2 == 0) != (guest.gender == "M"):
-        yield violation("personal_number_sex", pointer)
-    if guest.birth_date[:4] != f"{19 + century_and_sex // 2}{number[4:6]}":
-        yield violation("personal_number_year", pointer)

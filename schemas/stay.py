@@ -294,9 +294,13 @@ class StayDeclaration(Input):
 
 
 class StayMatch(Input):
-    """Names a stay by its guest's document, among those in house at the facility (khách đang lưu trú)."""
+    """Names a stay by its guest's document, among those in house at the facility (khách đang lưu trú).
+
+    With `arrived_on`, the local day of arrival, it is the stay that began on that day, in house or not.
+    """
 
     document: Document
+    arrived_on: date | None = None
 
 
 class CheckOut(Input):

@@ -242,3 +242,28 @@ async def test_a_rehearsed_departure_ends_nothing(
     [outcome] = await intake.rehearse([command])
     assert outcome.outcome == "accepted"
     assert await changed(pools) == 0
+
+
+async def test_with_the_day_of_arrival_the_stay_that_began_then_is_meant(
+    intake: Intake, facility: Facility, clock: Clock
+) -> None:
+    first_day = clock() - timedelta(days=9)
+    stays = []
+    for start in (first_day, clock() - timedelta(days=1)):
+        until = {"planned_departure_at": (start + timedelta(days=3)).isoformat()}
+        stays.append((await declare(intake, facility, clock, arrived_at=start.isoformat(), **until)).stay)
+    match = {**document(), "arrived_on": local_day(first_day).isoformat()}
+    left = await take(intake, facility, clock, leaving(match, first_day + timedelta(days=3)))
+    assert left.outcome == "accepted"
+    assert left.stay is not None
+    assert stays[0] is not None
+    assert left.stay.id == stays[0].id
+    again = await take(intake, facility, clock, leaving(match, first_day + timedelta(days=3)))
+    assert again.outcome == "duplicate"
+
+
+async def test_with_another_day_of_arrival_nobody_is_meant(intake: Intake, facility: Facility, clock: Clock) -> None:
+    await declare(intake, facility, clock, source_ref="A-1")
+    yesterday = local_day(clock()) - timedelta(days=1)
+    match = {**document(), "arrived_on": yesterday.isoformat()}
+    assert code_of(await take(intake, facility, clock, leaving(match, clock()))) == "not_in_house"
