@@ -98,6 +98,48 @@ _MESSAGE = {
     ),
 }
 
+_XML = {
+    "not_well_formed": Text("Tệp XML sai cú pháp.", "The XML is not well-formed."),
+    "doctype_refused": Text(
+        "Tệp XML chứa DOCTYPE hoặc ENTITY: không được tiếp nhận.", "XML with a DOCTYPE or an ENTITY is not taken."
+    ),
+    "too_deep": Text("Các thẻ XML lồng nhau quá {limit} cấp.", "XML elements are nested more than {limit} deep."),
+    "missing_element": Text("Không tìm thấy thẻ {expected}.", "The element {expected} was not found."),
+    "repeated_element": Text("Thẻ này xuất hiện hai lần trong một khách.", "This element stands there twice."),
+}
+
+_IDENTITY = {
+    "unknown_payload": Text(
+        "Không nhận ra mã QR thẻ căn cước hay vùng MRZ: hãy quét lại.",
+        "Neither the QR code of an identity card nor a machine readable zone: please scan again.",
+    ),
+    "not_card_qr": Text(
+        "Không phải mã QR của thẻ căn cước: cần ít nhất {limit} trường cách nhau bởi dấu |.",
+        "Not the QR code of an identity card: at least {limit} fields between | are wanted.",
+    ),
+    "wrong_scanner_charset": Text(
+        "Máy quét gửi sai bảng mã: hãy đặt máy quét về UTF-8 rồi quét lại.",
+        "The scanner sends another charset: set it to UTF-8 and scan again.",
+    ),
+    "not_mrz": Text("Không phải vùng MRZ trọn vẹn: cần {expected}.", "Not a whole MRZ: {expected} is wanted."),
+    "not_identity_document": Text(
+        "MRZ này không phải của hộ chiếu hay thẻ căn cước (có thể là thị thực): hãy quét giấy tờ tuỳ thân.",
+        "This MRZ is of neither a passport nor an identity card (perhaps of a visa): scan the identity document.",
+    ),
+    "mrz_character": Text(
+        "Ký tự không thể có ở vị trí này (cần {expected}): máy quét đọc nhầm, hoặc bộ gõ tiếng Việt đang bật.",
+        "No such character can stand here ({expected} can): misread, or changed by a Vietnamese keyboard method.",
+    ),
+    "mrz_check_digit": Text(
+        "Số kiểm tra không khớp: hãy quét lại, hoặc đối chiếu với giấy tờ.",
+        "The check digit does not agree: scan again, or compare with the document.",
+    ),
+    "mrz_look_alike": Text(
+        "Số kiểm tra sẽ khớp nếu ký tự ở vị trí này là ký tự có hình giống nó (0 O, 1 I, 2 Z, 5 S, 6 G, 8 B).",
+        "The check digit would agree if the character here were one of the same shape (0 O, 1 I, 2 Z, 5 S, 6 G, 8 B).",
+    ),
+}
+
 _DECLARATION = {
     "blank_name": Text("Họ tên không được để trống.", "The name must not be blank."),
     "wrong_name": Text(
@@ -148,6 +190,18 @@ _WARNINGS = {
         "Số bị mất số 0 ở đầu đã được khôi phục: hãy kiểm tra lại.",
         "Leading zeros that were lost have been restored: please check the number.",
     ),
+    "unknown_columns": Text(
+        "Không nhận ra {limit} cột (xem vị trí): nội dung của chúng không được đọc.",
+        "{limit} columns were not recognised (see the place): what they hold was not read.",
+    ),
+    "former_unit": Text(
+        "Tên đơn vị hành chính cũ đã được thay bằng đơn vị hiện nay theo bảng sắp xếp ngày 01/7/2025.",
+        "A former administrative unit was replaced by the one in force, by the table of 1 July 2025.",
+    ),
+    "former_unit_divided": Text(
+        "Đơn vị hành chính cũ ứng với nhiều đơn vị hiện nay: giữ nguyên như đã ghi, hãy kiểm tra lại.",
+        "A former administrative unit corresponds to several in force: kept as written, please check.",
+    ),
     "heading_row_read": Text(
         "Dòng thuộc phần tiêu đề của mẫu nhưng có dữ liệu nên đã được đọc như một khách.",
         "The row belongs to the form's heading but holds data, so it was read as a guest.",
@@ -161,6 +215,27 @@ _WARNINGS = {
     "personal_number_prefix": Text(
         "Ba số đầu của số định danh cá nhân không phải mã nơi đăng ký khai sinh.",
         "The personal number does not begin with a known place of birth registration.",
+    ),
+    "document_type_open": Text(
+        "Dữ liệu quét không cho biết đây là thẻ CCCD (1) hay thẻ Căn cước (8): hãy chọn theo tên in trên thẻ.",
+        "The scan does not tell a CCCD (1) from a Căn cước card (8): choose by the title printed on the card.",
+    ),
+    "issue_date_doubtful": Text(
+        "Ngày cấp trong mã QR không hợp lệ: hãy đối chiếu với thẻ.",
+        "The date of issue in the QR code makes no sense: compare with the card.",
+    ),
+    "name_to_confirm": Text(
+        "Họ tên trong MRZ không có dấu và không có số kiểm tra: hãy đối chiếu với giấy tờ.",
+        "A name in an MRZ has neither marks nor a check digit: compare it with the document.",
+    ),
+    "name_truncated": Text(
+        "Họ tên trong MRZ có thể đã bị cắt bớt: hãy nhập đủ theo giấy tờ.",
+        "The name fills the MRZ and may be cut off: complete it from the document.",
+    ),
+    "document_expired": Text("Giấy tờ đã hết hạn.", "The document has expired."),
+    "card_number_differs": Text(
+        "Số thẻ ở dòng 1 của MRZ không khớp với số định danh cá nhân cùng dòng: hãy đối chiếu với thẻ.",
+        "The card number in line 1 of the MRZ disagrees with the personal number beside it: compare with the card.",
     ),
     "foreigner_duty": Text(
         "Biên nhận này không thay cho khai báo tạm trú của người nước ngoài (NA17, 12 giờ).",
@@ -188,4 +263,14 @@ _DIRECTORY = {
     ),
 }
 
-CATALOGUE: dict[str, Text] = {**_SHAPE, **_QUERY, **_DOCUMENT, **_MESSAGE, **_DECLARATION, **_WARNINGS, **_DIRECTORY}
+CATALOGUE: dict[str, Text] = {
+    **_SHAPE,
+    **_QUERY,
+    **_DOCUMENT,
+    **_MESSAGE,
+    **_XML,
+    **_IDENTITY,
+    **_DECLARATION,
+    **_WARNINGS,
+    **_DIRECTORY,
+}

@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from asm_daemon.web.api import owner_routes
+from asm_daemon.web.documents_api import document_routes
 from asm_daemon.web.feeds_api import feed_routes
 from asm_daemon.web.openapi import document
 from asm_daemon.web.pages import page_routes
@@ -27,6 +28,7 @@ def unbound_table() -> Table:
     return (
         *public_routes(0, 0, (), {}, False),
         *owner_routes(_UNBOUND, _UNBOUND, _UNBOUND, _UNBOUND, connectors, 0, 0),
+        *document_routes(_UNBOUND),
         *police_routes(_UNBOUND),
         *feed_routes(_UNBOUND),
         *page_routes(_UNBOUND, False),

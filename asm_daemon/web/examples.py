@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 from schemas.synthetic import person
@@ -33,4 +34,18 @@ SEARCH: dict[str, Any] = {
     "document_number": _GUEST.document_number,
     "purpose": "criminal_investigation",
     "case_ref": "15/2026/HS-PC02",
+}
+SCAN: dict[str, Any] = {
+    "kind": "cccd_qr",
+    "payload": "|".join(
+        (
+            _GUEST.document_number,
+            "",
+            _GUEST.full_name,
+            f"{date.fromisoformat(_GUEST.birth_date):%d%m%Y}",
+            "Nam" if _GUEST.gender == "M" else "Nữ",
+            "Số 1 đường Thử Nghiệm",
+            "01022025",
+        )
+    ),
 }

@@ -24,11 +24,13 @@ from asm_daemon.model import Facility, PrincipalKind, Scope
 from asm_daemon.police import Desk
 from asm_daemon.web.api import owner_routes
 from asm_daemon.web.app import Runner, make_app
+from asm_daemon.web.documents_api import document_routes
 from asm_daemon.web.feeds_api import feed_routes
 from asm_daemon.web.pages import page_routes
 from asm_daemon.web.police_api import police_routes
 from asm_daemon.web.public_api import Check, public_routes
 from asm_daemon.web.route import Table
+from connectors import identity
 from schemas.act import Connector
 from schemas.codes import Department
 from tests.stack import DEPLOYMENT, Clock, FacilityMaker, Pools
@@ -98,6 +100,7 @@ async def table(intake: Intake, pools: Pools, keyring: Keyring, issuer: Issuer, 
     return (
         *public_routes(MAX_BODY_BYTES, MAX_BATCH_ROWS, list(connectors), {"database": _check(failing)}, True),
         *owner_routes(intake, pool, keyring, issuer, connectors, MAX_BODY_BYTES, MAX_BATCH_ROWS),
+        *document_routes(identity.read),
         *police_routes(desk),
         *feed_routes(await pools.get("asm_feeds")),
         *page_routes(pool, True),

@@ -37,6 +37,7 @@ WHO = {
     "GET /v1/stays/{stay_id}/receipt": "owner:status",
     "PATCH /v1/stays/{stay_id}": "owner:declare",
     "POST /check": "public",
+    "POST /v1/documents:read": "owner:declare",
     "POST /v1/imports": "owner:declare",
     "POST /v1/police/searches": "officer",
     "POST /v1/stays": "owner:declare",

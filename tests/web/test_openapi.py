@@ -15,6 +15,7 @@ from asm_daemon.web.contract import unbound_table
 from asm_daemon.web.openapi import document
 from schemas.codes import FacilityKind
 from schemas.generate import DIRECTORY
+from schemas.identity import ScannedDocument
 from schemas.police import DocumentSearch
 from schemas.stay import Cancellation, CheckOut, DeclarationContext, Extension, StayDeclaration
 from tests.stack import declaration
@@ -99,6 +100,7 @@ def test_the_examples_are_taken_by_the_models_themselves() -> None:
         (Extension, examples.EXTENSION),
         (Cancellation, examples.CANCELLATION),
         (DocumentSearch, examples.SEARCH),
+        (ScannedDocument, examples.SCAN),
     ):
         model.model_validate_json(orjson.dumps(example), context=context)
 
