@@ -142,6 +142,37 @@ def _written(day: date) -> str:
     return f"{day:%d/%m/%Y}"
 
 
+# -- a hotel: the Ministry's XML for foreigners ------------------------------------------------------------------------
+
+
+def foreigner_xml(day: date, count: int, seed: int) -> bytes:
+    """The Ministry's XML file with `count` foreigners who arrive on `day`; every third came and left before it."""
+    foreigners = (each for each in people(seed, PEOPLE_OF_SEED) if each.nationality != "VNM")
+    guests = [_foreigner(guest, day, number) for number, guest in enumerate(islice(foreigners, count), 1)]
+    lines = ['<?xml version="1.0" encoding="UTF-8"?>', "<KHAI_BAO_TAM_TRU>", *guests, "</KHAI_BAO_TAM_TRU>", ""]
+    return "\n".join(lines).encode()
+
+
+def _foreigner(guest: Person, day: date, number: int) -> str:
+    arrives = day - timedelta(days=3) if number % 3 == 0 else day
+    values = {
+        "so_thu_tu": str(number),
+        "ho_ten": guest.full_name,
+        "ngay_sinh": _written(date.fromisoformat(guest.birth_date)),
+        "ngay_sinh_dung_den": "D",
+        "gioi_tinh": guest.gender,
+        "ma_quoc_tich": "D" if guest.nationality == "DEU" else guest.nationality,  # as travel documents write it
+        "so_ho_chieu": guest.document_number,
+        "so_phong": _room(number),
+        "ngay_den": _written(arrives),
+        "ngay_di_du_kien": _written(arrives + timedelta(days=2)),
+        "ngay_tra_phong": _written(arrives + timedelta(days=2)) if arrives < day else None,
+        "thoi_han_tam_tru": _written(day + timedelta(days=60)),
+    }
+    elements = [f"        <{name}>{value}</{name}>" for name, value in values.items() if value is not None]
+    return "\n".join(["    <THONG_TIN_KHACH>", *elements, "    </THONG_TIN_KHACH>"])
+
+
 # -- a dormitory: its roster -------------------------------------------------------------------------------------------
 
 _ROSTER = (
@@ -243,6 +274,7 @@ def files(day: date = SAMPLE_DAY) -> dict[str, bytes]:
     """One document of each kind of facility, by file name."""
     return {
         "hotel-official.xlsx": official_xlsx(day, 12, seed=1),
+        "hotel-foreigners.xml": foreigner_xml(day, 6, seed=1),
         "guesthouse.json": _indented(declaration(day, seed=2)),
         "rental-housing.json": _indented(declaration(day, seed=3)),
         "dorm-roster.csv": dorm_roster_csv(day, 15, seed=4),

@@ -17,7 +17,7 @@ import pytest
 
 from asm_daemon import samples
 from asm_daemon.imports import read_document
-from connectors import dorm_roster, hl7_adt, official_xlsx
+from connectors import dorm_roster, foreigner_xml, hl7_adt, official_xlsx
 from connectors.__main__ import ENTRIES_LIMIT, UNPACKED_BYTES_LIMIT, results
 from schemas.act import DOCUMENT_BYTES_LIMIT, RESULTS_LIMIT, Act, Connector, Unreadable
 from schemas.violations import violation
@@ -88,6 +88,29 @@ async def test_an_archive_of_too_many_entries_is_refused() -> None:
         for number in range(ENTRIES_LIMIT + 1):
             archive.writestr(str(number), b"")
     assert await refusal("official_xlsx", output.getvalue()) == "unreadable_file"
+
+
+@pytest.mark.parametrize(
+    ("document", "code"),
+    [
+        (b"<!DOCTYPE a [<!ENTITY b 'ha'>" + b"<!ENTITY c '&b;&b;'>" * 100 + b"]><a>&c;</a>", "doctype_refused"),
+        (b"<KHAI_BAO_TAM_TRU>" + b"<a>" * 6_000_000, "too_deep"),
+        (b"<KHAI_BAO_TAM_TRU>" + b"<THONG_TIN_KHACH/>" * 1_000_000, "too_many_rows"),
+        (b"<KHAI_BAO_TAM_TRU a='" + b"x" * 19_000_000, "not_well_formed"),
+        (b"<KHAI_BAO_TAM_TRU>" + b"\xf0\x9f\x98\x80" * 4_900_000, "not_well_formed"),
+    ],
+    ids=["entities", "nesting", "guests", "an attribute", "a text"],
+)
+async def test_xml_made_to_grow_in_its_reader_is_refused_with_its_reason(document: bytes, code: str) -> None:
+    assert await refusal("foreigner_xml", document) == code
+
+
+async def test_a_value_of_megabytes_refuses_its_guest_alone() -> None:
+    huge = samples.foreigner_xml(DAY, 2, seed=0).replace(b"<ho_ten>", b"<ho_ten>" + b"A" * 15_000_000, 1)
+    first, second = await read("foreigner_xml", huge)
+    assert isinstance(first, Unreadable)
+    assert [fault.code for fault in first.violations] == ["too_long"]
+    assert isinstance(second, Act)
 
 
 async def test_truncated_and_garbled_workbooks_are_refused() -> None:
@@ -173,6 +196,7 @@ def _children() -> set[int]:
 async def test_each_connector_gives_through_the_child_what_it_gives_directly() -> None:
     for connector, document in [
         (official_xlsx.connector, samples.official_xlsx(DAY, 5, seed=0)),
+        (foreigner_xml.connector, samples.foreigner_xml(DAY, 5, seed=0)),
         (dorm_roster.connector, samples.dorm_roster_csv(DAY, 12, seed=0)),
         (hl7_adt.connector, samples.adt_a01(DAY, 0) + samples.adt_a03(DAY, 0) + b"MSH|garbage"),
     ]:
