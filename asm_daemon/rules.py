@@ -9,7 +9,7 @@ from typing import Any
 from schemas.codes import DocumentType
 from schemas.folding import fold_document, fold_name
 from schemas.personal_number import disagreements
-from schemas.stay import Document, Guest, StayDeclaration
+from schemas.stay import Document, StayDeclaration
 from schemas.violations import Violation, violation
 
 # Viet Nam has had one offset and no summer time since 1975; a fixed offset keeps the rules free of the tz database.

@@ -250,8 +250,8 @@ async def test_with_the_day_of_arrival_the_stay_that_began_then_is_meant(
     first_day = clock() - timedelta(days=9)
     stays = []
     for start in (first_day, clock() - timedelta(days=1)):
-        until = {"planned_departure_at": (start + timedelta(days=3)).isoformat()}
-        stays.append((await declare(intake, facility, clock, arrived_at=start.isoformat(), **until)).stay)
+        times = {"arrived_at": start.isoformat(), "planned_departure_at": (start + timedelta(days=3)).isoformat()}
+        stays.append((await declare(intake, facility, clock, 1, **times)).stay)
     match = {**document(), "arrived_on": local_day(first_day).isoformat()}
     left = await take(intake, facility, clock, leaving(match, first_day + timedelta(days=3)))
     assert left.outcome == "accepted"
