@@ -25,10 +25,12 @@ def handler(intake: Intake, gate: Gate, read_message: ReadMessage) -> Handler:
 
     async def handle(message: bytes, received_at: datetime, _peer: Peer) -> Reply:
         header = header_of(message)
+        if not header.fields:
+            return Reply("AR", "Không phải bản tin HL7 v2 / not an HL7 v2 message")
         application, facility_name = header.component(3), header.component(4)
         facility = await gate.facility_of_sender(application, facility_name)
         if facility is None:
-            return Reply("AR", "MSH-3/MSH-4 chưa được đăng ký cho cơ sở nào / speaks for no facility")
+            return Reply("AR", "MSH-3/MSH-4 chưa được đăng ký cho cơ sở nào / this sender speaks for no facility")
         read = read_message(message)
         if read is None:
             return Reply("AA", "Không phát sinh lưu trú qua đêm / no overnight stay")

@@ -51,6 +51,10 @@ CLOCK_DIFFERENCE = timedelta(seconds=5)
 """How far the daemon's clock may be from the database's before it takes nothing in: ids and deadlines come from it."""
 CATCH_UP_DAYS = 7
 """How many past days the publishing job looks back for a day that was missed."""
+FLUSH_SECONDS = 5
+"""The longest statement of a flush: an owner waits for it, and is better told to send again than left waiting."""
+KEY_MONTHS, PARTITION_MONTHS = 2, 4
+"""How many months have keys and partitions ready, this one included."""
 SYNC_SHARE = 0.4
 """The part of the shutdown time that the sync worker may take; requests and intake come before it."""
 PUBLISH_HOUR = 8
@@ -138,7 +142,7 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
         doorbell = Doorbell()
         intake = Intake(
             pools["asm_intake"],
-            lambda: open_connection(settings.database_url, "asm_intake"),
+            lambda: open_connection(settings.database_url, "asm_intake", statement_timeout_seconds=FLUSH_SECONDS),
             keyring,
             issuer,
             now=now,
@@ -308,13 +312,18 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
 
 
 async def prepare_months_once(key_store: FileKeyStore, pool: asyncpg.Pool, now: datetime) -> dict[str, int]:
-    """Make keys and partitions of this month and the next, where they are missing. `pool` connects as asm_retention."""
+    """Make the keys of this month and the next, and the partitions of `PARTITION_MONTHS`, where they are missing.
+
+    `pool` connects as asm_retention.
+    """
     counts = {"keys": 0, "partitions": 0}
-    this_month = epoch_at(now)
-    for epoch in (this_month, next_epoch(this_month)):
-        counts["keys"] += key_store.create_epoch(epoch, now)
+    epoch = epoch_at(now)
+    for ahead in range(PARTITION_MONTHS):
+        if ahead < KEY_MONTHS:
+            counts["keys"] += key_store.create_epoch(epoch, now)
         async with pool.acquire() as connection:
             counts["partitions"] += await stays_store.create_partitions(connection, epoch, *epoch_bounds(epoch))
+        epoch = next_epoch(epoch)
     return counts
 
 

@@ -8,13 +8,14 @@ the facilities' turns, lets it decide, and writes what changed in the same trans
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from uuid_utils.compat import uuid7
 
 from asm_daemon import rules
@@ -33,12 +34,13 @@ from schemas.stay import (
     DeclarationContext,
     Document,
     Extension,
+    Instant,
     StayCorrection,
     StayDeclaration,
     StayMatch,
     UndoCheckOut,
 )
-from schemas.violations import Violation
+from schemas.violations import Violation, violation
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
 REPEATED_WITHIN = timedelta(hours=24)
@@ -165,9 +167,26 @@ def _validate(
     try:
         return model.model_validate_json(orjson.dumps(fields), context=context)
     except ValidationError as error:
-        raise Refused("declaration_invalid", violations=from_validation(error, origin)) from None
+        found = from_validation(error, origin)
+        backwards = violation("departure_before_arrival", "/planned_departure_at", origin.get("/planned_departure_at"))
+        if model is StayDeclaration and backwards not in found and _leaves_before_it_comes(fields):
+            found.append(backwards)
+        raise Refused("declaration_invalid", violations=found) from None
     except (TypeError, ValueError):  # orjson: a lone surrogate, an integer over 64 bits
         raise invalid("not_json") from None
+
+
+_INSTANT = TypeAdapter[datetime](Instant)
+
+
+def _leaves_before_it_comes(fields: Mapping[str, Any]) -> bool:
+    """Whether two sound instants are in the wrong order, also where the arrival is refused for another reason."""
+    with suppress(ValidationError, TypeError, ValueError):
+        arrived, planned = (
+            _INSTANT.validate_json(orjson.dumps(fields.get(name))) for name in ("arrived_at", "planned_departure_at")
+        )
+        return planned < arrived
+    return False
 
 
 def _prepare_declaration(keyring: Keyring, command: Command, body: StayDeclaration) -> Prepared:
@@ -468,14 +487,8 @@ class World:
         for before in (contents, *map(self.contents, self._earlier.get(current.id, ()))):
             if rules.is_another_person(before.declared["guest"], declared["guest"]):
                 raise Refused("another_person")
-        deadline_at = rules.deadline(after.arrived_at)
-        row = replace(
-            current,
-            arrived_at=after.arrived_at,
-            planned_departure_at=after.planned_departure_at,
-            deadline_at=deadline_at,
-            late_minutes=rules.late_minutes(current.declared_at, deadline_at),
-        )
+        # Deadline and lateness stay those of the first declaration: a correction neither erases nor creates lateness.
+        row = replace(current, arrived_at=after.arrived_at, planned_departure_at=after.planned_departure_at)
         if row.departed_at is not None and row.departed_at < row.arrived_at:
             raise invalid("departure_before_arrival", "/arrived_at")
         return replace(contents, declared=declared), row

@@ -90,6 +90,9 @@ async def demo(directory: Path | None, *, port: int = 8080, mllp_port: int = 257
         with tempfile.TemporaryDirectory(prefix="asm-check-") as folder:
             async with _running(Path(folder), free_port(), free_port(), summary, durable=False) as site:
                 await _main_job(site, summary)
+    except PermissionError as failure:
+        console.print(f"[red]✗[/red] no right to write to {failure.filename}: choose another --directory")
+        return 1
     except (StepFailed, embedded.EmbeddedPostgresError, OSError) as failure:
         console.print(f"[red]✗[/red] {failure}", highlight=False)
         if directory is None:
@@ -111,6 +114,7 @@ def _print_json(document: Mapping[str, Any]) -> None:
 class Site:
     """A running installation and what the demo needs to use it."""
 
+    server: embedded.EmbeddedPostgres
     daemon: Daemon
     ports: Ports
     keys: SampleKeys
@@ -169,7 +173,7 @@ async def _running(
         http = await stack.enter_async_context(
             aiohttp.ClientSession(f"http://127.0.0.1:{ports.http}", timeout=aiohttp.ClientTimeout(total=WAIT_SECONDS))
         )
-        yield Site(built, ports, keys, http, day, BLOCKS_A_DAY * (day.toordinal() % DAYS))
+        yield Site(server, built, ports, keys, http, day, BLOCKS_A_DAY * (day.toordinal() % DAYS))
 
 
 @asynccontextmanager
@@ -455,8 +459,19 @@ async def _stay_up(directory: Path, port: int, mllp_port: int, summary: Summary)
     async with _running(directory, port, mllp_port, summary) as site:
         await _main_job(site, summary)
         console.print(_where_to_look(site, directory / ENVIRONMENT_FILE), highlight=False, soft_wrap=True)
-        await composition.until_signalled()
+        await _until_told_or_broken(site)
         console.print("stopping …")
+
+
+async def _until_told_or_broken(site: Site) -> None:
+    """Wait for a signal; raises StepFailed when PostgreSQL ends first, for a demo without its data shows nothing."""
+    told = asyncio.ensure_future(composition.until_signalled())
+    broken = asyncio.ensure_future(site.server.process.wait())
+    await asyncio.wait([told, broken], return_when=asyncio.FIRST_COMPLETED)
+    for waiting in (told, broken):
+        waiting.cancel()
+    if broken.done() and not told.done():
+        raise StepFailed("PostgreSQL has ended. What was declared is kept: start the demo again.")
 
 
 def _where_to_look(site: Site, environment: Path) -> str:

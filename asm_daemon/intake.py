@@ -156,15 +156,21 @@ class Intake:
             _answer_all(self._queue, Refused("unavailable", retry_after_seconds=5))
 
     async def _flush_until_closed(self) -> None:
+        away = False
         while not (self._closing and not self._queue):
             try:
                 connection = await self._connect()
             except LOST as error:
-                log.warning("intake.database_away", exc_info=error)
+                if not away:
+                    log.warning("intake.database_away", exc_info=error)
+                away = True
                 _answer_all(self._queue, Refused("unavailable", retry_after_seconds=5))
                 self._queue.clear()
                 await asyncio.sleep(RECONNECT_SECONDS)
             else:
+                if away:
+                    log.warning("intake.database_back")
+                away = False
                 try:
                     await self._flush_while_healthy(connection)
                 finally:
@@ -438,7 +444,7 @@ def row_result(command: Command, outcome: Outcome) -> RowResult:
     return RowResult(
         row=command.act.row,
         outcome=outcome.outcome,
-        source_ref=command.act.source_ref,
+        source_ref=command.act.source_ref or (outcome.receipt or {}).get("source_ref"),
         stay_id=str(stay.id) if stay else None,
         version=stay.version if stay else None,
         late_minutes=stay.late_minutes if stay else None,

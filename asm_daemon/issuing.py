@@ -70,6 +70,7 @@ class Issuer:
             "trial": trial,
             "facility": {"code": facility.code, "name": facility.name, "address": facility.address},
             "authority": facility.authority,
+            "source_ref": contents.source_ref,
             "statement": _statement(facility, row, contents, trial=trial),
             "signed": receipt(leaf, contents.salt, row.receipt_index, tree, note),
         }
@@ -136,6 +137,19 @@ def _leaf(facility: Facility, row: StayRow, contents: Contents) -> ReceiptLeaf:
     )
 
 
+def timeliness(late_minutes: int) -> tuple[str, str]:
+    """Lateness in words, Vietnamese and English: the minutes that count, and what they amount to."""
+    if late_minutes == 0:
+        return "đúng hạn", "on time"
+    hours, minutes = divmod(late_minutes, 60)
+    days, hours = divmod(hours, 24)
+    if not days and not hours:
+        return f"muộn {minutes} phút", f"{minutes} minutes late"
+    vi = " ".join(f"{count} {unit}" for count, unit in ((days, "ngày"), (hours, "giờ"), (minutes, "phút")) if count)
+    en = " ".join(f"{count} {unit}" for count, unit in ((days, "d"), (hours, "h"), (minutes, "min")) if count)
+    return f"muộn {late_minutes} phút ({vi})", f"{late_minutes} minutes late ({en})"
+
+
 def _local(instant: datetime) -> str:
     return _local_minute(int(instant.timestamp()) // 60)
 
@@ -148,8 +162,7 @@ def _local_minute(minutes: int) -> str:
 def _statement(facility: Facility, row: StayRow, contents: Contents, *, trial: bool) -> Mapping[str, str]:
     """What the receipt proves, in words, for the owner and for whoever inspects the facility."""
     event_vi, event_en = EVENTS[row.event]
-    on_time_vi = "đúng hạn" if row.late_minutes == 0 else f"muộn {row.late_minutes} phút"
-    on_time_en = "on time" if row.late_minutes == 0 else f"{row.late_minutes} minutes late"
+    on_time_vi, on_time_en = timeliness(row.late_minutes)
     vi = [
         f"{facility.authority} đã nhận thông báo lưu trú của {facility.name} (mã {facility.code}) cho một khách "
         f"đến lúc {_local(row.arrived_at)}: {event_vi}, phiên bản {row.version}, nhận lúc {_local(row.received_at)}.",
@@ -164,6 +177,9 @@ def _statement(facility: Facility, row: StayRow, contents: Contents, *, trial: b
         f"due {_local(row.deadline_at)}; first received {_local(row.declared_at)}, {on_time_en}.",
         "The check against the national population database is a separate step and cannot void this receipt.",
     ]
+    if rules.deadline(row.arrived_at) != row.deadline_at:
+        vi.append("Thời điểm đến đã được đính chính; hạn và việc đúng hạn tính theo lần khai báo đầu.")
+        en.append("The arrival was corrected; deadline and timeliness are those of the first declaration.")
     if rules.is_foreigner(contents.declared["guest"]["nationality"]):
         vi.append(
             "Biên nhận này không thay cho khai báo tạm trú của người nước ngoài (mẫu NA17, trong 12 giờ từ khi đến)."

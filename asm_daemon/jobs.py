@@ -6,6 +6,7 @@ A job is a plain `*_once` that may run at any time, twice or late: the schedule 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -61,6 +62,8 @@ class Leadership:
 
 async def run(jobs: Sequence[Job], leadership: Leadership, stop: asyncio.Event, *, grace_seconds: float) -> None:
     """Run every job by its trigger until `stop`; the running ones then get `grace_seconds` to end, or are cancelled."""
+    # It warns, without naming the job, whenever a run is still under way as the next is due: no news to an operator.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
     scheduler = AsyncIOScheduler(
         timezone=HANOI,
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": LATE_SECONDS},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -45,7 +46,7 @@ async def read_stay(
             raise Refused("not_found")
         facility = facilities[row.facility_id]
         confirmed = await owned.confirmations(connection, [row.facility_id], [row.id])
-        state = _state(facility, row, confirmed)
+        state = _state(facility, row, confirmed, _source_ref(keyring, row))
         if not personal or Scope.READ not in principal.grants[facility.code][1]:
             return state
         declared = _opened(keyring, row).declared
@@ -98,7 +99,8 @@ async def list_stays(pool: asyncpg.Pool, keyring: Keyring, principal: Principal,
         else:
             rows, following = await _page(connection, keyring, principal, facilities, query)
         confirmed = await owned.confirmations(connection, [row.facility_id for row in rows], [row.id for row in rows])
-    return StayPage(stays=[_state(facilities[row.facility_id], row, confirmed) for row in rows], next=following)
+    stays = [_state(facilities[row.facility_id], row, confirmed, _source_ref(keyring, row)) for row in rows]
+    return StayPage(stays=stays, next=following)
 
 
 async def _named(
@@ -201,6 +203,7 @@ class ReceiptCheck:
     status: str
     version: int
     trial: bool
+    arrival_corrected: bool
 
 
 async def check_code(pool: asyncpg.Pool, code: str) -> ReceiptCheck | None:
@@ -226,6 +229,7 @@ async def check_code(pool: asyncpg.Pool, code: str) -> ReceiptCheck | None:
         status=row.status,
         version=row.version,
         trial=sandbox,
+        arrival_corrected=rules.deadline(row.arrived_at) != row.deadline_at,
     )
 
 
@@ -252,11 +256,21 @@ def _id_at(instant: datetime) -> UUID:
         raise invalid("out_of_range", "/since", expected="1970 – 9999") from None
 
 
-def _state(facility: Facility, row: StayRow, confirmed: Mapping[UUID, owned.Confirmation]) -> StayState:
+def _source_ref(keyring: Keyring, row: StayRow) -> str | None:
+    """The sender's own name of a stay. It lies in the blob, since it may hold anything; a state shows nothing else."""
+    with suppress(Tampered, UnknownEpoch):
+        return open_contents(keyring, row).source_ref
+    return None
+
+
+def _state(
+    facility: Facility, row: StayRow, confirmed: Mapping[UUID, owned.Confirmation], source_ref: str | None
+) -> StayState:
     confirmation = confirmed.get(row.id)
     return StayState(
         stay_id=str(row.id),
         facility=facility.code,
+        source_ref=source_ref,
         version=row.version,
         status=row.status,
         event=row.event,

@@ -72,7 +72,9 @@ PROBLEMS = _table(
         "already_staying",
         409,
         "Khách có cùng giấy tờ đang lưu trú hoặc trùng thời gian tại cơ sở này; biên nhận của lượt đó được gửi kèm. "
-        "Đổi phòng: đính chính lượt đó. Nếu thật sự là lượt khác: gửi lại kèm override và lý do.",
+        "Đổi phòng: đính chính lượt đó. Nếu thật sự là lượt khác: gửi lại kèm "
+        '"override": {"code": "already_staying", "reason": "lý do"}.'
+        "",
         "A guest with this document is already staying, or overlaps, here; that stay's receipt is enclosed. "
         "A room move is a correction of that stay. If this really is another stay, send it again with an override.",
     ),
@@ -160,8 +162,8 @@ PROBLEMS = _table(
     (
         "unavailable",
         503,
-        "Chưa thể ghi nhận lúc này; chưa có gì được ghi nhận, hãy gửi lại.",
-        "Not possible right now; nothing was recorded, send again.",
+        "Lúc này chưa thực hiện được; nếu là khai báo thì chưa có gì được ghi nhận. Hãy thử lại.",
+        "Not possible right now; if this was a declaration, nothing was recorded. Try again.",
     ),
     (
         "outcome_unknown",
@@ -305,7 +307,7 @@ def _code_and_limits(kind: str, pointer: str, context: Mapping[str, Any]) -> tup
     if kind in ("string_too_short", "too_short"):
         return ("required", {}) if context["min_length"] == 1 else ("too_short", {"limit": context["min_length"]})
     if kind in ("enum", "literal_error"):
-        field = pointer.rsplit("/", 1)[-1]
+        field = pointer.rsplit("/", 1)[-1] if kind == "enum" or pointer.endswith("/gender") else ""
         return (
             ("unknown_code", {"table": _TABLE_OF_FIELD[field]})
             if field in _TABLE_OF_FIELD

@@ -173,7 +173,7 @@ class Settings(BaseModel):
     flush_rows: int = Field(
         default=500,
         ge=1,
-        le=5000,
+        le=1000,
         description="Rows that one commit of single declarations takes at most. More raises throughput under load and "
         "the time that the last row of a commit waits.",
     )

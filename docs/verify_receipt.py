@@ -1,7 +1,7 @@
-"""Verify a receipt (biên nhận) offline: python verify_receipt.py RECEIPT.json KEY.pem [DECLARED.json]
+"""Verify a receipt (biên nhận) offline: python verify_receipt.py RECEIPT.json KEYS.pem [DECLARED.json]
 
-KEY.pem is the published public key (Ed25519); needs only Python and `cryptography`. DECLARED.json, if given, holds the
-declared fields, which must be those of the receipt. docs/adr/0005 describes the format.
+Needs only Python and `cryptography`. RECEIPT.json is a receipt as the API gives it, KEYS.pem the output of `asm-daemon
+keys public`, DECLARED.json the `declaration` of GET /v1/stays/{id}?view=full. docs/adr/0005 describes the format.
 """
 
 import base64
@@ -30,16 +30,14 @@ def canonical(value):
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def verify(receipt, key, declared=None):
+def verify(receipt, key, declared=None, *others):
     """Return the name of the signer and the time of signing. Raises an exception if anything does not fit."""
     require(receipt["receipt_version"] == 1, "another version of the format")
     text, name, size, root, signed_at, lines = NOTE.fullmatch(receipt["checkpoint"]).groups()
-    key_id = sha256(name.encode(), b"\n\x01", key.public_bytes_raw())[:4]
+    keys = {sha256(name.encode(), b"\n\x01", each.public_bytes_raw())[:4]: each for each in (key, *others)}
     signatures = map(base64.b64decode, re.findall(f"— {re.escape(name)} (\\S+)\n", lines))
-    ours = [signature[4:] for signature in signatures if signature[:4] == key_id]
-    require(ours, "signed by another key")
-    for signature in ours:
-        key.verify(signature, text.encode())
+    ours = [(keys[signature[:4]], signature[4:]) for signature in signatures if signature[:4] in keys]
+    require(ours and all(signer.verify(each, text.encode()) is None for signer, each in ours), "signed by another key")
     node = sha256(b"\0", canonical({member: receipt[member] for member in receipt.keys() - UNSIGNED}))
     index, last = receipt["leaf_index"], int(size) - 1
     require(type(index) is int and 0 <= index <= last, "no such leaf")
@@ -55,6 +53,8 @@ def verify(receipt, key, declared=None):
 
 
 if __name__ == "__main__":
-    files = [Path(name).read_bytes() for name in sys.argv[1:]]
-    receipt, *declared = (json.loads(content) for content in files[:1] + files[2:])
-    sys.stdout.write("Hợp lệ / valid: {}, {}\n".format(*verify(receipt, load_pem_public_key(files[1]), *declared)))
+    receipt, pem, *declared = [Path(name).read_bytes() for name in sys.argv[1:]] if sys.argv[2:] else sys.exit(__doc__)
+    key, *others = map(load_pem_public_key, re.findall(rb"-+BEGIN.+?-+END PUBLIC KEY-+", pem, re.DOTALL))
+    shown, fields = json.loads(receipt), json.loads(declared[0]) if declared else None
+    signer, signed_at = verify(shown.get("signed", shown), key, fields, *others)
+    sys.stdout.write(f"Hợp lệ / valid: {signer}, {signed_at}\n")

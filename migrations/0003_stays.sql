@@ -1,7 +1,7 @@
 -- Stays (lượt lưu trú). Everything about a person is inside `sealed`; what stands beside it is ids, times and states.
 
 -- RANGE-partitioned by id (UUIDv7) into UTC months of registration: immutable, so no row ever moves, and retention
--- drops whole months. facility_id is in every key so that the table can be distributed by it (docs/scaling.md).
+-- drops whole months. facility_id is in every key so that the table can be distributed by it.
 CREATE TABLE stays (
     id uuid NOT NULL,
     facility_id integer NOT NULL,

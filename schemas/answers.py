@@ -169,5 +169,6 @@ class Receipt(Output):
     trial: bool
     facility: ReceiptFacility
     authority: str = Field(description="The commune police that received the declaration (cơ quan tiếp nhận)")
+    source_ref: str | None = Field(description="The sender's own name of the stay; not signed")
     statement: Texts = Field(description="What the receipt proves, in words")
     signed: SignedReceipt

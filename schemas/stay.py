@@ -227,14 +227,19 @@ DEPARTURE_OPTIONAL = frozenset(
 )
 
 
+_SOURCE_REF = re.compile(r"^[\x21-\x7e]+$")
+
+
 class StayDeclaration(Input):
     """One declaration (thông báo lưu trú): the content of Article 30, Law on Residence, as of Law 118/2025/QH15.
 
     Instants carry their offset. `source_ref` is the client's own name of the stay: sending it again is harmless.
     """
 
-    source_ref: Annotated[str, Field(pattern=r"^[\x21-\x7e]+$", max_length=SOURCE_REF_LIMIT)] | None = Field(
-        default=None, description="Mã tham chiếu của hệ thống nguồn; gửi lại cùng mã không tạo bản trùng"
+    source_ref: Annotated[str, Field(max_length=SOURCE_REF_LIMIT)] | None = Field(
+        default=None,
+        json_schema_extra={"pattern": _SOURCE_REF.pattern},
+        description="Mã tham chiếu của hệ thống nguồn; gửi lại cùng mã không tạo bản trùng",
     )
     facility: Code | None = Field(
         default=None, description="Mã cơ sở lưu trú; bỏ trống khi khoá chỉ dùng cho một cơ sở"
@@ -253,6 +258,13 @@ class StayDeclaration(Input):
     reason_text: Text | None = Field(default=None, validate_default=True, description="Bắt buộc khi reason = 20")
     note: Text | None = None
     override: Override | None = None
+
+    @field_validator("source_ref")
+    @classmethod
+    def _source_ref_is_plain(cls, source_ref: str | None) -> str | None:
+        if source_ref is not None and not _SOURCE_REF.fullmatch(source_ref):
+            raise refuse("wrong_source_ref")
+        return source_ref
 
     @field_validator("arrived_at")
     @classmethod
@@ -397,6 +409,7 @@ class StayState(Output):
 
     stay_id: str
     facility: str
+    source_ref: str | None = Field(description="The sender's own name of the stay, if it gave one")
     version: int
     status: Literal["declared", "departed", "cancelled"]
     event: str

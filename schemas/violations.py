@@ -5,8 +5,9 @@ Texts name limits, never values: what a person wrote is not repeated in an error
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Text(NamedTuple):
@@ -34,7 +35,8 @@ class Violation:
 def violation(code: str, pointer: str = "", place: str | None = None, **limits: object) -> Violation:
     """Build the violation `code` of the catalogue; `limits` fill its text. Raises KeyError on an unknown code."""
     text = CATALOGUE[code]
-    return Violation(code, pointer, text.vi.format(**limits), text.en.format(**limits), place)
+    vi, en = text.vi.format(**_in_words(limits, "vi")), text.en.format(**_in_words(limits, "en"))
+    return Violation(code, pointer, vi, en, place)
 
 
 _SHAPE = {
@@ -54,7 +56,37 @@ _SHAPE = {
     ),
 }
 
+TABLE_NAMES = {
+    "document_types": Text("loại giấy tờ", "document types"),
+    "reasons": Text("lý do cư trú", "reasons"),
+    "residence_kinds": Text("loại cư trú", "residence kinds"),
+    "genders": Text("giới tính (M, F)", "genders (M, F)"),
+    "nationalities": Text("quốc tịch, ví dụ VNM, KOR", "nationalities, for example VNM, KOR"),
+    "provinces": Text("tỉnh, thành phố (mã 3 chữ số)", "provinces (3 digits)"),
+    "communes": Text("phường, xã, đặc khu", "communes"),
+    "facility_kinds": Text("loại cơ sở lưu trú", "facility kinds"),
+}
+"""How people call the code tables that `unknown_code` names."""
+_WORDS = {
+    "string": Text("chữ", "text"),
+    "integer": Text("số nguyên", "a whole number"),
+    "boolean": Text("true / false", "true / false"),
+    "object": Text("đối tượng JSON {…}", "a JSON object {…}"),
+    "array": Text("danh sách JSON […]", "a JSON array […]"),
+}
+
+
+def _in_words(limits: Mapping[str, object], language: Literal["vi", "en"]) -> dict[str, object]:
+    """Limits as people read them: tables and types by their names, everything else as it is."""
+    named = {"table": TABLE_NAMES, "expected": _WORDS}
+    return {
+        name: getattr(named[name][str(value)], language) if str(value) in named.get(name, ()) else value
+        for name, value in limits.items()
+    }
+
+
 _QUERY = {
+    "unknown_parameter": Text("Tham số này không có.", "There is no such parameter."),
     "wrong_cursor": Text("Con trỏ không thuộc danh sách này.", "The cursor does not belong to this list."),
 }
 
@@ -141,6 +173,10 @@ _IDENTITY = {
 }
 
 _DECLARATION = {
+    "wrong_source_ref": Text(
+        "Mã tham chiếu chỉ gồm chữ không dấu, chữ số và dấu câu, không có dấu cách.",
+        "A source_ref consists of unaccented letters, digits and punctuation, without spaces.",
+    ),
     "blank_name": Text("Họ tên không được để trống.", "The name must not be blank."),
     "wrong_name": Text(
         "Họ tên chỉ gồm chữ cái, dấu cách và các dấu . , ' -",

@@ -224,6 +224,29 @@ async def test_an_act_never_shows_a_person_in_its_repr(facility: Facility, clock
         assert "000190000001" not in shown
 
 
+async def test_a_correction_neither_erases_nor_creates_lateness_and_the_receipt_says_so(
+    intake: Intake, facility: Facility, clock: Clock
+) -> None:
+    late = await declare(intake, facility, clock, 1, arrived_at=(clock() - timedelta(days=3)).isoformat())
+    on_time = await declare(intake, facility, clock, 2)
+    for first, arrived_at in ((late, clock() - timedelta(minutes=5)), (on_time, clock() - timedelta(days=4))):
+        patch = {"arrived_at": arrived_at.isoformat()}
+        second = await act(intake, facility, clock, ActKind.CORRECT, patch, stay_id=first.stay.id)  # type: ignore[union-attr]
+        assert second.stay is not None
+        assert second.stay.arrived_at == arrived_at
+        assert second.stay.late_minutes == first.stay.late_minutes  # type: ignore[union-attr]
+        assert "đã được đính chính" in second.receipt["statement"]["vi"]  # type: ignore[index]
+
+
+async def test_a_departure_before_an_arrival_that_is_refused_itself_is_told_at_once(
+    intake: Intake, facility: Facility, clock: Clock
+) -> None:
+    far = {"arrived_at": (clock() + timedelta(days=5)).isoformat(), "planned_departure_at": clock().isoformat()}
+    outcome = await act(intake, facility, clock, ActKind.DECLARE, declaration(1, **far))
+    found = [item.code for item in outcome.refusal.violations]  # type: ignore[union-attr]
+    assert found == ["arrival_too_far_ahead", "departure_before_arrival"]
+
+
 async def test_a_correction_of_an_old_version_is_refused(intake: Intake, facility: Facility, clock: Clock) -> None:
     first = await declare(intake, facility, clock)
     stay_id = first.stay.id  # type: ignore[union-attr]

@@ -240,11 +240,11 @@ async def _change(
 def _expected_version(headers: Mapping[str, str]) -> int | None:
     """The version that If-Match names; one is enough, and `*` names none."""
     given = headers.get("If-Match")
-    if given is None:
+    if given is None or given.strip() == "*":
         return None
     match = _VERSION_TAG.fullmatch(given.strip())
     if match is None:
-        raise Refused("version_conflict")  # no stay has such a tag: RFC 9110, 13.1.1
+        raise Refused("request_invalid", violations=[violation("wrong_format", "", "If-Match", expected='"1"')])
     return int(match[1])
 
 

@@ -138,7 +138,10 @@ def _query(model: type[Q], request: web.Request) -> Q:
     try:
         return model.model_validate_strings(dict(given))
     except ValidationError as error:
-        raise Refused("request_invalid", violations=from_validation(error)) from None
+        found = from_validation(error)
+        unknown = [violation("unknown_parameter", each.pointer) for each in found if each.code == "unknown_field"]
+        others = [each for each in found if each.code != "unknown_field"]
+        raise Refused("request_invalid", violations=others + unknown) from None
 
 
 # -- every request -----------------------------------------------------------------------------------------------------

@@ -230,7 +230,7 @@ def _row(number: int, value: Any) -> Row:
 
 def _loads(content: bytes) -> Any:
     try:
-        return orjson.loads(content)
+        return orjson.loads(content.removeprefix(b"\xef\xbb\xbf"))  # the mark that Windows programs put first
     except orjson.JSONDecodeError:  # its message quotes the place, and so perhaps a person
         raise Refused("not_json") from None
 

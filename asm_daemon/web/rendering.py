@@ -12,6 +12,7 @@ from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel
 
+from asm_daemon.issuing import timeliness
 from asm_daemon.problems import Refused, problem_document
 from asm_daemon.rules import HANOI
 from asm_daemon.web.route import HTML, JSON, Language
@@ -116,6 +117,7 @@ def _environment() -> Environment:
         auto_reload=False,
     )
     environment.filters["local"] = _local
+    environment.filters["timeliness"] = timeliness
     return environment
 
 

@@ -20,7 +20,7 @@ WHO = {
     "GET /check/{code}": "public",
     "GET /docs": "public",
     "GET /healthz": "public",
-    "GET /metrics": "public",
+    "GET /metrics": "operator",
     "GET /problems/{code}": "public",
     "GET /readyz": "public",
     "GET /v1/codes": "public",

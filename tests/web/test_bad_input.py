@@ -88,7 +88,7 @@ CONTENT: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
             ("unknown_code", "/reason"),
         ],
     ),
-    "a reference that is none": ({"source_ref": f"{NAME} {NUMBER}"}, [("wrong_format", "/source_ref")]),
+    "a reference that is none": ({"source_ref": f"{NAME} {NUMBER}"}, [("wrong_source_ref", "/source_ref")]),
 }
 
 

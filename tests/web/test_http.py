@@ -9,13 +9,14 @@ from datetime import datetime
 import orjson
 import pytest
 
+from asm_daemon.model import PrincipalKind
 from asm_daemon.problems import PROBLEMS
 from asm_daemon.web.rendering import language_of, prefers_html
 from schemas.codes import TABLES
 from schemas.violations import CATALOGUE
 from tests.conftest import Database
 from tests.stack import declaration
-from tests.web.conftest import Web
+from tests.web.conftest import KeyMaker, Web
 
 
 @pytest.mark.parametrize(
@@ -170,10 +171,10 @@ async def test_the_access_log_names_the_route_and_never_the_address(
     assert owner_key.encode() not in logged.getvalue()
 
 
-async def test_metrics_count_routes_and_nothing_about_people(asm: Web, owner_key: str) -> None:
+async def test_metrics_count_routes_and_nothing_about_people(asm: Web, owner_key: str, make_key: KeyMaker) -> None:
     stay = await asm.ask("POST", "/v1/stays", owner_key, json=declaration(1, source_ref="M-1"))
     await asm.ask("GET", stay.headers["Location"], owner_key)
-    metrics = (await asm.ask("GET", "/metrics")).body.decode()
+    metrics = (await asm.ask("GET", "/metrics", await make_key(PrincipalKind.OPERATOR))).body.decode()
     assert 'asm_http_requests_total{method="GET",route="/v1/stays/{stay_id}",status="200"}' in metrics
     assert stay.json["stay_id"] not in metrics
     assert "HY-KS" not in metrics

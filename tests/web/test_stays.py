@@ -188,9 +188,10 @@ async def test_a_correction_says_which_version_it_knows(asm: Web, owner_key: str
     path = (await declare(asm, owner_key, source_ref="A-1")).headers["Location"]
     blind = await asm.ask("PATCH", path, owner_key, json={"room": "7"})
     assert blind.problem == (428, "precondition_required")
-    for tag in ('"2"', "*", "one"):
-        outdated = await asm.ask("PATCH", path, owner_key, json={"room": "7"}, headers={"If-Match": tag})
-        assert outdated.problem == (412, "version_conflict")
+    tags = {'"2"': (412, "version_conflict"), "*": (428, "precondition_required"), "one": (422, "request_invalid")}
+    for tag, expected in tags.items():
+        answer = await asm.ask("PATCH", path, owner_key, json={"room": "7"}, headers={"If-Match": tag})
+        assert (tag, answer.problem) == (tag, expected)
 
 
 async def test_two_corrections_of_one_version_do_not_overwrite_each_other(asm: Web, owner_key: str) -> None:
