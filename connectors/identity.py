@@ -65,9 +65,10 @@ def read(payload: str, today: date, kind: PayloadKind | None = None) -> Reading:
 
 
 def _kind_of(payload: str) -> PayloadKind | None:
-    if "|" in payload:
-        return "cccd_qr"
-    return "mrz" if "<" in payload else None
+    """Fillers mean a zone, unless there are bars enough for a card; a few bars in a zone are misread letters I."""
+    if "<" in payload and payload.count("|") < _QR_FIELDS_WANTED - 1:
+        return "mrz"
+    return "cccd_qr" if "|" in payload else None
 
 
 def _take_out_what_a_declaration_refuses(row: Row, today: date) -> None:
@@ -112,13 +113,15 @@ _RUN_TOGETHER = re.compile(r"(\d\d)??(\d\d)(\d{4})", re.ASCII)
 def _read_card_qr(payload: str, today: date, row: Row) -> None:
     written = _AIM_IDENTIFIER.sub("", payload.lstrip("\ufeff").lstrip())
     fields = [field.strip() for field in written.translate(_NOISE).split("|")]
-    if len(fields) < _QR_FIELDS_WANTED:
+    if not _is_card(fields):
         row.refuse("not_card_qr", "", "", limit=_QR_FIELDS_WANTED)
         return
     if _is_utf8_read_as_latin(payload):
         row.refuse("wrong_scanner_charset", "", "")
         return
-    first = 2 if _has_old_number(fields) else 1
+    # Without the old number all that follows stands one field earlier; where that cannot be seen, the count tells.
+    without_old_number = _are_date_and_sex(fields, 2) or len(fields) == _QR_FIELDS_WANTED
+    first = 1 if without_old_number and not _are_date_and_sex(fields, 3) else 2
 
     def take(number: int, pointer: str, reader: Callable[[Cell], Any], *, required: bool = True) -> Any:
         field = fields[number] if number < len(fields) else None
@@ -128,25 +131,25 @@ def _read_card_qr(payload: str, today: date, row: Row) -> None:
     take(first, "/guest/full_name", text)
     born = take(first + 1, "/guest/birth_date", _qr_date)
     sex = take(first + 2, "/guest/gender", gender)
-    row.put("/guest/nationality", "VNM")
+    row.put("/guest/nationality", "VNM")  # nobody else has such a card
     take(first + 3, "/guest/residence/address", text, required=False)
     _date_of_issue(fields[first + 4 : first + 5], f"trường {first + 5}", today, born, row)
     if number:
         row.warnings += disagreements(number, sex, born, "/guest/document/number", "trường 1")
 
 
-def _has_old_number(fields: list[str]) -> bool:
-    """Whether the second field is the old CMND number; if not, date of birth and sex stand one field earlier."""
+def _is_card(fields: list[str]) -> bool:
+    """Whether these are the fields of an identity card; health insurance cards have bars in their code, too."""
+    return len(fields) >= _QR_FIELDS_WANTED and (
+        bool(_PERSONAL_NUMBER.fullmatch(fields[0])) or _are_date_and_sex(fields, 2) or _are_date_and_sex(fields, 3)
+    )
 
-    def are_date_and_sex(at: int) -> bool:
-        try:
-            return _qr_date(fields[at]) is not None and gender(fields[at + 1]) is not None
-        except CellError:
-            return False
 
-    if are_date_and_sex(3):
-        return True
-    return not are_date_and_sex(2) and len(fields) > _QR_FIELDS_WANTED
+def _are_date_and_sex(fields: list[str], at: int) -> bool:
+    try:
+        return _qr_date(fields[at]) is not None and gender(fields[at + 1]) is not None
+    except CellError:
+        return False
 
 
 def _personal_number(cell: Cell) -> str:
@@ -166,8 +169,8 @@ def _date_of_issue(fields: list[str], place: str, today: date, born: str | None,
     try:
         issued = _qr_date(fields[0]) if fields else None
     except CellError:
-        issued = "unreadable"
-    if issued is not None and not (born or "1880") <= issued <= today.isoformat():
+        issued = ""
+    if issued is not None and not (len(issued) == 10 and (born or "") <= issued <= today.isoformat()):
         row.warn("issue_date_doubtful", "", place)
     elif issued is not None and issued < FIRST_CAN_CUOC_ON.isoformat():
         row.put("/guest/document/type", int(DocumentType.CCCD))
@@ -380,8 +383,8 @@ def _name(zone: _Zone, row: Row) -> None:
     field = zone.at(span)
     if not _has_only_letters(zone, row, "/guest/full_name", span):
         return
-    row.read("/guest/full_name", _place(span), field.replace("<", " "), text, required=True)
-    row.warn("name_to_confirm", "/guest/full_name", _place(span))
+    if row.read("/guest/full_name", _place(span), field.replace("<", " "), text, required=True):
+        row.warn("name_to_confirm", "/guest/full_name", _place(span))
     if field[-1] != "<":
         row.warn("name_truncated", "/guest/full_name", _place(_single(span, len(field) - 1)))
 
@@ -466,6 +469,9 @@ def _personal_number_of_passport(zone: _Zone) -> str | None:
     return stated if _is_composite_right(zone) else None
 
 
+_NOT_COVERED = frozenset({"/guest/full_name", "/guest/nationality", "/guest/gender"})
+
+
 def _optional_and_composite(zone: _Zone, row: Row) -> None:
     """The check digits that cover no member of a declaration by themselves; the composite one only if it is news."""
     layout = zone.layout
@@ -473,7 +479,8 @@ def _optional_and_composite(zone: _Zone, row: Row) -> None:
         empty = not zone.at(layout.optional).strip("<")
         if not (empty and zone.at(layout.optional_check) == "<"):
             _agrees(zone, row, "", layout.optional, layout.optional_check)
-    if not any(each.code.startswith("mrz_") for each in row.violations) and not _is_composite_right(zone):
+    covered = {each.pointer for each in row.violations if each.code.startswith("mrz_")} - _NOT_COVERED
+    if not covered and not _is_composite_right(zone):
         row.refuse("mrz_check_digit", "", _place(layout.composite))
 
 

@@ -146,8 +146,8 @@ _IDENTITY = {
         "Neither the QR code of an identity card nor a machine readable zone: please scan again.",
     ),
     "not_card_qr": Text(
-        "Không phải mã QR của thẻ căn cước: cần ít nhất {limit} trường cách nhau bởi dấu |.",
-        "Not the QR code of an identity card: at least {limit} fields between | are wanted.",
+        "Không phải mã QR của thẻ căn cước (ít nhất {limit} trường cách nhau bởi dấu |): hãy quét thẻ căn cước.",
+        "Not the QR code of an identity card (at least {limit} fields between |): scan the identity card.",
     ),
     "wrong_scanner_charset": Text(
         "Máy quét gửi sai bảng mã: hãy đặt máy quét về UTF-8 rồi quét lại.",

@@ -119,7 +119,17 @@ def test_a_field_that_cannot_be_read_is_named_and_left_out(
 
 
 def test_every_field_that_is_wrong_is_named_at_once() -> None:
-    assert [each[2] for each in faults(read("|x|||1|?|", TODAY))] == ["trường 1", "trường 3", "trường 4", "trường 5"]
+    fields = "|".join((NUMBER[:11], "x", "", "14051990", "Nữ", "", "?")), "|".join((NUMBER, "x", "", "1", "?", "", ""))
+    assert [each[2] for each in faults(read(fields[0], TODAY))] == ["trường 1", "trường 3"]
+    assert [each[2] for each in faults(read(fields[1], TODAY))] == ["trường 3", "trường 4", "trường 5"]
+
+
+@pytest.mark.parametrize(
+    "payload", ["|||||||", "DN4010000000000|4e47|01/01/1990|1|4d|01001|-|01/01/2026|-|1|-|4|-|01/01/2031|x"]
+)
+def test_another_card_with_bars_in_its_code_is_no_identity_card(payload: str) -> None:
+    reading = read(payload, TODAY)
+    assert (faults(reading), reading.fields) == ([("not_card_qr", "", "")], {})
 
 
 @pytest.mark.parametrize("charset", ["latin-1", "cp1252"])
@@ -195,7 +205,7 @@ def test_a_card_issued_the_day_before_the_law_of_2023_is_a_cccd() -> None:
     assert guest(qr(issued="30062024"))["document"]["type"] == 1
 
 
-@pytest.mark.parametrize("issued", ["24112026", "13051990", "99999999", "yesterday"])
+@pytest.mark.parametrize("issued", ["24112026", "13051990", "99999999", "yesterday", "2023", "052024"])
 def test_a_date_of_issue_that_makes_no_sense_decides_nothing(issued: str) -> None:
     reading = read(qr(issued=issued), TODAY)
     assert (faults(reading), doubts(reading)) == ([], ["issue_date_doubtful", "document_type_open"])
@@ -236,6 +246,7 @@ def test_characters_that_no_zone_has_are_told_with_their_places() -> None:
         ("mrz_character", "", "dòng 1, ký tự 6"),
     ]
     assert len(faults(read("?<" * 44, TODAY))) == 5
+    assert faults(read(altered(td3(), 1, 10, "|"), TODAY)) == [("mrz_character", "", "dòng 1, ký tự 10")]
 
 
 @pytest.mark.parametrize("zone", [td3(code="V"), td2(code="V"), td3(code="D"), td3(code="1"), td1(code="<")])
@@ -334,6 +345,11 @@ def test_a_nationality_nobody_knows_is_refused(nationality: str) -> None:
     reading = read(td3(nationality=nationality), TODAY)
     assert faults(reading) == [("unknown_code", "/guest/nationality", "dòng 2, ký tự 11-13")]
     assert "nationality" not in reading.fields["guest"]
+
+
+def test_a_fault_in_the_name_does_not_hide_the_composite_digit() -> None:
+    zone = altered(td2(optional="A1", name="ER1KSSON"), 2, 29, "C")
+    assert [each[2] for each in faults(read(zone, TODAY))] == ["dòng 1, ký tự 8", "dòng 2, ký tự 36"]
 
 
 def test_what_is_empty_is_required() -> None:
