@@ -23,6 +23,7 @@ from asm_daemon.crypto import IndexField, Keyring, Tampered, UnknownEpoch, docum
 from asm_daemon.decisions import (
     REPEATED_WITHIN,
     AlreadyStaying,
+    Change,
     Command,
     Decision,
     Prepared,
@@ -353,35 +354,20 @@ def _columns(pairs: Iterable[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
 
 async def _write(connection: Connection, world: World, now: datetime) -> None:
     """Write the end state of every stay that changed, and the work that follows from it."""
-    changes = list(world.changes.values())
-    if not changes:
-        return
-    fresh = [change for change in changes if change.is_new]
-    changed = [change for change in changes if not change.is_new]
+    fresh = [change for change in world.changes.values() if change.is_new]
+    changed = [change for change in world.changes.values() if not change.is_new]
     if world.freed_refs:
         await store.delete_refs(connection, world.freed_refs)
     if fresh:
-        await store.insert_stays(connection, [(change.row, change.tags) for change in fresh])
-        await store.insert_refs(connection, [(*key, stay_id) for key, stay_id in world.new_refs.items()])
+        names = [(*key, stay_id) for key, stay_id in world.new_refs.items()]
+        rows = [(change.row, change.tags) for change in fresh]
+        await store.insert_declared(connection, rows, names, _present(fresh), _work(fresh))
     if changed:
-        await store.update_stays(connection, [(change.row, change.tags) for change in changed])
-        await store.remove_present(
-            connection, [(change.facility.id, change.row.id) for change in changed if change.presence is None]
-        )
-        await store.supersede_work(connection, [(change.facility.id, change.row.id) for change in changed])
+        await _write_changed(connection, changed)
     if world.superseded:
         await store.insert_versions(connection, world.superseded)
-    present = [change.presence for change in changes if change.presence is not None]
-    if present:
-        await store.put_present(connection, present)
-    real = [change for change in changes if not change.facility.sandbox]
-    if real:
-        await store.enqueue(
-            connection,
-            [(change.facility.id, change.row.id, change.row.version, lane_of(change.facility.id)) for change in real],
-        )
-    sandbox = [change for change in changes if change.facility.sandbox]
-    if sandbox:
+    trials = [change for change in world.changes.values() if change.facility.sandbox]
+    if trials:
         await store.confirm_sandbox(
             connection,
             [
@@ -392,9 +378,32 @@ async def _write(connection: Connection, world: World, now: datetime) -> None:
                     now,
                     verification_of(change.contents.declared["guest"]["document"]["number"]),
                 )
-                for change in sandbox
+                for change in trials
             ],
         )
+
+
+async def _write_changed(connection: Connection, changed: list[Change]) -> None:
+    await store.update_stays(connection, [(change.row, change.tags) for change in changed])
+    await store.remove_present(
+        connection, [(change.facility.id, change.row.id) for change in changed if change.presence is None]
+    )
+    await store.put_present(connection, _present(changed))
+    await store.supersede_work(connection, [(change.facility.id, change.row.id) for change in changed])
+    await store.enqueue(connection, _work(changed))
+
+
+def _present(changes: Iterable[Change]) -> list[Presence]:
+    return [change.presence for change in changes if change.presence is not None]
+
+
+def _work(changes: Iterable[Change]) -> list[tuple[int, UUID, int, int]]:
+    """What is to be carried to the population database; a sandbox reaches nobody."""
+    return [
+        (change.facility.id, change.row.id, change.row.version, lane_of(change.facility.id))
+        for change in changes
+        if not change.facility.sandbox
+    ]
 
 
 async def _remember_earlier_batches(

@@ -62,7 +62,7 @@ class Past:
             sealed=seal_contents(self._keyring, self._facility.id, stay_id, 1, contents),
         )
         connection = await self._pools.database.connect("asm_intake")
-        await store.insert_stays(connection, [(row, Tags(tag, 0, 0))])
+        await store.insert_declared(connection, [(row, Tags(tag, 0, 0))], [], [], [])
         return str(stay_id)
 
 

@@ -125,14 +125,33 @@ _TAG_ARRAYS = "$17::bigint[], $18::bigint[], $19::bigint[]"
 _TAG_COLUMNS = "document_index, person_index, given_name_index"
 
 
-async def insert_stays(connection: Connection, rows: Sequence[tuple[StayRow, Tags]]) -> None:
-    """Insert new stays."""
+async def insert_declared(
+    connection: Connection,
+    rows: Sequence[tuple[StayRow, Tags]],
+    refs: Sequence[tuple[int, bytes, UUID]],
+    present: Sequence[Presence],
+    work: Sequence[tuple[int, UUID, int, int]],
+) -> None:
+    """Insert new stays, their names (facility, tag, stay), who of them is in house, and the work to carry them on
+    (facility, stay, version, lane): one statement, for each of its own would cost a round trip of every commit."""
     await connection.execute(
         f"""
-        INSERT INTO stays ({_COLUMNS}, {_TAG_COLUMNS})
-        SELECT * FROM unnest({_STAY_ARRAYS}, {_TAG_ARRAYS})
+        WITH new_stays AS (
+            INSERT INTO stays ({_COLUMNS}, {_TAG_COLUMNS}) SELECT * FROM unnest({_STAY_ARRAYS}, {_TAG_ARRAYS})
+        ), new_refs AS (
+            INSERT INTO source_refs (facility_id, ref_tag, stay_id)
+            SELECT * FROM unnest($20::int[], $21::bytea[], $22::uuid[])
+        ), new_work AS (
+            INSERT INTO sync_queue (facility_id, stay_id, version, lane)
+            SELECT * FROM unnest($23::int[], $24::uuid[], $25::int[], $26::smallint[])
+        )
+        INSERT INTO in_house (facility_id, stay_id, document_tag, arrived_at, planned_departure_at)
+        SELECT * FROM unnest($27::int[], $28::uuid[], $29::bigint[], $30::timestamptz[], $31::timestamptz[])
         """,  # noqa: S608 - column names of our own
         *_by_column(((*_values(row), *tags) for row, tags in rows), 19),
+        *_by_column(refs, 3),
+        *_by_column(work, 4),
+        *_by_column(present, 5),
     )
 
 
@@ -156,17 +175,6 @@ async def insert_versions(connection: Connection, rows: Sequence[StayRow]) -> No
     await connection.execute(
         f"INSERT INTO stay_versions ({_VERSION_COLUMNS}) SELECT * FROM unnest({_STAY_ARRAYS})",  # noqa: S608
         *_by_column(map(_values, rows), 16),
-    )
-
-
-async def insert_refs(connection: Connection, refs: Sequence[tuple[int, bytes, UUID]]) -> None:
-    """Name new stays: (facility, tag, stay)."""
-    await connection.execute(
-        """
-        INSERT INTO source_refs (facility_id, ref_tag, stay_id)
-        SELECT * FROM unnest($1::int[], $2::bytea[], $3::uuid[])
-        """,
-        *_by_column(refs, 3),
     )
 
 
