@@ -310,7 +310,8 @@ async def _declare_samples(site: Site, summary: Summary) -> Mapping[str, Any]:
     rented = await summary.step("rental housing: JSON", site.call(owners[RENTAL], "POST", "/v1/stays", json=tenant))
     summary.steps["rental housing: JSON"] = _shown(rented)
     roster = samples.dorm_roster_csv(day, DORM_ROWS, block + 3)
-    await summary.step("industrial-zone dorm: CSV roster", _import(site, DORM, "roster.csv", roster, DORM_ROWS))
+    sent = _import(site, DORM, "roster.csv", roster, DORM_ROWS, "dorm_roster")
+    await summary.step("industrial-zone dorm: CSV roster", sent)
     await summary.step("hospital ward: HL7 over MLLP", _admit_and_discharge(site))
     receipt: Mapping[str, Any] = filed["receipt"]
     return receipt
@@ -320,8 +321,10 @@ def _shown(result: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: result[name] for name in ("outcome", "version", "late_minutes")}
 
 
-async def _import(site: Site, facility: str, name: str, document: bytes, rows: int) -> Mapping[str, int]:
-    form = aiohttp.FormData()
+async def _import(
+    site: Site, facility: str, name: str, document: bytes, rows: int, connector: str = "spreadsheet"
+) -> Mapping[str, int]:
+    form = aiohttp.FormData({"connector": connector})
     form.add_field("file", document, filename=name)
     result = await site.call(site.keys.owners[facility], "POST", "/v1/imports", data=form)
     if result["refused"] or result["received"] != rows:

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 import xlsxwriter
 
-from schemas.codes import DocumentType, Reason, table
+from schemas.codes import DocumentType, Reason, table, written_code
 from schemas.synthetic import PERSONS, Person, person
 
 PEOPLE_OF_SEED = 1_000
@@ -116,26 +116,21 @@ def _official_cells(guest: Person, day: date, number: int) -> list[str]:
         _written(date.fromisoformat(guest.birth_date)),
         "M - Nam" if guest.gender == "M" else "F - Nữ",
         "VNM - Việt Nam",
-        _coded("document_types", guest.document_type),
+        written_code("document_types", guest.document_type),
         "",
         guest.document_number,
         "0000000001",
-        _coded("residence_kinds", 1),
-        _coded("provinces", "109"),
+        written_code("residence_kinds", 1),
+        written_code("provinces", "109"),
         "",
         f"Số {number}, phố Mẫu",
         _written(day),
         _written(leaves),
         _room(number),
-        _coded("reasons", Reason.TOURISM),
+        written_code("reasons", Reason.TOURISM),
         "",
         "",
     ]
-
-
-def _coded(name: str, code: int | str) -> str:
-    """A code as the Ministry's forms write it: `109 - Hưng Yên`."""
-    return next(f"{row.code} - {row.vi}" for row in table(name).rows if row.code == code)
 
 
 def _written(day: date) -> str:
@@ -171,6 +166,45 @@ def _foreigner(guest: Person, day: date, number: int) -> str:
     }
     elements = [f"        <{name}>{value}</{name}>" for name, value in values.items() if value is not None]
     return "\n".join(["    <THONG_TIN_KHACH>", *elements, "    </THONG_TIN_KHACH>"])
+
+
+# -- a guesthouse: a list of its own -----------------------------------------------------------------------------------
+
+_OWN = (
+    "STT;Họ và tên / Full name;Ngày sinh (dd/MM/yyyy);Phái;Quốc tịch;Loại giấy tờ;CCCD/Hộ chiếu;Tỉnh;Huyện;Xã;"
+    "Ngày nhận phòng;Giờ đến;Ngày trả phòng;Phòng;Mục đích;Tiền phòng"
+)
+_HOMES = (
+    ("Hưng Yên", "", "Phường Phố Hiến"),
+    ("Thái Bình", "Huyện Kiến Xương", "Xã Vũ Quý"),  # as identity cards issued before July 2025 have it
+    ("Hưng Yên", "TP. Hưng Yên", "P. Hiến Nam"),
+)
+
+
+def own_list_csv(day: date, count: int, seed: int) -> bytes:
+    """A guesthouse's own list of `count` guests who arrive on `day`, with addresses of today and of the past."""
+    rows = [";".join(_own_cells(guest, day, number)) for number, guest in enumerate(people(seed, count), 1)]
+    return "\r\n".join(["Nhà nghỉ Mẫu – sổ khách (DỮ LIỆU MẪU)", "", _OWN, *rows, ""]).encode("utf-8-sig")
+
+
+def _own_cells(guest: Person, day: date, number: int) -> list[str]:
+    home = _HOMES[number % len(_HOMES)] if guest.nationality == "VNM" else ("", "", "")
+    return [
+        str(number),
+        guest.full_name,
+        _written(date.fromisoformat(guest.birth_date)),
+        "Nam" if guest.gender == "M" else "Nữ",
+        "" if guest.nationality == "VNM" else guest.nationality,
+        written_code("document_types", guest.document_type),
+        guest.document_number,
+        *home,
+        _written(day),
+        f"0h{number % 60:02}",
+        _written(day + timedelta(days=1 + number % 3)),
+        _room(number),
+        "Du lịch",
+        "300000",
+    ]
 
 
 # -- a dormitory: its roster -------------------------------------------------------------------------------------------
@@ -275,6 +309,7 @@ def files(day: date = SAMPLE_DAY) -> dict[str, bytes]:
     return {
         "hotel-official.xlsx": official_xlsx(day, 12, seed=1),
         "hotel-foreigners.xml": foreigner_xml(day, 6, seed=1),
+        "guesthouse-list.csv": own_list_csv(day, 12, seed=6),
         "guesthouse.json": _indented(declaration(day, seed=2)),
         "rental-housing.json": _indented(declaration(day, seed=3)),
         "dorm-roster.csv": dorm_roster_csv(day, 15, seed=4),

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any, TypeAlias, TypedDict, Unpack
 
 from schemas.act import Act, ActKind, Unreadable
-from schemas.codes import PROVINCES, DocumentType, canonical_nationality, table
+from schemas.codes import DocumentType, canonical_nationality, table
 from schemas.folding import fold_tokens
 from schemas.violations import Violation, violation
 
@@ -241,14 +241,6 @@ def named_nationality(cell: Cell) -> str | None:
 def _nationalities_by_name() -> dict[str, str]:
     rows = table("nationalities").rows
     return {" ".join(fold_tokens(each)): str(row.code) for row in rows for each in (row.vi, row.en)}
-
-
-def province(cell: Cell) -> str | None:
-    """The Ministry's three digits from `109 - Hưng Yên`."""
-    written = code(cell, name="provinces")
-    if written is not None and written not in PROVINCES:
-        raise CellError("unknown_code", table="provinces")
-    return written
 
 
 _WARD_CODE = re.compile(r"(\d{9})\s*(?:[-–—].*)?", re.DOTALL)

@@ -3,7 +3,8 @@
 * Of the three columns for a document's number the first that is filled counts: the general one, the personal number's
   (số CCCD), the passport's. The two latter say the type of the document if no column does.
 * A document type that is not given follows from a number of 12 digits (CCCD), a nationality from a Vietnamese document.
-* Zeros that a number cell cannot hold are put back, with a warning.
+* Zeros that a spreadsheet ate are put back, with a warning: of a number cell always, of a text only if the number then
+  agrees with gender and year of birth, since in a text a digit may be missing anywhere.
 * Building, room and bed become one name for where the guest sleeps: A, 203, 2 → "A-203-2".
 * An arrival without a time is 00:00, a departure 12:00 (`connectors.cells`), unless a column of its own tells the time.
 """
@@ -15,6 +16,7 @@ from datetime import time
 from functools import partial
 
 from connectors.cells import (
+    WITH_PERSONAL_NUMBER,
     arrival,
     birth_date,
     day_alone,
@@ -25,17 +27,18 @@ from connectors.cells import (
     named_code,
     named_nationality,
     phone,
-    province,
     room_of,
     text,
     time_of_day,
-    ward,
 )
+from connectors.places import read_places
 from connectors.tables import Line
 from schemas.act import Act, ActKind, Unreadable
 from schemas.codes import DocumentType
+from schemas.personal_number import disagreements
 
 NUMBER_COLUMNS = ("document_number", "personal_number", "passport_number")
+PLACE_COLUMNS = ("province", "district", "ward")
 DATE_COLUMNS = ("birth_date", "arrived", "departs", "permitted_stay_until")
 
 _TYPE_OF_COLUMN = {"personal_number": DocumentType.CCCD, "passport_number": DocumentType.PASSPORT}
@@ -43,6 +46,7 @@ _OF_VIETNAMESE = frozenset(
     {DocumentType.CCCD, DocumentType.CMND, DocumentType.PERSONAL_NUMBER_NOTICE, DocumentType.CAN_CUOC}
 )
 _PERSONAL_NUMBER = re.compile(r"\d{12}", re.ASCII)
+_WITHOUT_ZEROS = re.compile(r"[1-9]\d{8,10}", re.ASCII)
 
 
 def read_guest(line: Line, *, default_reason: int | None = None) -> Act | Unreadable:
@@ -50,22 +54,22 @@ def read_guest(line: Line, *, default_reason: int | None = None) -> Act | Unread
 
     A cell is required if its column is (`Vocabulary.required`), and what no declaration can do without always.
     """
-    take, dates = line.take, line.table.dates
+    take, optional, dates = line.take, line.take_if_there, line.table.dates
     take("full_name", "/guest/full_name", text, required=True)
-    take("birth_date", "/guest/birth_date", partial(birth_date, **dates), required=True)
-    take("gender", "/guest/gender", gender, required=line.table.requires("gender"))
-    _read_document(line)
-    take("phone", "/guest/phone", phone)
-    take("permitted_stay_until", "/guest/permitted_stay_until", partial(day_alone, **dates))
+    born = take("birth_date", "/guest/birth_date", partial(birth_date, **dates), required=True)
+    sex = take("gender", "/guest/gender", gender, required=line.table.requires("gender"))
+    _read_document(line, born, sex)
+    optional("phone", "/guest/phone", phone)
+    optional("permitted_stay_until", "/guest/permitted_stay_until", partial(day_alone, **dates))
     _read_residence(line)
     _read_stay(line)
     take("reason", "/reason", partial(named_code, name="reasons"), default=default_reason, required=True)
     take("reason_text", "/reason_text", text)
-    take("note", "/note", text)
-    return line.row.result(ActKind.DECLARE, take("source_ref", "/source_ref", text))
+    optional("note", "/note", text)
+    return line.row.result(ActKind.DECLARE, optional("source_ref", "/source_ref", text))
 
 
-def _read_document(line: Line) -> None:
+def _read_document(line: Line, born: str | None, sex: str | None) -> None:
     pointer = "/guest/document/number"
     column = next((each for each in NUMBER_COLUMNS if line.raw(each) is not None), NUMBER_COLUMNS[0])
     number = line.take(column, pointer, document_number, required=True)
@@ -79,7 +83,7 @@ def _read_document(line: Line) -> None:
         default=None if assumed is None else int(assumed),
         required=True,
     )
-    restored = lost_zeros_restored(line.raw(column), kind)
+    restored = lost_zeros_restored(line.raw(column), kind) or _supposed_number(number, kind, born, sex)
     if restored:
         line.row.put(pointer, restored)
         line.row.warn("leading_zeros_restored", pointer, line.place(column))
@@ -87,18 +91,29 @@ def _read_document(line: Line) -> None:
         "nationality",
         "/guest/nationality",
         named_nationality,
-        default="VNM" if kind in _OF_VIETNAMESE else None,
+        default="VNM" if (kind or assumed) in _OF_VIETNAMESE else None,
         required=True,
     )
     line.row.origin["/guest/document"] = line.place("document_name")
-    line.take("document_name", "/guest/document/name", text)
+    line.take_if_there("document_name", "/guest/document/name", text)
+
+
+def _supposed_number(number: str | None, kind: int | None, born: str | None, sex: str | None) -> str | None:
+    """The personal number that a text of 9-11 digits was, if zeros before it make gender and year of birth agree."""
+    if not (number and _WITHOUT_ZEROS.fullmatch(number) and kind in WITH_PERSONAL_NUMBER and born and sex):
+        return None
+    whole = number.zfill(12)
+    return None if any(disagreements(whole, sex, born, "")) else whole
 
 
 def _read_residence(line: Line) -> None:
-    line.take("residence_kind", "/guest/residence/kind", partial(named_code, name="residence_kinds"))
-    line.take("province", "/guest/residence/province", province)
-    line.take("ward", "/guest/residence/ward", ward)
-    line.take("address", "/guest/residence/address", text)
+    line.take_if_there("residence_kind", "/guest/residence/kind", partial(named_code, name="residence_kinds"))
+    if not line.table.columns.keys().isdisjoint(PLACE_COLUMNS):
+        province, district, ward = (
+            (line.look(each, "/guest/residence", text), line.place(each)) for each in PLACE_COLUMNS
+        )
+        read_places(line.row, province, district, ward)
+    line.take_if_there("address", "/guest/residence/address", text)
 
 
 def _read_stay(line: Line) -> None:

@@ -23,7 +23,7 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any
 
-from python_calamine import CalamineError, CalamineSheet, CalamineWorkbook
+from python_calamine import CalamineError, CalamineWorkbook
 
 from connectors.cells import (
     Cell,
@@ -37,10 +37,9 @@ from connectors.cells import (
     nationality,
     number_code,
     phone,
-    province,
     text,
-    ward,
 )
+from connectors.places import read_places
 from connectors.table_files import open_workbook, sheet_rows
 from schemas.act import Act, ActKind, Connector, Unreadable
 from schemas.folding import fold_tokens
@@ -68,20 +67,25 @@ def read(document: bytes) -> Iterator[Act | Unreadable]:
     if isinstance(workbook, Unreadable):
         yield workbook
         return
+    name = _sheet_name(workbook)
+    if name is None:
+        yield Unreadable(0, (violation("missing_sheet", expected=SHEET),))
+        return
     try:
-        sheet = _sheet(workbook)
+        rows = sheet_rows(workbook.get_sheet_by_name(name))
     except (CalamineError, OSError, ValueError):
         yield Unreadable(0, (violation("unreadable_file"),))
         return
-    if sheet is None:
-        yield Unreadable(0, (violation("missing_sheet", expected=SHEET),))
-        return
-    yield from _rows(sheet_rows(sheet))
+    yield from _rows(rows)
 
 
-def _sheet(workbook: CalamineWorkbook) -> CalamineSheet | None:
-    name = next((each for each in workbook.sheet_names if each.strip().upper() == SHEET), None)
-    return None if name is None else workbook.get_sheet_by_name(name)
+def has_sheet(workbook: CalamineWorkbook) -> bool:
+    """Whether a workbook is in the Ministry's form."""
+    return _sheet_name(workbook) is not None
+
+
+def _sheet_name(workbook: CalamineWorkbook) -> str | None:
+    return next((each for each in workbook.sheet_names if each.strip().upper() == SHEET), None)
 
 
 def _rows(rows: Iterator[Sequence[Cell]]) -> Iterator[Act | Unreadable]:
@@ -157,8 +161,7 @@ def read_row(number: int, cells: Sequence[Cell], *, in_heading: bool = False) ->
     take("H", "/guest/document/number", text, required=True)
     take("I", "/guest/phone", phone)
     take("J", "/guest/residence/kind", partial(number_code, name="residence_kinds"))
-    take("K", "/guest/residence/province", province)
-    take("L", "/guest/residence/ward", ward)
+    read_places(row, (by_column.get("K"), f"K{number}"), (None, f"L{number}"), (by_column.get("L"), f"L{number}"))
     take("M", "/guest/residence/address", text)
     arrived_at = take("N", "/arrived_at", arrival, required=True)
     take("O", "/planned_departure_at", partial(departure, arrived_at=arrived_at), required=True)
@@ -173,7 +176,7 @@ def read_row(number: int, cells: Sequence[Cell], *, in_heading: bool = False) ->
 
 connector = Connector(
     name="official_xlsx",
-    suffixes=(".xlsx",),
-    media_types=("application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",),
+    suffixes=(),  # whoever names no connector is served by `connectors.spreadsheet`, which knows this form
+    media_types=(),
     read=read,
 )

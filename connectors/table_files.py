@@ -55,7 +55,7 @@ def read_table(document: bytes, words: Vocabulary) -> Table | Unreadable:
     if document.startswith(b"PK"):
         workbook = open_workbook(document)
         return workbook if isinstance(workbook, Unreadable) else table_of_workbook(workbook, words)
-    return _table_of_text(document, words)
+    return table_of_text(document, words)
 
 
 def _table(found: _Leading, words: Vocabulary, charset: str | None) -> Table | Unreadable:
@@ -173,7 +173,8 @@ def _leading_of_sheet(sheet: CalamineSheet, words: Vocabulary) -> _Leading:
 # -- texts -------------------------------------------------------------------------------------------------------------
 
 
-def _table_of_text(document: bytes, words: Vocabulary) -> Table | Unreadable:
+def table_of_text(document: bytes, words: Vocabulary) -> Table | Unreadable:
+    """The table in a text with separators."""
     written, charset = _decoded(document)
     if written is None:
         return Unreadable(0, (violation("undecodable", expected=charset),))

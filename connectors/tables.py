@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from connectors.cells import Cell, CellError, Dates, Row
+from connectors.cells import Cell, CellError, Dates, Row, is_example
 from schemas.act import Act, Unreadable
 from schemas.folding import fold_text
 from schemas.violations import violation
@@ -129,6 +129,10 @@ class Line:
         """Put what `reader` makes of the cell at `pointer` (`Row.read`)."""
         return self.row.read(pointer, self.place(column), self.raw(column), self._decoded(reader), **otherwise)
 
+    def take_if_there(self, column: str, pointer: str, reader: Callable[[Cell], Any]) -> Any:
+        """Like `take`, for what nobody misses where its column is not there."""
+        return self.take(column, pointer, reader) if column in self.table.columns else None
+
     def look(self, column: str, pointer: str, reader: Callable[[Cell], Any]) -> Any:
         """What `reader` makes of the cell, put nowhere (`Row.look`)."""
         return self.row.look(pointer, self.place(column), self.raw(column), self._decoded(reader))
@@ -145,14 +149,14 @@ class Line:
 def results(
     table: Table, read_line: Callable[[Line], Act | Unreadable], same: Callable[[Act], Hashable]
 ) -> Iterator[Act | Unreadable]:
-    """Read every line that is not empty; a table without one gives `no_rows`.
+    """Read every line that is not empty and not an example; a table without one gives `no_rows`.
 
     Of two acts for which `same` is equal the second is refused, naming the row of the first.
     """
     first_of: dict[Hashable, int] = {}
     empty = True
     for number, cells in table.rows:
-        if cells is not None and _is_empty(cells, table.columns.get(RUNNING_NUMBER)):
+        if cells is not None and _is_no_guest(cells, table):
             continue
         empty = False
         result = _read_line(table, number, cells, read_line)
@@ -178,8 +182,9 @@ def _read_line(
 
 
 def _undressed(cell: str) -> str | None:
-    forced = _FORCED_TEXT.fullmatch(cell.strip())
-    return (forced[1] or forced[2] if forced else cell.strip()) or None
+    bare = cell.strip()
+    forced = _FORCED_TEXT.fullmatch(bare) if bare.startswith(("=", "'")) else None
+    return (forced[1] or forced[2] if forced else bare) or None
 
 
 def is_filled(cell: Cell) -> bool:
@@ -187,7 +192,11 @@ def is_filled(cell: Cell) -> bool:
     return bool(cell.strip()) if isinstance(cell, str) else cell is not None
 
 
-def _is_empty(cells: Sequence[Cell], counted: int | None) -> bool:
+def _is_no_guest(cells: Sequence[Cell], table: Table) -> bool:
+    """Whether a row holds nothing but its running number, or is the example of a template."""
+    counted, name = (table.columns.get(column, len(cells)) for column in (RUNNING_NUMBER, "full_name"))
+    if name < len(cells) and is_example(cells[name]):
+        return True
     return not any(is_filled(cell) for index, cell in enumerate(cells) if index != counted)
 
 

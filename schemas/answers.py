@@ -59,6 +59,8 @@ class CodeRow(Output):
     active: bool
     valid_from: date | None
     valid_to: date | None
+    statistics_code: str | None = Field(description="The statistics office's code, where it gives one")
+    successors: list[str] = Field(description="What a former unit became: codes of provinces or communes in force")
 
 
 class CodeTable(Output):

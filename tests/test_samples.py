@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from asm_daemon import samples
-from connectors import dorm_roster, hl7_adt, official_xlsx
+from connectors import dorm_roster, hl7_adt, official_xlsx, spreadsheet
 from schemas.act import Act, ActKind, Unreadable
 from schemas.codes import FacilityKind
 from schemas.stay import CheckOut, DeclarationContext, StayDeclaration
@@ -50,6 +50,16 @@ def test_every_guest_of_the_workbook_is_taken_without_a_warning() -> None:
         assert validated(act, FacilityKind.HOTEL_5_STAR).guest.nationality == "VNM"
         assert isinstance(act, Act)
         assert act.warnings == ()
+
+
+def test_every_guest_of_a_list_with_headings_of_its_own_is_taken() -> None:
+    acts = list(spreadsheet.read(samples.own_list_csv(DAY, 30, seed=6)))
+    guests = [validated(act, FacilityKind.GUESTHOUSE).guest for act in acts]
+    assert [guest.document.number for guest in guests] == [person(6_000 + index).document_number for index in range(30)]
+    assert {guest.residence.ward for guest in guests if guest.residence} == {"Phường Phố Hiến", "Xã Vũ Quý"}
+    warned = [(act.row, fault.code) for act in acts if isinstance(act, Act) for fault in act.warnings]
+    assert warned[0] == (4, "unknown_columns")
+    assert {code for _, code in warned[1:]} == {"former_unit"}
 
 
 def test_every_worker_of_the_roster_is_taken_and_some_are_foreigners() -> None:

@@ -25,6 +25,7 @@ _PATH_PARAMETER = re.compile(r"\{(\w+)(?::((?:[^{}]|\{[^{}]*\})*))?\}")
 _PATH_PARAMETERS = {
     "stay_id": "Mã lượt lưu trú (UUIDv7) · The stay's id",
     "table": "Tên danh mục · Name of the table",
+    "facility_kind": "Loại cơ sở, mã trong danh mục facility_kinds · Kind of facility, a code of facility_kinds",
     "template": "Mẫu trích xuất · Name of the extract template",
     "period": "Kỳ: YYYY-MM-DD hoặc YYYY-MM · The period",
     "code": "Mã · Code",

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 
 import prometheus_client
 import structlog
 from aiohttp import web
 
 from asm_daemon import __version__
+from asm_daemon.forms import blank_form
 from asm_daemon.problems import PROBLEMS, Refused
 from asm_daemon.web.bodies import NO_BODY
 from asm_daemon.web.rendering import answer, entity_tag, matches_entity_tag
-from asm_daemon.web.route import OPERATOR, PUBLIC, Call, Header, NoQuery, Route, Shown, Table
+from asm_daemon.web.route import JSON, OPERATOR, PUBLIC, Call, Header, NoQuery, Route, Shown, Table
 from schemas import codes, sandbox
 from schemas.answers import (
     CodeRow,
@@ -48,6 +49,7 @@ Check = Callable[[], Awaitable[object]]
 CHECK_SECONDS = 3.0
 _SHARED = "public, max-age=300"
 _TEXT = "text/plain"
+_XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 IF_NONE_MATCH = Header("If-None-Match", "ETag của lần đọc trước · The ETag of an earlier answer", '"2025-07-01.0a1b"')
 
 log = structlog.get_logger()
@@ -83,22 +85,43 @@ async def read_limits(
 
 async def list_tables(_call: _Call) -> web.Response:
     """The code tables and their versions."""
-    held = codes.TABLES.values()
+    held = await asyncio.to_thread(list, codes.TABLES.values())
     shown = [TableSummary(name=each.name, version=each.version, rows=len(each.rows)) for each in held]
     return answer(Tables(tables=shown))
 
 
 async def read_table(call: _Call) -> web.Response:
     """One code table; unchanged since the sender's version, only that is said."""
-    try:
-        table = codes.table(call.path["table"])
-    except KeyError:
-        raise Refused("not_found") from None
+    name = call.path["table"]
+    if name not in codes.TABLES:
+        raise Refused("not_found")
+    table = await asyncio.to_thread(codes.table, name)
     headers = {"ETag": entity_tag(table.version)}
     if matches_entity_tag(call.headers.get("If-None-Match", ""), table.version):
         return web.Response(status=304, headers=headers)
-    rows = [CodeRow(**asdict(row)) for row in table.rows]
-    return answer(CodeTable(name=table.name, version=table.version, rows=rows), headers=headers)
+    return web.Response(body=await asyncio.to_thread(_written_table, name), headers=headers, content_type=JSON)
+
+
+@cache
+def _written_table(name: str) -> bytes:
+    """A table as it is answered: 10,000 former communes are not written anew for everybody who asks."""
+    table = codes.table(name)
+    rows = [CodeRow.model_validate(asdict(row)) for row in table.rows]
+    return CodeTable(name=table.name, version=table.version, rows=rows).model_dump_json().encode()
+
+
+async def read_template(call: _Call) -> web.Response:
+    """The blank guest list for a kind of facility, to fill in and send to `POST /v1/imports`."""
+    try:
+        kind = codes.FacilityKind(call.path["facility_kind"])
+    except ValueError:
+        raise Refused("not_found") from None
+    form = await asyncio.to_thread(blank_form, kind)
+    headers = {"ETag": entity_tag(form.tag)}
+    if matches_entity_tag(call.headers.get("If-None-Match", ""), form.tag):
+        return web.Response(status=304, headers=headers)
+    headers["Content-Disposition"] = f'attachment; filename="khai-bao-luu-tru-{kind}.xlsx"'
+    return web.Response(body=form.content, headers=headers, content_type=_XLSX)
 
 
 async def list_problems(_call: _Call) -> web.Response:
@@ -206,10 +229,9 @@ def public_routes(
     limits = partial(read_limits, max_body_bytes, max_batch_rows, connectors, trial)
     readiness = partial(read_readiness, checks)
     state = {200: Shown("Sẵn sàng · Ready", Readiness), 503: Shown("Chưa sẵn sàng · Not ready", Readiness)}
-    table = {
-        200: Shown("Danh mục", CodeTable, headers={"ETag": "Phiên bản"}),
-        304: Shown("Không đổi · Unchanged", media=()),
-    }
+    unchanged = Shown("Không đổi · Unchanged", media=())
+    table = {200: Shown("Danh mục", CodeTable, headers={"ETag": "Phiên bản"}), 304: unchanged}
+    template = {200: Shown("Tệp Excel trống", media=(_XLSX,), headers={"ETag": "Phiên bản"}), 304: unchanged}
     return (
         Route("GET", "/v1/limits", PUBLIC, limits, NoQuery, NO_BODY,
               {200: Shown("Giới hạn và đồng hồ", Limits)}, "Giới hạn, đồng hồ", "Limits and the clock"),
@@ -217,6 +239,9 @@ def public_routes(
               {200: Shown("Các danh mục", Tables)}, "Các danh mục mã", "Code tables", cache=_SHARED),
         Route("GET", "/v1/codes/{table}", PUBLIC, read_table, NoQuery, NO_BODY,
               table, "Một danh mục mã", "One code table", ("not_found",), (IF_NONE_MATCH,), cache=_SHARED),
+        Route("GET", "/v1/templates/{facility_kind}.xlsx", PUBLIC, read_template, NoQuery, NO_BODY,
+              template, "Mẫu danh sách khách theo loại cơ sở", "A blank guest list for a kind of facility",
+              ("not_found",), (IF_NONE_MATCH,), cache=_SHARED),
         Route("GET", "/v1/problems", PUBLIC, list_problems, NoQuery, NO_BODY,
               {200: Shown("Các mã lỗi", ProblemCatalogue)}, "Các mã lỗi", "Problem and violation codes", cache=_SHARED),
         Route("GET", "/v1/sandbox", PUBLIC, read_sandbox, NoQuery, NO_BODY,

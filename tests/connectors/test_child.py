@@ -17,11 +17,11 @@ import pytest
 
 from asm_daemon import samples
 from asm_daemon.imports import read_document
-from connectors import dorm_roster, foreigner_xml, hl7_adt, official_xlsx
+from connectors import dorm_roster, foreigner_xml, hl7_adt, official_xlsx, spreadsheet
 from connectors.__main__ import ENTRIES_LIMIT, UNPACKED_BYTES_LIMIT, results
 from schemas.act import DOCUMENT_BYTES_LIMIT, RESULTS_LIMIT, Act, Connector, Unreadable
 from schemas.violations import violation
-from tests.connectors.workbooks import GUEST, workbook
+from tests.connectors.workbooks import GUEST, sheets, workbook
 
 DAY = date(2026, 11, 23)
 SHEET_PART = "xl/worksheets/sheet1.xml"
@@ -40,21 +40,25 @@ async def refusal(connector: str, document: bytes, timeout_seconds: float = 60) 
     return fault.code
 
 
-def with_sheet(xml: bytes) -> bytes:
-    """A workbook in the Ministry's form whose sheet is this XML."""
+BOOKS = {"official_xlsx": workbook({5: GUEST}), "spreadsheet": sheets({"Khách": [["Họ tên", "Ngày sinh"]]})}
+"""A small workbook for each connector that reads them."""
+
+
+def with_sheet(xml: bytes, book: bytes = BOOKS["official_xlsx"]) -> bytes:
+    """A workbook whose sheet is this XML."""
     output = BytesIO()
-    with zipfile.ZipFile(BytesIO(workbook({5: GUEST}))) as form, zipfile.ZipFile(output, "w") as made:
+    with zipfile.ZipFile(BytesIO(book)) as form, zipfile.ZipFile(output, "w") as made:
         for entry in form.infolist():
             content = xml if entry.filename == SHEET_PART else form.read(entry)
             made.writestr(entry.filename, content, zipfile.ZIP_DEFLATED, compresslevel=1)
     return output.getvalue()
 
 
-def two_cells() -> bytes:
+def two_cells(book: bytes = BOOKS["official_xlsx"]) -> bytes:
     """Two cells, in the first and the last place of a sheet: 17 thousand million cells between them."""
     rows = '<row r="1"><c r="A1"><v>1</v></c></row><row r="1048576"><c r="XFD1048576"><v>1</v></c></row>'
     namespace = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
-    return with_sheet(f'<worksheet xmlns="{namespace}"><sheetData>{rows}</sheetData></worksheet>'.encode())
+    return with_sheet(f'<worksheet xmlns="{namespace}"><sheetData>{rows}</sheetData></worksheet>'.encode(), book)
 
 
 def understated(archive: bytes, part: str) -> bytes:
@@ -65,21 +69,24 @@ def understated(archive: bytes, part: str) -> bytes:
     return archive.replace(size, struct.pack("<I", 1000))
 
 
-async def test_two_cells_far_apart_abort_the_child_and_not_us() -> None:
-    document = two_cells()
+@pytest.mark.parametrize("connector", BOOKS)
+async def test_two_cells_far_apart_abort_the_child_and_not_us(connector: str) -> None:
+    document = two_cells(BOOKS[connector])
     assert len(document) < 10_000
-    assert await refusal("official_xlsx", document) == "unreadable_file"
+    assert await refusal(connector, document) == "unreadable_file"
 
 
-async def test_an_archive_that_unpacks_to_too_much_is_refused_before_it_is_opened() -> None:
-    bomb = with_sheet(b" " * (UNPACKED_BYTES_LIMIT + 1))
+@pytest.mark.parametrize("connector", BOOKS)
+async def test_an_archive_that_unpacks_to_too_much_is_refused_before_it_is_opened(connector: str) -> None:
+    bomb = with_sheet(b" " * (UNPACKED_BYTES_LIMIT + 1), BOOKS[connector])
     assert len(bomb) < 2 << 20
-    assert await refusal("official_xlsx", bomb) == "file_too_large"
+    assert await refusal(connector, bomb) == "file_too_large"
 
 
-async def test_an_archive_that_lies_about_its_size_is_no_whole_archive() -> None:
-    bomb = understated(with_sheet(b" " * 1_234_567), SHEET_PART)
-    assert await refusal("official_xlsx", bomb) == "unreadable_file"
+@pytest.mark.parametrize("connector", BOOKS)
+async def test_an_archive_that_lies_about_its_size_is_no_whole_archive(connector: str) -> None:
+    bomb = understated(with_sheet(b" " * 1_234_567, BOOKS[connector]), SHEET_PART)
+    assert await refusal(connector, bomb) == "unreadable_file"
 
 
 async def test_an_archive_of_too_many_entries_is_refused() -> None:
@@ -198,6 +205,8 @@ async def test_each_connector_gives_through_the_child_what_it_gives_directly() -
         (official_xlsx.connector, samples.official_xlsx(DAY, 5, seed=0)),
         (foreigner_xml.connector, samples.foreigner_xml(DAY, 5, seed=0)),
         (dorm_roster.connector, samples.dorm_roster_csv(DAY, 12, seed=0)),
+        (spreadsheet.connector, samples.own_list_csv(DAY, 12, seed=0)),
+        (spreadsheet.connector, samples.official_xlsx(DAY, 5, seed=0)),
         (hl7_adt.connector, samples.adt_a01(DAY, 0) + samples.adt_a03(DAY, 0) + b"MSH|garbage"),
     ]:
         assert await read(connector.name, document) == list(connector.read(document))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from datetime import UTC, datetime
 
 import orjson
@@ -14,6 +13,7 @@ from connectors.dorm_roster import connector
 from schemas.act import Act, ActKind, Unreadable, from_json, to_json
 from schemas.codes import FacilityKind
 from schemas.stay import DeclarationContext, StayDeclaration
+from tests.connectors.vietnamese import cp1258
 
 HEADING = (
     "STT;Họ tên;Ngày sinh;Giới tính;Quốc tịch;Loại giấy tờ;Số giấy tờ;Mã nhân viên;Tòa nhà;Phòng;Giường;Ngày vào;"
@@ -218,17 +218,6 @@ def test_charsets_and_separators_are_recognised(charset: str, separator: str) ->
     results = read(*lines, charset=charset)
     assert [accepted(result).fields["guest"]["full_name"] for result in results] == ["Nguyễn Văn Thử", "Lê Thị Mẫu"]
     assert [result.row for result in results] == [3, 4]
-
-
-def cp1258(text: str) -> bytes:
-    """Vietnamese as Windows-1258 writes it: letters with their own code, tone marks after them."""
-    marks = dict.fromkeys(map(ord, "\u0300\u0301\u0303\u0309\u0323"))
-    written = []
-    for character in text:
-        parts = unicodedata.normalize("NFD", character)
-        tone = "".join(part for part in parts if ord(part) in marks)
-        written.append(unicodedata.normalize("NFC", parts.translate(marks)) + tone)
-    return "".join(written).encode("cp1258")
 
 
 def test_windows_1258_gives_composed_letters() -> None:

@@ -134,7 +134,7 @@ def test_an_arrival_at_no_time_of_day_is_refused(cell: str) -> None:
     ("column", "cell"),
     [
         ("D", "Không rõ"), ("D", "M - Nữ"), ("E", "Việt Nam"), ("E", "QQQ - Đâu đó"), ("F", "Thẻ CCCD"),
-        ("F", "10 - Khác"), ("J", "Thường trú"), ("K", "Hưng Yên"), ("K", "999 - Đâu đó"), ("Q", "Du lịch"),
+        ("F", "10 - Khác"), ("J", "Thường trú"), ("K", "Đâu đó"), ("K", "999 - Đâu đó"), ("Q", "Du lịch"),
         ("Q", "21 - Khác"),
     ],
 )  # fmt: skip

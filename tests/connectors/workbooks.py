@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time
 from io import BytesIO
 from typing import Any
@@ -28,22 +28,33 @@ def workbook(rows: Mapping[int, Mapping[str, Any]], *, sheet: str = SHEET, headi
 
     A date or datetime becomes a real date cell, an `Ellipsis` the error #DIV/0!, everything else what it is.
     """
+    form: dict[int, Mapping[str, Any]] = {2: TITLES, 4: EXAMPLE} if heading else {}
+    cells = {**form, **rows}
+    return sheets(
+        {sheet: [[cells.get(number, {}).get(each) for each in COLUMNS] for number in range(1, max(cells) + 1)]}
+    )
+
+
+def sheets(pages: Mapping[str, Sequence[Sequence[Any]]], *, hidden: Sequence[str] = ()) -> bytes:
+    """A workbook with these sheets (name → rows of values, written like those of `workbook`)."""
     output = BytesIO()
     book = xlsxwriter.Workbook(output, {"in_memory": True, "strings_to_formulas": False})
     day = book.add_format({"num_format": "dd/mm/yyyy"})
     moment = book.add_format({"num_format": "dd/mm/yyyy hh:mm:ss"})
-    page = book.add_worksheet(sheet)
-    form: dict[int, Mapping[str, Any]] = {2: TITLES, 4: EXAMPLE} if heading else {}
-    for number, cells in {**form, **rows}.items():
-        for column, value in cells.items():
-            at = (number - 1, COLUMNS.index(column))
-            if value is ...:
-                page.write_formula(*at, "=1/0", None, "#DIV/0!")
-            elif isinstance(value, datetime):
-                page.write_datetime(*at, value, moment)
-            elif isinstance(value, date | time):
-                page.write_datetime(*at, value, day)
-            else:
-                page.write(*at, value)
+    clock = book.add_format({"num_format": "hh:mm"})
+    for name, rows in pages.items():
+        page = book.add_worksheet(name)
+        if name in hidden:
+            page.hide()
+        for row, cells in enumerate(rows):
+            for column, value in enumerate(cells):
+                if value is ...:
+                    page.write_formula(row, column, "=1/0", None, "#DIV/0!")
+                elif isinstance(value, datetime):
+                    page.write_datetime(row, column, value, moment)
+                elif isinstance(value, date | time):
+                    page.write_datetime(row, column, value, day if isinstance(value, date) else clock)
+                elif value is not None:
+                    page.write(row, column, value)
     book.close()
     return output.getvalue()

@@ -32,6 +32,7 @@ WHO = {
     "GET /v1/police/purposes": "officer",
     "GET /v1/problems": "public",
     "GET /v1/sandbox": "public",
+    "GET /v1/templates/{facility_kind}.xlsx": "public",
     "GET /v1/stays": "owner:status",
     "GET /v1/stays/{stay_id}": "owner:status",
     "GET /v1/stays/{stay_id}/receipt": "owner:status",
@@ -57,8 +58,9 @@ def shape(route: Route) -> str:  # type: ignore[type-arg]  # any route
 
 def address(pattern: str) -> str:
     """An address that the pattern matches."""
-    for name, value in {"stay_id": NOWHERE, "code": "0", "table": "x", "template": "x", "period": "2026-11"}.items():
-        pattern = pattern.replace(f"{{{name}}}", value)
+    parameters = {"stay_id": NOWHERE, "code": "0", "period": "2026-11"}
+    for name in re.findall(r"{(\w+)", pattern):
+        pattern = pattern.replace(f"{{{name}}}", parameters.get(name, "x"))
     return pattern
 
 
