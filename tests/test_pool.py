@@ -79,3 +79,12 @@ async def _answers(pool: asyncpg.Pool) -> bool:
 async def _backends(superuser: asyncpg.Connection, name: str) -> set[int]:
     rows = await superuser.fetch("SELECT pid FROM pg_stat_activity WHERE datname = $1", name)
     return {row["pid"] for row in rows}
+
+
+async def test_every_statement_is_planned_for_the_sizes_of_now(database: Database) -> None:
+    pool = await open_pool(database.url, "asm_intake")
+    try:
+        async with pool.acquire() as connection:
+            assert await connection.fetchval("SHOW plan_cache_mode") == "force_custom_plan"
+    finally:
+        await pool.close()

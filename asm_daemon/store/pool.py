@@ -12,10 +12,9 @@ _IDLE_CONNECTION_SECONDS = 300
 # PostgreSQL ends a slow statement itself and says so; the client gives up only when the server no longer answers.
 _ANSWER_MARGIN_SECONDS = 5
 
-# Logins whose work is to read whole tables. Every other statement finds its rows by key, and must go on doing so: a
-# plan that was made and kept while this month's partition was empty would read all of it when it is full.
-_SCANNING_ROLES = frozenset({"asm_publish"})
-_BY_KEY = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+# A plan that was made and kept while this month's partition was empty would read all of it when it is full, until
+# PostgreSQL analyses it. Planning anew costs a fraction of a millisecond and sees the true sizes.
+_PLANNING = {"plan_cache_mode": "force_custom_plan"}
 
 # A server that fell back to read-only (a stand-by behind the same address, a full disk) still answers, and would keep
 # its connections in the pool for ever.
@@ -87,6 +86,6 @@ def _arguments(
             "timezone": "UTC",
             "statement_timeout": f"{round(statement_seconds * 1000)}",
             "idle_in_transaction_session_timeout": f"{round(idle_in_transaction_seconds * 1000)}",
-            **({} if role in _SCANNING_ROLES else _BY_KEY),
+            **_PLANNING,
         },
     }
