@@ -38,10 +38,11 @@ from asm_daemon.web.api import owner_routes
 from asm_daemon.web.app import Runner, make_app
 from asm_daemon.web.documents_api import document_routes
 from asm_daemon.web.feeds_api import feed_routes
+from asm_daemon.web.kbtt import Readers, kbtt_routes
 from asm_daemon.web.pages import page_routes
 from asm_daemon.web.police_api import police_routes
 from asm_daemon.web.public_api import public_routes
-from connectors import identity
+from connectors import identity, kbtt_api
 from connectors.hl7_adt import read_message
 from connectors.population.client import PopulationClient
 from schemas.act import Connector
@@ -176,6 +177,14 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
                 settings.max_batch_rows,
             ),
             *document_routes(identity.read),
+            *kbtt_routes(
+                intake,
+                gate,
+                pools["asm_auth"],
+                Readers(kbtt_api.citizen, kbtt_api.foreigner, kbtt_api.departure),
+                settings.max_body_bytes,
+                settings.max_batch_rows,
+            ),
             *police_routes(desk),
             *feed_routes(pools["asm_feeds"]),
             *page_routes(pools["asm_intake"], trial),

@@ -1,4 +1,4 @@
-"""Who may speak for whom: facilities (cơ sở lưu trú), principals (chủ thể), their API keys, grants and MLLP senders.
+"""Who may speak for whom: facilities (cơ sở lưu trú), principals (chủ thể), their keys, grants, sessions and senders.
 
 Every change is made by an operator (`actor`: the principal's id, or the login at the command line) and audited in its
 own transaction. `Gate` answers the question asked with each request, "who is this, and
@@ -28,18 +28,22 @@ from asm_daemon.audit import AuditEntry
 from asm_daemon.model import Facility, Principal, PrincipalKind, Scope
 from asm_daemon.problems import Refused
 from asm_daemon.store import LOST, Connection, accounts, facilities
-from asm_daemon.store.accounts import HeldKey, KeyFacts
+from asm_daemon.store.accounts import HeldKey, HeldSession, KeyFacts, TokenDigests
 from schemas.codes import Department
 from schemas.directory import NewFacility
 from schemas.violations import violation
 
 KEY_VALID_DAYS_LIMIT = 366
+ACCESS_VALID = timedelta(hours=1)
+REFRESH_VALID = timedelta(hours=24)
+SESSIONS_LIMIT = 1000  # of one key; the oldest make room
 PAGE_LIMIT = 1000
 _CACHED_LIMIT = 10_000  # keys, senders, and as many refusals, held in memory
 _REFUSAL_SECONDS = 2.0  # how long an unknown key is remembered: enough against a loop, short for a correction
 SENDER_FIELD_LIMIT = 227  # HD in HL7 v2.5: the longest MSH-3 or MSH-4
 
 _KEY = re.compile(r"asm_([0-9a-f]{16})_([0-9a-f]{64})")
+_TOKEN = re.compile(r"[0-9a-f]{64}")
 _DEFAULT_SCOPES: Mapping[PrincipalKind, frozenset[Scope]] = {
     PrincipalKind.OWNER: frozenset(Scope),
     # Software that files on somebody's behalf needs no personal data back.
@@ -209,6 +213,52 @@ async def revoke_grant(pool: asyncpg.Pool, actor: str, principal_id: UUID, facil
     return revoked
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# Sessions: for software that cannot show a key with each request
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Tokens:
+    """What the holder of a session shows: `access` until `expires_at`, `refresh` once, for new ones."""
+
+    access: str
+    refresh: str
+    expires_at: datetime
+
+
+async def open_session(pool: asyncpg.Pool, key_id: str, facility: Facility, now: datetime) -> Tokens:
+    """Open a session for whoever has just shown this key, at a facility at which it holds a grant."""
+    tokens, digests = _new_tokens(now)
+    async with pool.acquire() as connection, connection.transaction():
+        await accounts.insert_session(connection, key_id, facility.id, digests, now)
+        await accounts.delete_spare_sessions(connection, key_id, SESSIONS_LIMIT, now)
+    return tokens
+
+
+async def renew_session(pool: asyncpg.Pool, refresh_token: str, now: datetime) -> Tokens:
+    """New tokens in place of both old ones. Refused `unauthenticated` if the token was used, or its session ended."""
+    tokens, digests = _new_tokens(now)
+    if not _TOKEN.fullmatch(refresh_token):
+        raise Refused("unauthenticated")
+    async with pool.acquire() as connection:
+        if not await accounts.replace_tokens(connection, _digest(refresh_token), digests, now):
+            raise Refused("unauthenticated")
+    return tokens
+
+
+async def close_session(pool: asyncpg.Pool, access_token: str) -> None:
+    """End the session of this token, if there is one. A daemon may honour it for `key_cache_seconds` more."""
+    if _TOKEN.fullmatch(access_token):
+        async with pool.acquire() as connection:
+            await accounts.delete_session(connection, _digest(access_token))
+
+
+def _new_tokens(now: datetime) -> tuple[Tokens, TokenDigests]:
+    tokens = Tokens(secrets.token_hex(32), secrets.token_hex(32), now + ACCESS_VALID)
+    digests = TokenDigests(_digest(tokens.access), _digest(tokens.refresh), tokens.expires_at, now + REFRESH_VALID)
+    return tokens, digests
+
+
 def _is_sender_name(name: str) -> bool:
     return 0 < len(name) <= SENDER_FIELD_LIMIT and name.isprintable()
 
@@ -277,6 +327,7 @@ class Gate:
         self._pool = pool
         refusal_seconds = min(_REFUSAL_SECONDS, cache_seconds)
         self._keys: _Remembered[str, HeldKey] = _Remembered(cache_seconds, refusal_seconds, clock)
+        self._sessions: _Remembered[bytes, HeldSession] = _Remembered(cache_seconds, refusal_seconds, clock)
         self._senders: _Remembered[tuple[str, str], Facility] = _Remembered(cache_seconds, refusal_seconds, clock)
 
     async def authenticate(self, token: str, now: datetime) -> Principal:
@@ -289,10 +340,29 @@ class Gate:
         if parts is None:
             raise Refused("unauthenticated")
         key_id, secret = parts.groups()
-        held = await self._keys.get(key_id, lambda: self._ask(accounts.find_key, key_id))
-        if held is None or not hmac.compare_digest(held.secret_sha256, _digest(secret)) or now >= held.expires_at:
+        held = await self._held(key_id, now)
+        if not hmac.compare_digest(held.secret_sha256, _digest(secret)):
             raise Refused("unauthenticated")
         return held.principal
+
+    async def authenticate_session(self, access_token: str, now: datetime) -> tuple[Principal, str]:
+        """The principal behind a session, and the code of the facility that the session is for.
+
+        Refused `unauthenticated` when the session is unknown, has ended, or its key has; `unavailable`.
+        """
+        if not _TOKEN.fullmatch(access_token):
+            raise Refused("unauthenticated")
+        digest = _digest(access_token)
+        session = await self._sessions.get(digest, lambda: self._ask(accounts.find_session, digest))
+        if session is None or now >= session.expires_at:
+            raise Refused("unauthenticated")
+        return (await self._held(session.key_id, now)).principal, session.facility_code
+
+    async def _held(self, key_id: str, now: datetime) -> HeldKey:
+        held = await self._keys.get(key_id, lambda: self._ask(accounts.find_key, key_id))
+        if held is None or now >= held.expires_at:
+            raise Refused("unauthenticated")
+        return held
 
     async def facility_of_sender(self, sending_application: str, sending_facility: str) -> Facility | None:
         """The facility for which an HL7 sender (MSH-3, MSH-4) speaks, or None. Refused `unavailable`."""
@@ -301,7 +371,7 @@ class Gate:
             return None
         return await self._senders.get(names, lambda: self._ask(facilities.facility_of_sender, *names))
 
-    async def _ask(self, question: Callable[..., Coroutine[Any, Any, _V | None]], *about: str) -> _V | None:
+    async def _ask(self, question: Callable[..., Coroutine[Any, Any, _V | None]], *about: str | bytes) -> _V | None:
         try:
             async with self._pool.acquire(timeout=_ASK_SECONDS) as connection:
                 return await question(connection, *about)

@@ -40,6 +40,12 @@ PROBLEMS = _table(
         "Thiếu khoá API hoặc khoá không còn hiệu lực.",
         "No API key, or it is not valid (any more).",
     ),
+    (
+        "wrong_credentials",
+        401,
+        "Tên đăng nhập hoặc mật khẩu không đúng: dùng mã khoá API và phần bí mật của khoá.",
+        "Wrong user name or password: they are the id and the secret of an API key.",
+    ),
     ("forbidden", 403, "Khoá này không có quyền dùng chức năng này.", "This key may not do this."),
     (
         "scope_missing",

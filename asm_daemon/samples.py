@@ -207,6 +207,34 @@ def _own_cells(guest: Person, day: date, number: int) -> list[str]:
     ]
 
 
+# -- a hotel: its software, as it speaks to the national portal --------------------------------------------------------
+
+
+def portal_rows(day: date, count: int, seed: int) -> bytes:
+    """What a hotel's program sends for `count` guests who arrived on `day`: an array of citizens and foreigners."""
+    rows = [_portal_row(guest, day, number) for number, guest in enumerate(people(seed, count))]
+    return orjson.dumps(rows, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _portal_row(guest: Person, day: date, number: int) -> dict[str, Any]:
+    leaves = day + timedelta(days=1 + number % 4)
+    row = {
+        "hoTen": guest.full_name,
+        "gioiTinh": guest.gender,
+        "ngayThangNamSinhStr": guest.birth_date,
+        "ngayDenCsltStr": f"{day} {JUST_AFTER_MIDNIGHT}",
+        "ngayDiDuKienStr": f"{leaves} 12:00:00",
+        "soPhong": _room(number),
+    }
+    if guest.nationality != "VNM":
+        stay = {"thoiHanTamTruStr": f"{day + timedelta(days=60)} 23:59:59", "anhHoChieuB64": ""}
+        passport = {"quocTich": guest.nationality, "soHoChieu": guest.document_number, "loaiNgayThangNamSinh": "D"}
+        return {**row, **passport, **stay}
+    document = {"loaiGiayTo": guest.document_type, "soGiayTo": guest.document_number, "lyDoCuTru": 1}
+    home = {"noiCuTru": 1, "maTT": "109", "maPX": "", "diaChi": f"Số {number + 1}, phố Mẫu"}
+    return {**row, **document, **home, "anhTruocB64": "", "anhSauB64": ""}
+
+
 # -- a dormitory: its roster -------------------------------------------------------------------------------------------
 
 _ROSTER = (
@@ -310,6 +338,7 @@ def files(day: date = SAMPLE_DAY) -> dict[str, bytes]:
         "hotel-official.xlsx": official_xlsx(day, 12, seed=1),
         "hotel-foreigners.xml": foreigner_xml(day, 6, seed=1),
         "guesthouse-list.csv": own_list_csv(day, 12, seed=6),
+        "hotel-portal.json": portal_rows(day, 12, seed=7),
         "guesthouse.json": _indented(declaration(day, seed=2)),
         "rental-housing.json": _indented(declaration(day, seed=3)),
         "dorm-roster.csv": dorm_roster_csv(day, 15, seed=4),

@@ -13,6 +13,9 @@ DECLARATION_BYTES = 64 << 10
 """Bytes of one declaration, correction or other act: twenty times what the longest allowed texts fill."""
 FORM_BYTES = 1 << 10
 """Bytes of a small form on a page, and of a text field beside a file."""
+PORTAL_BODY_BYTES = 64 << 20
+"""Bytes of a body of the national portal's contract, photographs included. They are dropped as they arrive, so that no
+more than the limit of other bodies is ever held."""
 LIST_ROWS = 500
 """Rows of one page of a list."""
 IDEMPOTENCY_KEY_LIMIT = 128
@@ -27,6 +30,9 @@ class Limits(Output):
     time_zone: Literal["Asia/Ho_Chi_Minh"] = "Asia/Ho_Chi_Minh"
     declaration_bytes: int = Field(description="Bytes of the body of a single act")
     body_bytes: int = Field(description="Bytes of the body of a batch, and of a file")
+    portal_body_bytes: int = Field(
+        description="Bytes of a body of the national portal's contract, photographs included"
+    )
     batch_rows: int = Field(description="Rows of a batch or a file")
     list_rows: int = Field(description="Rows of one page of a list")
     idempotency_key_characters: int

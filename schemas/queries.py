@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from schemas.limits import LIST_ROWS
 from schemas.stay import SOURCE_REF_LIMIT, Code, Input
@@ -69,3 +69,36 @@ class StayViewQuery(Input):
         description="full: kèm dữ liệu đã khai, cần quyền read, việc đọc được ghi nhật ký · "
         "with the declared data; the key needs the scope read, and the read is audited",
     )
+
+
+class PortalQuery(BaseModel):
+    """What stands in the addresses of the national portal's contract. Whatever else stands there is ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+class SessionQuery(PortalQuery):
+    """The token of a session, for software that shows it in the address."""
+
+    access_token: str | None = Field(
+        default=None,
+        description="Chỉ cho phần mềm cũ: địa chỉ hay bị ghi lại, hãy dùng tiêu đề Authorization · "
+        "Only for old software: addresses are logged by everyone they pass, use the header Authorization",
+        json_schema_extra={"deprecated": True},
+    )
+
+
+class RenewalQuery(PortalQuery):
+    """The token that renews a session, where the contract has it; a form field of this name does as well."""
+
+    refresh_token: str | None = Field(
+        default=None,
+        description="Chỉ cho phần mềm cũ; nên gửi trong nội dung form · Only for old software; better in the form",
+        json_schema_extra={"deprecated": True},
+    )
+
+
+class WardQuery(PortalQuery):
+    """Whose wards to list."""
+
+    province: str | None = Field(default=None, alias="trucThuocTinh", description="Mã tỉnh · The province's code")

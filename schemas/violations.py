@@ -87,6 +87,10 @@ def _in_words(limits: Mapping[str, object], language: Literal["vi", "en"]) -> di
 
 _QUERY = {
     "unknown_parameter": Text("Tham số này không có.", "There is no such parameter."),
+    "facility_in_user_name": Text(
+        "Khoá này dùng cho nhiều cơ sở: tên đăng nhập là mã khoá, dấu @ và mã cơ sở.",
+        "This key serves several facilities: the user name is the key's id, an @ and the facility's code.",
+    ),
     "wrong_cursor": Text("Con trỏ không thuộc danh sách này.", "The cursor does not belong to this list."),
 }
 

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from asm_daemon import samples
-from connectors import dorm_roster, hl7_adt, official_xlsx, spreadsheet
+from connectors import dorm_roster, hl7_adt, kbtt_api, official_xlsx, spreadsheet
 from schemas.act import Act, ActKind, Unreadable
 from schemas.codes import FacilityKind
 from schemas.stay import CheckOut, DeclarationContext, StayDeclaration
@@ -60,6 +60,14 @@ def test_every_guest_of_a_list_with_headings_of_its_own_is_taken() -> None:
     warned = [(act.row, fault.code) for act in acts if isinstance(act, Act) for fault in act.warnings]
     assert warned[0] == (4, "unknown_columns")
     assert {code for _, code in warned[1:]} == {"former_unit"}
+
+
+def test_every_row_of_a_hotels_program_is_taken_and_some_are_foreigners() -> None:
+    acts = list(kbtt_api.read(samples.portal_rows(DAY, 30, seed=7)))
+    guests = [validated(act, FacilityKind.HOTEL_4_STAR).guest for act in acts]
+    assert [guest.document.number for guest in guests] == [person(7_000 + index).document_number for index in range(30)]
+    assert sum(guest.nationality != "VNM" for guest in guests) == 3
+    assert all(isinstance(act, Act) and not act.violations and not act.warnings for act in acts)
 
 
 def test_every_worker_of_the_roster_is_taken_and_some_are_foreigners() -> None:

@@ -200,3 +200,93 @@ async def find_key(connection: Connection, key_id: str) -> HeldKey | None:
         },
     )
     return HeldKey(first["secret_sha256"], first["expires_at"], principal)
+
+
+# -- sessions ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HeldSession:
+    """An open session: the key it was opened with, and the facility it is for. It ends with its key at the latest."""
+
+    key_id: str
+    facility_code: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class TokenDigests:
+    """The SHA-256 of a session's two tokens, and until when each is good."""
+
+    access_sha256: bytes
+    refresh_sha256: bytes
+    access_expires_at: datetime
+    refresh_expires_at: datetime
+
+
+async def insert_session(
+    connection: Connection, key_id: str, facility_id: int, tokens: TokenDigests, now: datetime
+) -> None:
+    """Open a session."""
+    await connection.execute(
+        """
+        INSERT INTO portal_sessions (key_id, facility_id, opened_at, access_sha256, refresh_sha256,
+            access_expires_at, refresh_expires_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7)
+        """,
+        key_id,
+        facility_id,
+        now,
+        tokens.access_sha256,
+        tokens.refresh_sha256,
+        tokens.access_expires_at,
+        tokens.refresh_expires_at,
+    )
+
+
+async def replace_tokens(connection: Connection, refresh_sha256: bytes, tokens: TokenDigests, now: datetime) -> bool:
+    """Give the session of this refresh token new tokens; False if there is none, or it has ended."""
+    row = await connection.fetchrow(
+        """
+        UPDATE portal_sessions
+        SET access_sha256 = $2, refresh_sha256 = $3, access_expires_at = $4, refresh_expires_at = $5
+        WHERE refresh_sha256 = $1 AND refresh_expires_at > $6 RETURNING key_id
+        """,
+        refresh_sha256,
+        tokens.access_sha256,
+        tokens.refresh_sha256,
+        tokens.access_expires_at,
+        tokens.refresh_expires_at,
+        now,
+    )
+    return row is not None
+
+
+async def delete_session(connection: Connection, access_sha256: bytes) -> None:
+    """Close the session of this access token, if there is one."""
+    await connection.execute("DELETE FROM portal_sessions WHERE access_sha256 = $1", access_sha256)
+
+
+async def delete_spare_sessions(connection: Connection, key_id: str, keep: int, now: datetime) -> None:
+    """Remove the sessions that have ended, and those of a key beyond its `keep` newest."""
+    await connection.execute(
+        """
+        DELETE FROM portal_sessions WHERE refresh_expires_at <= $3 OR access_sha256 IN (
+            SELECT access_sha256 FROM portal_sessions WHERE key_id = $1 ORDER BY opened_at DESC OFFSET $2)
+        """,
+        key_id,
+        keep,
+        now,
+    )
+
+
+async def find_session(connection: Connection, access_sha256: bytes) -> HeldSession | None:
+    """The session of this access token, ended or not."""
+    row = await connection.fetchrow(
+        """
+        SELECT s.key_id, f.code, s.access_expires_at
+        FROM portal_sessions s JOIN facilities f ON f.id = s.facility_id WHERE s.access_sha256 = $1
+        """,
+        access_sha256,
+    )
+    return None if row is None else HeldSession(*row)

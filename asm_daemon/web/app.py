@@ -28,8 +28,8 @@ from asm_daemon.store import LOST
 from asm_daemon.web import bodies
 from asm_daemon.web.auth import identify
 from asm_daemon.web.openapi import document
-from asm_daemon.web.rendering import language_of, page, prefers_html, problem_response
-from asm_daemon.web.route import Call, Q, Route, Table
+from asm_daemon.web.rendering import language_of, page, portal_refusal, prefers_html, problem_response
+from asm_daemon.web.route import Call, Q, Route, Table, is_portal
 from schemas.violations import violation
 
 STATIC = Path(__file__).parent / "static"
@@ -110,19 +110,20 @@ def _endpoint(route: Route[Any, Any], gate: Gate, clock: Clock) -> Handler:
     """What the table says, in order: who is asking, then the query, then the body, then the handler."""
 
     async def endpoint(request: web.Request) -> web.StreamResponse:
-        principal = await identify(gate, route.who, request.headers, clock())
-        if principal is not None:
-            request[_PRINCIPAL_ID] = str(principal.id)
+        caller = await identify(gate, route.who, request.headers, request.query, clock())
+        if caller.principal is not None:
+            request[_PRINCIPAL_ID] = str(caller.principal.id)
         query = _query(route.query, request)
         content = await bodies.read(request, route.body)
         call = Call(
-            caller=principal,
+            caller=caller.principal,
             path=request.match_info,
             query=query,
             body=route.body.decode(content, request.headers.get("Content-Type", "")),
             headers=request.headers,
             language=language_of(request.headers.get("Accept-Language", "")),
             received_at=clock(),
+            session_facility=caller.facility,
         )
         response = await route.handler(call)
         response.headers.setdefault("Cache-Control", route.cache)
@@ -182,7 +183,9 @@ def _answered(*, trial: bool) -> Middleware:
 
 def _refusal(request: web.Request, refused: Refused, request_id: str, *, trial: bool) -> web.Response:
     language = language_of(request.headers.get("Accept-Language", ""))
-    if prefers_html(request.headers.get("Accept", "")) and not request.path.startswith("/v1/"):
+    if is_portal(request.path):
+        response = portal_refusal(refused, request_id)
+    elif prefers_html(request.headers.get("Accept", "")) and not request.path.startswith("/v1/"):
         response = page("problem.html", trial=trial, problem=refused.problem, request_id=request_id)
         response.set_status(refused.problem.status)
     else:

@@ -1,30 +1,47 @@
-"""Who is asking: the bearer key of a request, held against what its route demands."""
+"""Who is asking: the bearer key or token of a request, held against what its route demands."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import NamedTuple
 
-from asm_daemon.directory import Gate, facilities_within
-from asm_daemon.model import Principal
+from asm_daemon.directory import Gate, authorise, facilities_within
+from asm_daemon.model import Facility, Principal
 from asm_daemon.problems import Refused
 from asm_daemon.web.route import Who
 
 
-async def identify(gate: Gate, who: Who, headers: Mapping[str, str], now: datetime) -> Principal | None:
-    """The principal behind the request, allowed on this route; None on a public one, whatever key is sent.
+class Caller(NamedTuple):
+    """Who is behind a request, and for which facility where a session says so; nobody on a public route."""
 
-    Refused `unauthenticated` (no bearer key, or not a valid one), `forbidden` (the route is for others),
-    `scope_missing` (the key holds the needed scope nowhere), `unavailable`.
+    principal: Principal | None = None
+    facility: Facility | None = None
+
+
+async def identify(gate: Gate, who: Who, headers: Mapping[str, str], query: Mapping[str, str], now: datetime) -> Caller:
+    """Who is behind the request, allowed on this route; nobody on a public one, whatever key is sent.
+
+    Refused `unauthenticated` (no bearer key or token, or not a valid one), `forbidden` (the route is for others),
+    `scope_missing`, `facility_not_granted` (of a session, whose key may have lost its grant since), `unavailable`.
     """
     if who.is_public:
-        return None
-    scheme, _, token = headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer":
-        raise Refused("unauthenticated")
-    principal = await gate.authenticate(token.strip(), now)
+        return Caller()
+    if who.session:
+        token = bearer(headers) or query.get("access_token", "")
+        principal, code = await gate.authenticate_session(token, now)
+    else:
+        principal, code = await gate.authenticate(bearer(headers), now), None
     if principal.kind not in who.kinds:
         raise Refused("forbidden")
+    if who.scope is not None and code is not None:
+        return Caller(principal, authorise(principal, code, who.scope))
     if who.scope is not None and not facilities_within(principal, who.scope):
         raise Refused("scope_missing")
-    return principal
+    return Caller(principal)
+
+
+def bearer(headers: Mapping[str, str]) -> str:
+    """The bearer token of the header Authorization (RFC 6750, 2.1), or nothing."""
+    scheme, _, token = headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""

@@ -14,6 +14,7 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from asm_daemon.problems import Refused, from_validation
+from asm_daemon.web.thinning import Thinner
 from schemas.limits import FORM_BYTES
 from schemas.violations import violation
 
@@ -69,13 +70,15 @@ class Content:
 class Body(Generic[B]):
     """How a route's body is read: what may be sent, how much of it, and `decode(content, content_type)`.
 
-    With `optional` an absent body needs no content type.
+    With `optional` an absent body needs no content type. With `kept_bytes` it is JSON that may hold
+    photographs: they are dropped as they arrive, and of the rest at most so many bytes are kept (`web.thinning`).
     """
 
     decode: Callable[[bytes, str], B]
     contents: Mapping[str, Content]
     limit_bytes: int = 0
     optional: bool = False
+    kept_bytes: int | None = None
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -93,11 +96,11 @@ async def read(request: web.Request, body: Body[Any]) -> bytes:
     if (request.content_length or 0) > body.limit_bytes:
         raise Refused("body_too_large")
     try:
-        if request.content.is_eof():  # it came with its head, as most do: no timers are needed
+        if request.content.is_eof() and body.kept_bytes is None:  # it came with its head, as most do: no timers needed
             content = await request.content.read()
         else:
             async with asyncio.timeout(BODY_SECONDS):
-                content = await _gather(request, body.limit_bytes)
+                content = await _gather(request, body)
     except TimeoutError:
         raise Refused("request_timeout") from None
     except (web.RequestPayloadError, ConnectionError):
@@ -107,11 +110,16 @@ async def read(request: web.Request, body: Body[Any]) -> bytes:
     return content
 
 
-async def _gather(request: web.Request, limit_bytes: int) -> bytes:
-    """The whole body, or a little more than the limit of it."""
-    content = bytearray()
-    while len(content) <= limit_bytes and (chunk := await _next_chunk(request)):
-        content += chunk
+async def _gather(request: web.Request, body: Body[Any]) -> bytes:
+    """The whole body, or what is kept of it. Refused `body_too_large` as soon as it is."""
+    keep = bytes if body.kept_bytes is None else Thinner()
+    kept_limit = body.limit_bytes if body.kept_bytes is None else body.kept_bytes
+    received, content = 0, bytearray()
+    while chunk := await _next_chunk(request):
+        received += len(chunk)
+        content += keep(chunk)
+        if received > body.limit_bytes or len(content) > kept_limit:
+            raise Refused("body_too_large")
     return bytes(content)
 
 
@@ -177,8 +185,16 @@ def object_body(
     return Body(decode, {each: Content(model, example=example) for each in media}, limit_bytes, optional)
 
 
-def rows_body(model: type[BaseModel], limit_bytes: int, limit_rows: int, example: Any = None) -> Body[list[Row]]:
-    """Many JSON objects of the shape of `model`: an array, or NDJSON with one on each line.
+def rows_body(
+    model: type[BaseModel],
+    limit_bytes: int,
+    limit_rows: int,
+    example: Any = None,
+    *,
+    with_lines: bool = True,
+    kept_bytes: int | None = None,
+) -> Body[list[Row]]:
+    """Many JSON objects of the shape of `model`: an array, or (`with_lines`) NDJSON with one on each line.
 
     Refused `not_json` for an array that is none, `no_rows`, `too_many_rows`. What is wrong with one row alone, even
     that it is not JSON, is that row's refusal.
@@ -196,8 +212,10 @@ def rows_body(model: type[BaseModel], limit_bytes: int, limit_rows: int, example
         return rows
 
     line = {"type": "string", "description": "One JSON object of this shape on each line; empty lines are skipped."}
-    contents = {JSON: Content(model, many=True, example=example), NDJSON: Content(schema=line)}
-    return Body(decode, contents, limit_bytes)
+    contents = {JSON: Content(model, many=True, example=example)}
+    return Body(
+        decode, contents | ({NDJSON: Content(schema=line)} if with_lines else {}), limit_bytes, kept_bytes=kept_bytes
+    )
 
 
 def _array(content: bytes) -> list[Any]:

@@ -49,3 +49,37 @@ SCAN: dict[str, Any] = {
         )
     ),
 }
+PORTAL_CITIZEN: dict[str, Any] = {
+    "hoTen": _GUEST.full_name,
+    "gioiTinh": _GUEST.gender,
+    "soDienThoai": "0000000001",
+    "ngayThangNamSinhStr": _GUEST.birth_date,
+    "noiCuTru": 1,
+    "maTT": "109",
+    "maPX": "",
+    "diaChi": "Số 1 đường Thử Nghiệm",
+    "ngayDenCsltStr": "2026-11-23 14:05:00",
+    "ngayDiDuKienStr": "2026-11-25 12:00:00",
+    "soPhong": "203",
+    "lyDoCuTru": 1,
+    "loaiGiayTo": _GUEST.document_type,
+    "soGiayTo": _GUEST.document_number,
+}
+PORTAL_FOREIGNER: dict[str, Any] = {
+    "hoTen": "TEST GUEST",
+    "quocTich": "D",
+    "soHoChieu": "TEST00001",
+    "gioiTinh": "F",
+    "loaiNgayThangNamSinh": "Y",
+    "ngayThangNamSinhStr": "1990-01-01",
+    "ngayDenCsltStr": "2026-11-23 21:30:00",
+    "ngayDiDuKienStr": "2026-11-26 12:00:00",
+    "soPhong": "305",
+    "thoiHanTamTruStr": "2027-01-31 23:59:59",
+}
+PORTAL_DEPARTURE: dict[str, Any] = {
+    "loai": "GH",
+    "soGiayTo": _GUEST.document_number,
+    "loaiGiayTo": _GUEST.document_type,
+    "thoiGianStr": "2026-11-27 12:00:00",
+}

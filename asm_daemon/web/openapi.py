@@ -14,7 +14,7 @@ from asm_daemon import __version__
 from asm_daemon.problems import PROBLEMS
 from asm_daemon.web.bodies import JSON, Content
 from asm_daemon.web.rendering import PROBLEM
-from asm_daemon.web.route import PUBLIC, Route, Shown, Table
+from asm_daemon.web.route import PUBLIC, Route, Shown, Table, is_portal
 from schemas.stay import Problem
 
 Member = dict[str, Any]
@@ -34,6 +34,7 @@ _TAGS = {
     "owner": "Chủ cơ sở lưu trú và phần mềm của họ · Owners of facilities, and their vendors",
     "officer": "Cán bộ công an: mọi tra cứu đều được ghi nhật ký · Police officers; every search is on record",
     "department": "Các sở: chỉ có số liệu tổng hợp · Departments; aggregates only",
+    "portal": "Hợp đồng của cổng KBTT (REST v1.4) cho phần mềm cũ · The national portal's contract, for old software",
     "public": "Không cần khoá · No key needed",
 }
 _ABOUT = """\
@@ -75,7 +76,8 @@ def document(table: Table) -> bytes:
             "schemas": definitions,
             "responses": {code: _problem(code, schemas) for code in PROBLEMS},
             "securitySchemes": {
-                "key": {"type": "http", "scheme": "bearer", "description": "Khoá API · API key: `asm_…`"}
+                "key": {"type": "http", "scheme": "bearer", "description": "Khoá API · API key: `asm_…`"},
+                "session": {"type": "http", "scheme": "bearer", "description": "`AccessToken` · of a session"},
             },
         },
     }
@@ -107,9 +109,9 @@ def _operation(route: Route[Any, Any], schemas: Schemas) -> Member:
         "parameters": [*_path_parameters(route.path), *_query_parameters(route.query), *_headers(route)],
         "responses": {
             **{str(status): _shown(shown, schemas) for status, shown in route.answers.items()},
-            **_problems(route),
+            **({} if is_portal(route.path) else _problems(route)),
         },
-        "security": [] if route.who.is_public else [{"key": [route.who.name]}],
+        "security": _security(route),
     }
     if route.description:
         operation["description"] = route.description
@@ -119,7 +121,15 @@ def _operation(route: Route[Any, Any], schemas: Schemas) -> Member:
     return operation
 
 
+def _security(route: Route[Any, Any]) -> list[Member]:
+    if route.who.is_public:
+        return []
+    return [{"session": []}] if route.who.session else [{"key": [route.who.name]}]
+
+
 def _tag(route: Route[Any, Any]) -> str:
+    if is_portal(route.path):
+        return "portal"
     return "public" if route.who is PUBLIC else route.who.name.partition(":")[0]
 
 

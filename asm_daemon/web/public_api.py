@@ -33,7 +33,7 @@ from schemas.answers import (
     Texts,
     ViolationKind,
 )
-from schemas.limits import DECLARATION_BYTES, IDEMPOTENCY_KEY_LIMIT, LIST_ROWS, Limits
+from schemas.limits import DECLARATION_BYTES, IDEMPOTENCY_KEY_LIMIT, LIST_ROWS, PORTAL_BODY_BYTES, Limits
 from schemas.stay import (
     ARRIVAL_AHEAD_LIMIT,
     ARRIVAL_BEHIND_LIMIT,
@@ -66,6 +66,7 @@ async def read_limits(
             now=call.received_at,
             declaration_bytes=DECLARATION_BYTES,
             body_bytes=max_body_bytes,
+            portal_body_bytes=PORTAL_BODY_BYTES,
             batch_rows=max_batch_rows,
             list_rows=LIST_ROWS,
             idempotency_key_characters=IDEMPOTENCY_KEY_LIMIT,

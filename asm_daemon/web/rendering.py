@@ -16,14 +16,17 @@ from asm_daemon.issuing import timeliness
 from asm_daemon.problems import Refused, problem_document
 from asm_daemon.rules import HANOI
 from asm_daemon.web.route import HTML, JSON, Language
+from schemas.portal import PortalProblem, PortalRefused
 from schemas.stay import BatchResult
+from schemas.violations import Violation
 
 PROBLEM = "application/problem+json"
 
 
 def answer(model: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """A JSON answer."""
-    return web.Response(body=model.model_dump_json().encode(), status=status, headers=headers, content_type=JSON)
+    body = model.model_dump_json(by_alias=True).encode()
+    return web.Response(body=body, status=status, headers=headers, content_type=JSON)
 
 
 def entity_tag(version: str | int) -> str:
@@ -90,11 +93,46 @@ def problem_response(refused: Refused, language: Language, request_id: str) -> w
     response = web.Response(body=orjson.dumps(members), status=refused.problem.status, content_type=PROBLEM)
     response.headers["Content-Language"] = language
     response.headers["Vary"] = "Accept-Language"
+    _add_advice(response, refused)
+    return response
+
+
+def _add_advice(response: web.Response, refused: Refused) -> None:
     if refused.problem.status == 401:
         response.headers["WWW-Authenticate"] = 'Bearer realm="asm"'
     if refused.retry_after_seconds is not None:
         response.headers["Retry-After"] = str(refused.retry_after_seconds)
+
+
+# -- the national portal's form ----------------------------------------------------------------------------------------
+
+_PORTAL_STATUSES = frozenset({401, 403, 404, 405})
+_PORTAL_TITLES = {
+    "unauthenticated": "Thiếu token hoặc token không còn hiệu lực: hãy lấy token mới.",
+    "facility_not_granted": "Khoá không được cấp quyền khai báo cho cơ sở này.",
+}
+
+
+def portal_status(status: int) -> int:
+    """The status that software written for the national portal understands: what it must correct is 400."""
+    return status if status >= 500 or status in _PORTAL_STATUSES else 400
+
+
+def portal_refusal(refused: Refused, request_id: str) -> web.Response:
+    """A refusal of a whole request in the national portal's form; `data` has the problem."""
+    status = portal_status(refused.problem.status)
+    title = _PORTAL_TITLES.get(refused.code, refused.problem.title.vi)
+    document = problem_document(refused).model_copy(update={"request_id": request_id})
+    message = " ".join([title, *portal_reasons(refused.violations)])
+    shown = PortalRefused(code=str(status), message=message, data=PortalProblem(problem=document))
+    response = answer(shown, status)
+    _add_advice(response, refused)
     return response
+
+
+def portal_reasons(violations: Iterable[Violation]) -> list[str]:
+    """Each violation as a sentence that names the member: "soGiayTo: …"."""
+    return [f"{found.place}: {found.vi}" if found.place else found.vi for found in violations]
 
 
 # -- pages -------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 from aiohttp import web
 from pydantic import BaseModel
 
-from asm_daemon.model import Principal, PrincipalKind, Scope
+from asm_daemon.model import Facility, Principal, PrincipalKind, Scope
 from asm_daemon.web.bodies import Body
 from schemas.stay import Input
 
@@ -31,12 +31,14 @@ class Who:
     """Who may call a route: principals of `kinds` (none: everybody, without a key).
 
     With a `scope` the principal must hold it at some facility; at which one is the handler's question, because the
-    facility stands in the body or behind the stay's id.
+    facility stands in the body or behind the stay's id. With a `session` they show the token of one in place of a key:
+    it is for one facility, and the scope is held there.
     """
 
     name: str
     kinds: frozenset[PrincipalKind] = frozenset()
     scope: Scope | None = None
+    session: bool = False
 
     @property
     def is_public(self) -> bool:
@@ -55,12 +57,23 @@ def owner(scope: Scope) -> Who:
     return Who(f"owner:{scope}", frozenset({PrincipalKind.OWNER, PrincipalKind.VENDOR}), scope)
 
 
+PORTAL = Who("portal", owner(Scope.DECLARE).kinds, Scope.DECLARE, session=True)
+PORTAL_PREFIXES = ("/authorization-service/", "/client-service/", "/cms-backend/")
+"""The addresses of the national portal's contract."""
+
+
+def is_portal(path: str) -> bool:
+    """Whether an address belongs to the national portal's contract: there every answer has the portal's form."""
+    return path.startswith(PORTAL_PREFIXES)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Call(Generic[Q, B]):
     """One request, decoded and authorised as its route says.
 
     `path` holds the path parameters, `received_at` is when the body was complete (UTC, taken once; the `now` of
-    everything the request causes), `language` the one the sender prefers. `caller` is None exactly on public routes.
+    everything the request causes), `language` the one the sender prefers. `caller` is None exactly on public routes,
+    `session_facility` on all but those that ask for a session.
     """
 
     caller: Principal | None
@@ -70,6 +83,14 @@ class Call(Generic[Q, B]):
     headers: Mapping[str, str]
     language: Language
     received_at: datetime
+    session_facility: Facility | None = None
+
+    @property
+    def facility(self) -> Facility:
+        """The facility that the session is for, on a route that asks for one."""
+        if self.session_facility is None:
+            raise LookupError("this route knows no session")
+        return self.session_facility
 
     @property
     def principal(self) -> Principal:
@@ -120,7 +141,7 @@ class Route(Generic[Q, B]):
     row itself (`web.openapi`). `cache` is the Cache-Control of a good answer: personal data is never stored.
     """
 
-    method: Literal["GET", "POST", "PATCH"]
+    method: Literal["GET", "POST", "PATCH", "DELETE"]
     path: str
     who: Who
     handler: Handler[Q, B]

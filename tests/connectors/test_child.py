@@ -17,7 +17,7 @@ import pytest
 
 from asm_daemon import samples
 from asm_daemon.imports import read_document
-from connectors import dorm_roster, foreigner_xml, hl7_adt, official_xlsx, spreadsheet
+from connectors import dorm_roster, foreigner_xml, hl7_adt, kbtt_api, official_xlsx, spreadsheet
 from connectors.__main__ import ENTRIES_LIMIT, UNPACKED_BYTES_LIMIT, results
 from schemas.act import DOCUMENT_BYTES_LIMIT, RESULTS_LIMIT, Act, Connector, Unreadable
 from schemas.violations import violation
@@ -207,6 +207,7 @@ async def test_each_connector_gives_through_the_child_what_it_gives_directly() -
         (dorm_roster.connector, samples.dorm_roster_csv(DAY, 12, seed=0)),
         (spreadsheet.connector, samples.own_list_csv(DAY, 12, seed=0)),
         (spreadsheet.connector, samples.official_xlsx(DAY, 5, seed=0)),
+        (kbtt_api.connector, samples.portal_rows(DAY, 3, seed=7)),
         (hl7_adt.connector, samples.adt_a01(DAY, 0) + samples.adt_a03(DAY, 0) + b"MSH|garbage"),
     ]:
         assert await read(connector.name, document) == list(connector.read(document))

@@ -26,17 +26,19 @@ from asm_daemon.web.api import owner_routes
 from asm_daemon.web.app import Runner, make_app
 from asm_daemon.web.documents_api import document_routes
 from asm_daemon.web.feeds_api import feed_routes
+from asm_daemon.web.kbtt import Readers, kbtt_routes
 from asm_daemon.web.pages import page_routes
 from asm_daemon.web.police_api import police_routes
 from asm_daemon.web.public_api import Check, public_routes
 from asm_daemon.web.route import Table
-from connectors import identity
+from connectors import identity, kbtt_api
 from schemas.act import Connector
 from schemas.codes import Department
 from tests.stack import DEPLOYMENT, Clock, FacilityMaker, Pools
 
 MAX_BODY_BYTES = 1 << 20
 MAX_BATCH_ROWS = 50
+PORTAL_ROWS = Readers(kbtt_api.citizen, kbtt_api.foreigner, kbtt_api.departure)
 KeyMaker = Callable[..., Awaitable[str]]
 
 
@@ -92,7 +94,13 @@ def logged() -> Iterator[io.BytesIO]:
 
 
 @pytest.fixture
-async def table(intake: Intake, pools: Pools, keyring: Keyring, issuer: Issuer, failing: set[str]) -> Table:
+async def gate(pools: Pools) -> Gate:
+    """Who may do what, asked anew at each request."""
+    return Gate(await pools.get("asm_auth"), 0)
+
+
+@pytest.fixture
+async def table(intake: Intake, gate: Gate, pools: Pools, keyring: Keyring, issuer: Issuer, failing: set[str]) -> Table:
     """The route table, as the daemon composes it."""
     pool = await pools.get("asm_intake")
     connectors = installed_connectors()
@@ -101,6 +109,7 @@ async def table(intake: Intake, pools: Pools, keyring: Keyring, issuer: Issuer, 
         *public_routes(MAX_BODY_BYTES, MAX_BATCH_ROWS, list(connectors), {"database": _check(failing)}, True),
         *owner_routes(intake, pool, keyring, issuer, connectors, MAX_BODY_BYTES, MAX_BATCH_ROWS),
         *document_routes(identity.read),
+        *kbtt_routes(intake, gate, await pools.get("asm_auth"), PORTAL_ROWS, MAX_BODY_BYTES, MAX_BATCH_ROWS),
         *police_routes(desk),
         *feed_routes(await pools.get("asm_feeds")),
         *page_routes(pool, True),
@@ -122,12 +131,10 @@ def _check(failing: set[str]) -> Check:
 
 
 @pytest.fixture
-async def asm(table: Table, pools: Pools, clock: Clock, failing: set[str], logged: io.BytesIO) -> AsyncIterator[Web]:
+async def asm(table: Table, gate: Gate, clock: Clock, failing: set[str], logged: io.BytesIO) -> AsyncIterator[Web]:
     """The running HTTP side."""
     async with AsyncExitStack() as stack:
-        app = make_app(
-            table, Gate(await pools.get("asm_auth"), 0), public_url="http://asm.test", trial=True, clock=clock
-        )
+        app = make_app(table, gate, public_url="http://asm.test", trial=True, clock=clock)
         runner = Runner(app, shutdown_seconds=1)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

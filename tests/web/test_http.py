@@ -187,7 +187,14 @@ async def test_the_limits_are_told_with_the_daemons_clock(asm: Web) -> None:
     limits = (await asm.ask("GET", "/v1/limits")).json
     assert (limits["environment"], limits["batch_rows"], limits["declare_before"]) == ("trial", 50, "23:00")
     assert datetime.fromisoformat(limits["now"]).tzinfo is not None
-    assert limits["connectors"] == ["dorm_roster", "foreigner_xml", "hl7_adt", "official_xlsx", "spreadsheet"]
+    assert limits["connectors"] == [
+        "dorm_roster",
+        "foreigner_xml",
+        "hl7_adt",
+        "kbtt_api",
+        "official_xlsx",
+        "spreadsheet",
+    ]
 
 
 async def test_a_code_table_is_sent_once(asm: Web) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import jsonschema_rs
@@ -13,6 +13,7 @@ from asm_daemon.problems import PROBLEMS
 from asm_daemon.web import examples
 from asm_daemon.web.contract import unbound_table
 from asm_daemon.web.openapi import document
+from asm_daemon.web.route import is_portal
 from schemas.codes import FacilityKind
 from schemas.generate import DIRECTORY
 from schemas.identity import ScannedDocument
@@ -70,10 +71,28 @@ def test_every_operation_is_named_described_and_complete() -> None:
         assert declared == [part.partition("}")[0] for part in path.split("{")[1:]]
         assert ("requestBody" in operation) == (method in ("post", "patch"))
         assert any(status.startswith("2") for status in operation["responses"])
-        assert operation["responses"]["500"] == {"$ref": "#/components/responses/internal"}
+        if is_portal(path):
+            assert form_of(operation["responses"]["400"]) == "#/components/schemas/PortalRefused"
+        else:
+            assert operation["responses"]["500"] == {"$ref": "#/components/responses/internal"}
         for scheme in operation["security"]:
             assert "401" in operation["responses"]
             assert set(scheme) <= set(DOCUMENT["components"]["securitySchemes"])
+
+
+def form_of(response: dict[str, Any]) -> str:
+    """The schema of a JSON response."""
+    reference: str = response["content"]["application/json"]["schema"]["$ref"]
+    return reference
+
+
+def test_the_portals_routes_promise_the_portals_form_for_every_answer() -> None:
+    portal = [operation for path, _, operation in operations() if is_portal(path)]
+    assert len(portal) == 13
+    for operation in portal:
+        assert operation["tags"] == ["portal"]
+        forms = {form_of(response) for status, response in operation["responses"].items() if status != "200"}
+        assert forms == {"#/components/schemas/PortalRefused"}
 
 
 def test_every_problem_has_a_response_with_a_fitting_example() -> None:
@@ -105,15 +124,17 @@ def test_the_examples_are_taken_by_the_models_themselves() -> None:
         model.model_validate_json(orjson.dumps(example), context=context)
 
 
-async def test_an_answer_fits_the_schema_that_is_promised_for_it(asm: Web, owner_key: str) -> None:
-    def fits(path: str, method: str, status: int, body: Any) -> bool:
-        operation = DOCUMENT["paths"][path][method]["responses"][str(status)]
-        if "$ref" in operation:
-            operation = resolve(operation["$ref"])
-        (content,) = (value for media, value in operation["content"].items() if media.endswith("json"))
-        schema = {**SCHEMA, "components": DOCUMENT["components"], **content["schema"]}
-        return bool(jsonschema_rs.validator_for(schema, validate_formats=True).is_valid(body))
+def fits(path: str, method: str, status: int, body: Any) -> bool:
+    """Whether a JSON answer is what the document promises."""
+    operation = DOCUMENT["paths"][path][method]["responses"][str(status)]
+    if "$ref" in operation:
+        operation = resolve(operation["$ref"])
+    (content,) = (value for media, value in operation["content"].items() if media.endswith("json"))
+    schema = {**SCHEMA, "components": DOCUMENT["components"], **content["schema"]}
+    return bool(jsonschema_rs.validator_for(schema, validate_formats=True).is_valid(body))
 
+
+async def test_an_answer_fits_the_schema_that_is_promised_for_it(asm: Web, owner_key: str) -> None:
     stay = await asm.ask("POST", "/v1/stays", owner_key, json=declaration(1, source_ref="A-1"))
     one = stay.headers["Location"]
     assert fits("/v1/stays", "post", 201, stay.json)
@@ -136,3 +157,26 @@ async def test_an_answer_fits_the_schema_that_is_promised_for_it(asm: Web, owner
     ):
         answer = await asm.ask("GET", asked, owner_key)
         assert fits(path, "get", 200, answer.json), path
+
+
+async def test_an_answer_in_the_portals_form_fits_its_schema_too(asm: Web, owner_key: str) -> None:
+    oauth, tables, filed = "/authorization-service/oauth", "/cms-backend/public", "/client-service/kbtt-vn/kbtt-3th"
+    _, key_id, secret = owner_key.split("_")
+    fields = {"username": key_id, "password": secret, "grant-type": "api_cslt"}
+    opened = await asm.ask("POST", f"{oauth}/token", data=fields)
+    assert fits(f"{oauth}/token", "post", 200, opened.json)
+    wrong = await asm.ask("POST", f"{oauth}/token", data={**fields, "password": "x"})
+    assert fits(f"{oauth}/token", "post", 401, wrong.json)
+    token = opened.json["data"]["AccessToken"]
+    now = datetime.now(UTC) + timedelta(hours=7)
+    times = {"ngayDenCsltStr": f"{now:%Y-%m-%d}", "ngayDiDuKienStr": f"{now + timedelta(days=2):%Y-%m-%d}"}
+    citizen = {**examples.PORTAL_CITIZEN, **times}
+    for rows, status in (([citizen], 200), ([citizen, {}], 400), ([], 400)):
+        answer = await asm.ask("POST", filed, token, json=rows)
+        assert answer.status == status
+        assert fits(filed, "post", status, answer.json)
+    for name in ("dm-qt/3th/get-all", "dm-tinh-tp/get-all", "dm-phuong-xa", "ly-do-cu-tru/get-all"):
+        answer = await asm.ask("GET", f"{tables}/{name}?trucThuocTinh=109")
+        assert fits(f"{tables}/{name}", "get", 200, answer.json), name
+    closed = await asm.ask("DELETE", f"{oauth}/revoke", token)
+    assert fits(f"{oauth}/revoke", "delete", 200, closed.json)
