@@ -1,7 +1,7 @@
 """One guest per line: how the columns of a list become a declaration (`schemas.columns` names the columns).
 
-* Of the three columns for a document's number the first that is filled counts: the general one, the personal number's
-  (số CCCD), the passport's. The two latter say the type of the document if no column does.
+* Of the columns for a document's number the first that is filled counts: the general one, the personal number's (số
+  CCCD), the old card's (số CMND), the passport's. All but the first say the type of the document if no column does.
 * A document type that is not given follows from a number of 12 digits (CCCD), a nationality from a Vietnamese document.
 * Zeros that a spreadsheet ate are put back, with a warning: of a number cell always, of a text only if the number then
   agrees with gender and year of birth, since in a text a digit may be missing anywhere.
@@ -37,11 +37,15 @@ from schemas.act import Act, ActKind, Unreadable
 from schemas.codes import DocumentType
 from schemas.personal_number import disagreements
 
-NUMBER_COLUMNS = ("document_number", "personal_number", "passport_number")
+NUMBER_COLUMNS = ("document_number", "personal_number", "old_card_number", "passport_number")
 PLACE_COLUMNS = ("province", "district", "ward")
-DATE_COLUMNS = ("birth_date", "arrived", "departs", "permitted_stay_until")
+DATE_COLUMNS = (("birth_date",), ("arrived", "departs"), ("permitted_stay_until",))
 
-_TYPE_OF_COLUMN = {"personal_number": DocumentType.CCCD, "passport_number": DocumentType.PASSPORT}
+_TYPE_OF_COLUMN = {
+    "personal_number": DocumentType.CCCD,
+    "old_card_number": DocumentType.CMND,
+    "passport_number": DocumentType.PASSPORT,
+}
 _OF_VIETNAMESE = frozenset(
     {DocumentType.CCCD, DocumentType.CMND, DocumentType.PERSONAL_NUMBER_NOTICE, DocumentType.CAN_CUOC}
 )
@@ -56,11 +60,11 @@ def read_guest(line: Line, *, default_reason: int | None = None) -> Act | Unread
     """
     take, optional, dates = line.take, line.take_if_there, line.table.dates
     take("full_name", "/guest/full_name", text, required=True)
-    born = take("birth_date", "/guest/birth_date", partial(birth_date, **dates), required=True)
+    born = take("birth_date", "/guest/birth_date", partial(birth_date, **dates("birth_date")), required=True)
     sex = take("gender", "/guest/gender", gender, required=line.table.requires("gender"))
     _read_document(line, born, sex)
     optional("phone", "/guest/phone", phone)
-    optional("permitted_stay_until", "/guest/permitted_stay_until", partial(day_alone, **dates))
+    optional("permitted_stay_until", "/guest/permitted_stay_until", partial(day_alone, **dates("permitted_stay_until")))
     _read_residence(line)
     _read_stay(line)
     take("reason", "/reason", partial(named_code, name="reasons"), default=default_reason, required=True)
@@ -74,7 +78,7 @@ def _read_document(line: Line, born: str | None, sex: str | None) -> None:
     column = next((each for each in NUMBER_COLUMNS if line.raw(each) is not None), NUMBER_COLUMNS[0])
     number = line.take(column, pointer, document_number, required=True)
     assumed = _TYPE_OF_COLUMN.get(column)
-    if assumed is None and number and _PERSONAL_NUMBER.fullmatch(number):
+    if assumed in (None, DocumentType.CMND) and number and _PERSONAL_NUMBER.fullmatch(number):
         assumed = DocumentType.CCCD
     kind = line.take(
         "document_type",
@@ -121,11 +125,13 @@ def _read_stay(line: Line) -> None:
     arrived_at = line.take(
         "arrived",
         "/arrived_at",
-        partial(arrival, at=_time(line, "arrived_time", "/arrived_at"), **dates),
+        partial(arrival, at=_time(line, "arrived_time", "/arrived_at"), **dates("arrived")),
         required=True,
     )
     leaves = _time(line, "departs_time", "/planned_departure_at")
-    line.take("departs", "/planned_departure_at", partial(departure, arrived_at=arrived_at, at=leaves, **dates))
+    line.take(
+        "departs", "/planned_departure_at", partial(departure, arrived_at=arrived_at, at=leaves, **dates("departs"))
+    )
     parts = [line.look(each, "/room", text) for each in ("building", "room", "bed")]
     line.row.read("/room", line.place("room"), room_of(*parts), text)
 

@@ -6,8 +6,9 @@
   more lines beyond ASCII fail as UTF-8 than succeed, so that a broken byte never turns all names of a file into other
   letters.
 * If one text of the file can only be MM/dd/yyyy, every date text whose day and month could be swapped is ambiguous. A
-  real date of a workbook is ambiguous likewise, unless a real date of the same file has a day over 12: a spreadsheet
-  set to English leaves those as text, so it cannot have been what read the others.
+  real date of a workbook is ambiguous likewise, unless a real date of the same column has a day over 12 (days of
+  arrival and departure count as one column): a spreadsheet set to English leaves those as text, so it cannot have been
+  what read the others.
 * Of a workbook, the one visible sheet with such a heading is read; two of them are refused, since neither may be left
   out in silence.
 """
@@ -28,7 +29,7 @@ from typing import NamedTuple
 
 from python_calamine import CalamineError, CalamineSheet, CalamineWorkbook, SheetTypeEnum, SheetVisibleEnum
 
-from connectors.cells import Cell, writes_month_first
+from connectors.cells import Cell, whole_number, writes_month_first
 from connectors.tables import Table, Vocabulary, is_filled, letters
 from schemas.act import Unreadable
 from schemas.violations import Violation, violation
@@ -66,13 +67,7 @@ def _table(found: _Leading, words: Vocabulary, charset: str | None) -> Table | U
     rows = found.rows
     while rows and rows[0][1] is not None and _continues_heading(rows[0][1], words):
         rows = rows[1:]
-    dates = [
-        cells[columns[column]]
-        for _, cells in rows
-        if cells
-        for column in words.dates
-        if column in columns and columns[column] < len(cells)
-    ]
+    groups = [(group, list(_cells_under(group, columns, rows))) for group in words.dates]
     return Table(
         words,
         titles,
@@ -80,9 +75,21 @@ def _table(found: _Leading, words: Vocabulary, charset: str | None) -> Table | U
         rows,
         charset,
         _unknown(titles, columns, rows, found.number, charset),
-        month_first=any(isinstance(cell, str) and writes_month_first(cell) for cell in dates),
-        believe_real=any(isinstance(cell, date) and cell.day > 12 for cell in dates),
+        month_first=any(isinstance(cell, str) and writes_month_first(cell) for _, cells in groups for cell in cells),
+        believed=frozenset(column for group, cells in groups if any(map(_is_unambiguous, cells)) for column in group),
     )
+
+
+def _cells_under(
+    group: Sequence[str], columns: Mapping[str, int], rows: Sequence[tuple[int, Sequence[Cell] | None]]
+) -> Iterator[Cell]:
+    indexes = [columns[column] for column in group if column in columns]
+    for _, cells in rows:
+        yield from (cells[index] for index in indexes if cells and index < len(cells))
+
+
+def _is_unambiguous(cell: Cell) -> bool:
+    return isinstance(cell, date) and cell.day > 12
 
 
 def _columns(titles: Sequence[str], words: Vocabulary) -> tuple[dict[str, int], tuple[Violation, ...]]:
@@ -105,8 +112,13 @@ def _columns(titles: Sequence[str], words: Vocabulary) -> tuple[dict[str, int], 
 def _continues_heading(cells: Sequence[Cell], words: Vocabulary) -> bool:
     if words.known(cells) >= KNOWN_HEADINGS_WANTED:
         return True
-    filled = [str(cell).strip() for cell in cells if is_filled(cell)]
-    return len(filled) >= KNOWN_HEADINGS_WANTED and all(map(_COLUMN_NUMBER.fullmatch, filled))
+    filled = [cell for cell in cells if is_filled(cell)]
+    return len(filled) >= KNOWN_HEADINGS_WANTED and all(map(_is_column_number, filled))
+
+
+def _is_column_number(cell: Cell) -> bool:
+    number = whole_number(cell)
+    return bool(_COLUMN_NUMBER.fullmatch(str(cell).strip() if number is None else str(number)))
 
 
 def _unknown(

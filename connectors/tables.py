@@ -38,7 +38,7 @@ class Vocabulary:
     titles: Mapping[str, str]
     column_of_key: Mapping[str, str]
     required: tuple[tuple[str, ...], ...]
-    dates: tuple[str, ...]
+    dates: tuple[tuple[str, ...], ...]
 
     def column_of(self, title: str) -> str | None:
         """The column that a heading means; None if nobody knows."""
@@ -55,10 +55,13 @@ class Vocabulary:
         return sum(isinstance(cell, str) and self.column_of(cell) is not None for cell in cells)
 
 
-def vocabulary(headings: Mapping[str, str], required: Sequence[tuple[str, ...]], dates: Sequence[str]) -> Vocabulary:
+def vocabulary(
+    headings: Mapping[str, str], required: Sequence[tuple[str, ...]], dates: Sequence[tuple[str, ...]]
+) -> Vocabulary:
     """`headings` maps a column to its headings, `"Ngày sinh | Birth date"`, of which the first is the title we use.
 
-    Of each group in `required` one column has to be there; `dates` are the columns that show how dates are written.
+    Of each group in `required` one column has to be there. `dates` are groups of columns that one hand fills alike, and
+    that show how their dates are to be read.
     """
     listed = {column: [name.strip() for name in names.split("|")] for column, names in headings.items()}
     keys = {_key(name): column for column, names in listed.items() for name in names}
@@ -77,8 +80,8 @@ class Table:
     """The rows below a heading, each under the number its user sees; the cells are None where quotes do not match.
 
     `columns` holds the index of each known column. `charset` is None for a workbook. `unknown` are the places of
-    headings that nobody knows, and of columns that hold something under no heading. `month_first` and `believe_real`
-    say how the dates are to be read (`connectors.cells.moment`).
+    headings that nobody knows, and of columns that hold something under no heading. `month_first` and `believed`, the
+    columns whose real dates are shown to be right, say how dates are to be read (`connectors.cells.moment`).
     """
 
     vocabulary: Vocabulary
@@ -88,12 +91,11 @@ class Table:
     charset: str | None
     unknown: tuple[str, ...]
     month_first: bool
-    believe_real: bool
+    believed: frozenset[str]
 
-    @property
-    def dates(self) -> Dates:
-        """What readers of dates have to know (`connectors.cells.moment`)."""
-        return {"month_first": self.month_first, "believe_real": self.believe_real}
+    def dates(self, column: str) -> Dates:
+        """What the reader of a column with dates has to know."""
+        return {"month_first": self.month_first, "believe_real": column in self.believed}
 
     def requires(self, column: str) -> bool:
         """Whether the list is not taken without this column."""

@@ -18,12 +18,13 @@ HEADINGS: Mapping[str, str] = MappingProxyType(
         "gender": "Giới tính | Phái | Gender | Sex",
         "nationality": "Quốc tịch | Nationality | Citizenship",
         "document_type": "Loại giấy tờ | Loại giấy tờ tùy thân | Document type | Type of document | ID type",
-        "document_number": "Số giấy tờ | Số giấy tờ tùy thân | Giấy tờ tùy thân | Số CMND | CMND | CMND CCCD"
+        "document_number": "Số giấy tờ | Số giấy tờ tùy thân | Giấy tờ tùy thân | CMND CCCD"
         " | CCCD CMND | CCCD Hộ chiếu | CMND Hộ chiếu | CMND CCCD Hộ chiếu | CCCD CMND Hộ chiếu | Căn cước Hộ chiếu"
         " | Số CMND CCCD | Số CCCD CMND | Số CCCD Hộ chiếu | Số CMND CCCD Hộ chiếu | Số CCCD CMND Hộ chiếu"
         " | Số căn cước Hộ chiếu | CCCD Passport | Document number | Document no | ID number | ID no | ID Passport",
         "personal_number": "Số CCCD | CCCD | Số căn cước | Căn cước | Số căn cước công dân | Căn cước công dân"
         " | Số định danh | Số định danh cá nhân | Personal number | Citizen ID",
+        "old_card_number": "Số CMND | CMND | Số CMT | Chứng minh nhân dân | Số chứng minh nhân dân",
         "passport_number": "Số hộ chiếu | Hộ chiếu | Passport | Passport number | Passport no",
         "document_name": "Tên giấy tờ | Document name",
         "phone": "Số điện thoại | Điện thoại | SĐT | ĐT | Phone | Phone number | Mobile | Telephone | Tel",

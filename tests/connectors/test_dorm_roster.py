@@ -13,6 +13,7 @@ from connectors.dorm_roster import connector
 from schemas.act import Act, ActKind, Unreadable, from_json, to_json
 from schemas.codes import FacilityKind
 from schemas.stay import DeclarationContext, StayDeclaration
+from tests.connectors.outcomes import accepted, faults
 from tests.connectors.vietnamese import cp1258
 
 HEADING = (
@@ -33,16 +34,6 @@ def read_worker(**changes: str) -> Act | Unreadable:
     cells |= {heading.replace("_", " "): value for heading, value in changes.items()}
     [result] = read(HEADING, ";".join(cells.values()))
     assert result.row == 2
-    return result
-
-
-def faults(result: Act | Unreadable) -> list[tuple[str, str | None]]:
-    assert isinstance(result, Unreadable)
-    return [(fault.code, fault.place) for fault in result.violations]
-
-
-def accepted(result: Act | Unreadable) -> Act:
-    assert isinstance(result, Act), result
     return result
 
 

@@ -17,6 +17,7 @@ from connectors.official_xlsx import connector, read_row
 from schemas.act import Act, ActKind, Unreadable, from_json, to_json
 from schemas.codes import FacilityKind
 from schemas.stay import DeclarationContext, StayDeclaration
+from tests.connectors.outcomes import accepted, faults
 from tests.connectors.workbooks import GUEST, TITLES, workbook
 
 
@@ -28,16 +29,6 @@ def read_guest(**changes: Any) -> Act | Unreadable:
     """The one guest of a workbook, with some cells changed."""
     [result] = read(workbook({5: {**GUEST, **changes}}))
     assert result.row == 5
-    return result
-
-
-def faults(result: Act | Unreadable) -> list[tuple[str, str | None]]:
-    assert isinstance(result, Unreadable)
-    return [(fault.code, fault.place) for fault in result.violations]
-
-
-def accepted(result: Act | Unreadable) -> Act:
-    assert isinstance(result, Act), result
     return result
 
 

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 from connectors import official_xlsx
 from connectors.spreadsheet import connector
+from connectors.tables import vocabulary
 from schemas.act import Act, Unreadable, from_json, to_json
 from schemas.codes import FacilityKind
+from schemas.columns import HEADINGS
 from schemas.stay import DeclarationContext, StayDeclaration
+from tests.connectors.outcomes import accepted, faults
 from tests.connectors.vietnamese import cp1258
 from tests.connectors.workbooks import GUEST, sheets, workbook
 
@@ -38,16 +41,6 @@ def read_guest(**changes: Any) -> Act | Unreadable:
     """The one guest of a sheet whose heading is row 1, with the cells under some headings changed or added."""
     cells = dict(zip(TITLES, CELLS, strict=True)) | {title.replace("_", " "): cell for title, cell in changes.items()}
     [result] = read_sheet(list(cells), list(cells.values()))
-    return result
-
-
-def faults(result: Act | Unreadable) -> list[tuple[str, str | None]]:
-    assert isinstance(result, Unreadable)
-    return [(fault.code, fault.place) for fault in result.violations]
-
-
-def accepted(result: Act | Unreadable) -> Act:
-    assert isinstance(result, Act), result
     return result
 
 
@@ -159,13 +152,20 @@ def test_a_real_date_that_could_be_swapped_is_refused_while_nothing_shows_how_it
     assert faults(result) == [("ambiguous_date", "B2"), ("ambiguous_date", "F2")]
 
 
-def test_a_real_date_with_a_day_over_twelve_shows_that_all_real_dates_were_read_day_first() -> None:
+def test_a_real_date_with_a_day_over_twelve_shows_that_its_column_was_read_day_first() -> None:
     other = ["Trần Văn Mẫu", date(2001, 2, 1), "Nam", "8", "000201000002", date(2026, 11, 3), date(2026, 11, 4), 1, "1"]
-    mixed = [*CELLS[:5], date(2026, 11, 2), date(2026, 11, 23), "203", "1"]
-    assert all(isinstance(result, Unreadable) for result in read_sheet(TITLES, other))
-    first, second = read_sheet(TITLES, mixed, other)
+    shown = [*CELLS[:5], date(2026, 11, 2), date(2026, 11, 23), "203", "1"]
+    first, second = read_sheet(TITLES, shown, other)
     assert accepted(first).fields["arrived_at"] == "2026-11-02T00:00:00+07:00"
+    assert faults(second) == [("ambiguous_date", "B3")]
+    shown[1] = date(1990, 5, 14)
+    first, second = read_sheet(TITLES, shown, other)
     assert guest(second)["birth_date"] == "2001-02-01"
+
+
+def test_birth_dates_pasted_from_elsewhere_say_nothing_about_arrivals_that_were_typed() -> None:
+    result = read_guest(Ngày_sinh=date(1990, 5, 14), Ngày_đến=date(2026, 11, 5))
+    assert faults(result) == [("ambiguous_date", "F2")]
 
 
 def test_one_text_with_the_month_first_makes_every_text_that_could_be_swapped_ambiguous() -> None:
@@ -202,6 +202,13 @@ def test_headings_are_recognised_as_people_write_them(titles: list[str]) -> None
     assert accepted(result).fields == accepted(read(HEADING, LINE)[0]).fields
 
 
+def test_every_heading_that_is_listed_means_its_own_column() -> None:
+    words = vocabulary(HEADINGS, (), ())
+    for column, names in HEADINGS.items():
+        for name in names.split("|"):
+            assert words.column_of(name) == column, name
+
+
 def test_a_heading_on_several_lines_of_a_csv_file_is_one() -> None:
     heading = HEADING.replace("Ngày sinh", '"Ngày sinh\n(dd/MM/yyyy)"')
     [result] = read("DANH SÁCH;;", "", heading, LINE)
@@ -220,10 +227,10 @@ def test_titles_above_translations_below_and_numbered_columns_are_no_guests() ->
         "Room",
         "Reason",
     ]
-    numbers = [f"({number})" for number in range(1, 10)]
-    rows = [["Khách sạn Mẫu"], [], ["Tháng 11/2026"], TITLES, english, numbers, CELLS]
-    [result] = read_sheet(*rows)
-    assert accepted(result).row == 7
+    above = [["Khách sạn Mẫu"], [], ["Tháng 11/2026"]]
+    for numbers in ([f"({number})" for number in range(1, 10)], [*range(1, 10)], [*"ABCDEFGHI"]):
+        [result] = read_sheet(*above, TITLES, english, numbers, CELLS)
+        assert accepted(result).row == 7
 
 
 def test_unknown_columns_are_told_once_and_not_read() -> None:
@@ -306,6 +313,26 @@ def test_a_number_cell_gets_its_lost_zeros_back_and_the_column_may_tell_the_type
         ["Họ tên", "Ngày sinh", "CCCD", "Ngày đến", "Lý do"], ["X", "1990", 190000001, "23/11/2026", 1]
     )
     assert guest(result)["document"] == {"type": 1, "number": "000190000001"}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "document", "nationality"),
+    [
+        (["", "000190000001", "000000001", "TEST00001"], {"type": 1, "number": "000190000001"}, "VNM"),
+        (["", "", "000000001", "TEST00001"], {"type": 2, "number": "000000001"}, "VNM"),
+        (["", "", "000190000001", ""], {"type": 1, "number": "000190000001"}, "VNM"),
+        (["", "", "", "test 00001"], {"type": 4, "number": "TEST00001"}, "KOR"),
+        (["000190000001", "", "", "TEST00001"], {"type": 1, "number": "000190000001"}, "VNM"),
+    ],
+)
+def test_the_first_number_that_is_filled_counts_and_its_column_tells_the_type(
+    numbers: list[str], document: dict[str, object], nationality: str
+) -> None:
+    titles = ["Họ tên", "Ngày sinh", "Quốc tịch", "Số giấy tờ", "CCCD", "CMND", "Hộ chiếu", "Ngày đến", "Lý do"]
+    written = "" if nationality == "VNM" else nationality
+    [result] = read_sheet(titles, ["X", "1990", written, *numbers, "23/11/2026", 1])
+    assert guest(result)["document"] == document
+    assert guest(result)["nationality"] == nationality
 
 
 def test_a_text_gets_its_zeros_back_only_if_gender_and_year_then_agree() -> None:
