@@ -268,11 +268,14 @@ async def delete_session(connection: Connection, access_sha256: bytes) -> None:
 
 
 async def delete_spare_sessions(connection: Connection, key_id: str, keep: int, now: datetime) -> None:
-    """Remove the sessions that have ended, and those of a key beyond its `keep` newest."""
+    """Remove the sessions that have ended, and those of a key beyond its `keep` newest; others may do so meanwhile."""
     await connection.execute(
         """
-        DELETE FROM portal_sessions WHERE refresh_expires_at <= $3 OR access_sha256 IN (
-            SELECT access_sha256 FROM portal_sessions WHERE key_id = $1 ORDER BY opened_at DESC OFFSET $2)
+        DELETE FROM portal_sessions WHERE access_sha256 IN (
+            SELECT access_sha256 FROM portal_sessions
+            WHERE refresh_expires_at <= $3 OR access_sha256 IN (
+                SELECT access_sha256 FROM portal_sessions WHERE key_id = $1 ORDER BY opened_at DESC OFFSET $2)
+            FOR UPDATE SKIP LOCKED)
         """,
         key_id,
         keep,
