@@ -54,9 +54,10 @@ class Site:
 
 
 async def main() -> int:
+    http_limit = await _http_limit()
     with tempfile.TemporaryDirectory(prefix="asm-bench-") as folder:
         async with _site(Path(folder)) as site:
-            limit = await _database_limit(site.database_url)
+            limit = {**await _database_limit(site.database_url), "http_requests_per_second": http_limit}
             single = await _load(site, {**SINGLE, "first": 0})
             batch = await _load(site, {**BATCH, "first": 1_000_000})
             drained = await _drained(site)
@@ -64,6 +65,14 @@ async def main() -> int:
     result = {"limit": limit, "single": single, "batch": batch, "all_confirmed_after_seconds": drained}
     sys.stdout.buffer.write(orjson.dumps(result) + b"\n")
     return 1 if single["failed"] or batch["failed"] else 0
+
+
+async def _http_limit() -> int:
+    """Requests per second of aiohttp with a handler that does nothing, under the same load generator."""
+    port = demo.free_port()
+    async with _process("tests.bench.http_limit", [str(port)], {}, f"http://127.0.0.1:{port}/readyz"):
+        result = await _load(Site(port, "none", ""), {**SINGLE, "first": 0})
+    return int(result["rows_per_second"])
 
 
 @asynccontextmanager
@@ -83,7 +92,9 @@ async def _site(folder: Path) -> AsyncIterator[Site]:
             *("--client-id", CLIENT, "--client-secret-file", str(secret), "--admin-token-file", str(admin)),
             *("--port", str(population_port)),
         ]
-        await stack.enter_async_context(_process(simulator, {}, f"http://127.0.0.1:{population_port}/healthz"))
+        await stack.enter_async_context(
+            _process("asm_daemon", simulator, {}, f"http://127.0.0.1:{population_port}/healthz")
+        )
         await _discard(population_port)
         url = server.dsn("{role}", "asm")
         settings = {
@@ -98,7 +109,7 @@ async def _site(folder: Path) -> AsyncIterator[Site]:
             "ASM_POPULATION_CLIENT_SECRET_FILE": str(secret),
             "ASM_LOG_LEVEL": "warning",
         }
-        await stack.enter_async_context(_process(["run"], settings, f"http://127.0.0.1:{port}/readyz"))
+        await stack.enter_async_context(_process("asm_daemon", ["run"], settings, f"http://127.0.0.1:{port}/readyz"))
         pool = await open_pool(url, "asm_auth", min_size=0)
         stack.push_async_callback(pool.close)
         keys = await samples_directory.load(pool, utc_now())
@@ -106,11 +117,11 @@ async def _site(folder: Path) -> AsyncIterator[Site]:
 
 
 @asynccontextmanager
-async def _process(arguments: Sequence[str], settings: Mapping[str, str], ready_url: str) -> AsyncIterator[None]:
-    """`asm-daemon` with these arguments, from when it answers until it is not needed any more."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "asm_daemon", *arguments, env=os.environ | settings
-    )
+async def _process(
+    module: str, arguments: Sequence[str], settings: Mapping[str, str], ready_url: str
+) -> AsyncIterator[None]:
+    """A module with these arguments as a process, from when it answers until it is not needed any more."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", module, *arguments, env=os.environ | settings)
     try:
         async with aiohttp.ClientSession() as session, asyncio.timeout(READY_SECONDS):
             while not await _answers(session, ready_url):
@@ -205,6 +216,9 @@ FROM unnest($1::uuid[]) AS id
 def _show(limit: Mapping[str, float], single: Mapping[str, Any], batch: Mapping[str, Any]) -> None:
     table = Table("what", "per second", "of the limit", "p50 ms", "p99 ms", title="Intake, 1 daemon process")
     table.add_row("database limit: rows, 1,000 a statement", f"{limit['rows_per_second']:,}", "", "", "")
+    table.add_row(
+        "aiohttp limit: POST, 64 connections, does nothing", f"{limit['http_requests_per_second']:,}", "", "", ""
+    )
     table.add_row("database limit: durable commits of one row", f"{limit['commits_per_second']:,}", "", "", "")
     for name, result in (("POST /v1/stays, 64 connections", single), ("POST /v1/stays:batch, 100 rows", batch)):
         table.add_row(
