@@ -102,10 +102,16 @@ class Row:
         self.warnings.append(violation(code, pointer, place, **limits))
 
     def result(self, kind: ActKind, source_ref: str | None = None) -> Act | Unreadable:
-        """The act, if nothing was wrong."""
-        if self.violations:
-            return Unreadable(self.number, tuple(self.violations))
-        return Act(kind, self.fields, self.number, source_ref, self.origin, tuple(self.warnings))
+        """The act, with what was wrong: intake adds what it finds itself, so that a row is told everything at once."""
+        return Act(
+            kind,
+            self.fields,
+            self.number,
+            source_ref,
+            self.origin,
+            tuple(self.warnings),
+            violations=tuple(self.violations),
+        )
 
 
 # -- texts and codes ---------------------------------------------------------------------------------------------------

@@ -273,7 +273,7 @@ def _read_guest(
         row.refuse("duplicate_row", "", here, limit=first)
     declaration = row.result(ActKind.DECLARE)
     yield declaration
-    if isinstance(declaration, Act):
+    if isinstance(declaration, Act) and not declaration.violations:
         declared[passport, arrived_at] = number
         if departed_at:
             yield _check_out(declaration, departed_at, f"{here}/ngay_tra_phong")

@@ -74,11 +74,11 @@ def _telling_unknown_columns(found: Iterator[Act | Unreadable], unknown: tuple[s
     leading: list[Act | Unreadable] = []
     for result in islice(found, ROWS_AWAITED):
         leading.append(result)
-        if isinstance(result, Act):
+        if isinstance(result, Act) and not result.violations:
             leading[-1] = replace(result, warnings=(warning, *result.warnings))
             break
     else:
-        if isinstance(first := leading[0], Unreadable) and first.row:
+        if (first := leading[0]).row:
             leading[0] = replace(first, violations=(*first.violations, warning))
     yield from leading
     yield from found

@@ -162,7 +162,7 @@ def results(
             continue
         empty = False
         result = _read_line(table, number, cells, read_line)
-        if isinstance(result, Act):
+        if isinstance(result, Act) and not result.violations:
             first = first_of.setdefault(same(result), number)
             if first != number:
                 fault = violation("duplicate_row", place=f"dòng {number}", limit=first)

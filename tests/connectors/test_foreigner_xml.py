@@ -55,7 +55,7 @@ def accepted(result: Act | Unreadable) -> Act:
 
 
 def faults(result: Act | Unreadable) -> list[tuple[str, str | None]]:
-    assert isinstance(result, Unreadable), result
+    assert result.violations, result
     return [(fault.code, fault.place) for fault in result.violations]
 
 
@@ -140,7 +140,8 @@ def test_more_guests_than_a_document_may_hold_are_refused() -> None:
 )
 def test_bytes_that_do_not_fit_their_charset_are_refused(content: bytes, expected: str) -> None:
     [result] = read(content)
-    assert isinstance(result, Unreadable)
+    assert result is not None
+    assert result.violations
     [fault] = result.violations
     assert fault.code == "undecodable"
     assert expected in fault.en
@@ -192,7 +193,7 @@ def test_a_guest_under_another_name_is_not_passed_over() -> None:
 
 def test_a_guest_twice_is_refused_naming_the_first() -> None:
     results = read(document(guest(), guest(so_ho_chieu="TEST 00001", so_phong="204"), guest(ngay_den="22/11/2026")))
-    assert [type(result) for result in results] == [Act, Unreadable, Act]
+    assert [bool(result.violations) for result in results] == [False, True, False]
     assert faults(results[1]) == [("duplicate_row", "THONG_TIN_KHACH[2]")]
 
 
@@ -214,7 +215,8 @@ def test_no_fault_repeats_what_a_person_wrote() -> None:
             element("THONG_TIN_KHACH", *(element(name, secret) for name in [*VALUES, "ngay_tra_phong", secret[:4]]))
         )
     )
-    assert isinstance(result, Unreadable)
+    assert result is not None
+    assert result.violations
     assert len(result.violations) == 8
     assert "ZQXJ" not in repr(result).upper()
 
@@ -401,7 +403,7 @@ def test_any_markup_gives_acts_or_reasons(pieces: list[str], charset: str) -> No
 
 @given(st.binary(max_size=300))
 def test_any_bytes_give_a_reason(content: bytes) -> None:
-    assert all(isinstance(result, Unreadable) for result in read(content))
+    assert all(result.violations for result in read(content))
 
 
 def test_the_sample_is_taken_without_a_warning() -> None:
