@@ -331,6 +331,8 @@ class World:
             source_ref=body.source_ref or act.command.act.source_ref,
             sender=act.command.actor,
             override=body.override.model_dump() if body.override else None,
+            guest_ref=act.command.act.guest_ref,
+            groups=act.command.act.groups,
         )
         batch_id, index = self._drafts.next_place(facility)
         row = StayRow(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
@@ -125,6 +125,7 @@ class Contents:
 
     `declared` is the canonical declaration (JSON-shaped, without `override`), `salt` makes the receipt's digest of it
     unguessable, `override` and `cancellation` are the owner's own statements, `sender` the principal that sent it.
+    `guest_ref` and `groups` are those of the act (`schemas.act.Act`).
     """
 
     declared: Mapping[str, Any]
@@ -133,6 +134,8 @@ class Contents:
     sender: str
     override: Mapping[str, Any] | None = None
     cancellation: Mapping[str, Any] | None = None
+    guest_ref: str | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return "<Contents>"

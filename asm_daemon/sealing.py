@@ -44,6 +44,8 @@ def _encode(contents: Contents) -> bytes:
             "sender": contents.sender,
             "override": contents.override,
             "cancellation": contents.cancellation,
+            "guest_ref": contents.guest_ref,
+            "groups": contents.groups,
         },
         option=orjson.OPT_SORT_KEYS,
     )

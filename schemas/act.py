@@ -29,6 +29,7 @@ class ActKind(StrEnum):
     UNDO_CHECK_OUT = "undo_check_out"
     EXTEND = "extend"
     CANCEL = "cancel"
+    EXPECT = "expect"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +37,14 @@ class Act:
     """One act on one stay, as its document says it.
 
     `fields` has the JSON shape of the schema for `kind` (`StayDeclaration` for declare, `StayCorrection`, `CheckOut`,
-    `Extension`, `Cancellation`) and is not validated: intake validates once, for every way in.
+    `Extension`, `Cancellation`; for expect any part of a `StayDeclaration`) and is not validated: intake validates
+    once, for every way in.
     `row` is the place in the document as its user counts: the sheet row, the line, the message number; from 1.
     `source_ref` names the stay within its facility (mã tham chiếu của hệ thống nguồn). A transition whose sender keeps
     no such names may have a `match` instead, of the shape of `StayMatch`: a guest in house, by document.
+    `guest_ref` is the sender's own name of the guest across stays: a medical record number, an employee code. `groups`
+    are what the guest belongs to at the facility, by which a roster says whom it lists: building, employer, shift
+    (toà nhà, đơn vị, ca). Both are sealed with the stay and are no part of what is declared.
     `origin` maps JSON Pointers into `fields` to the user's own place ("H7", "PID-3"), so that an error names it.
     `warnings` are violations that do not refuse the act (a restored leading zero). `violations` do: what the document
     already shows to be wrong, for which `fields` hold nothing. Intake adds all it finds itself, so that the sender is
@@ -54,6 +59,8 @@ class Act:
     warnings: tuple[Violation, ...] = ()
     match: Mapping[str, Any] | None = None
     violations: tuple[Violation, ...] = ()
+    guest_ref: str | None = field(default=None, repr=False)
+    groups: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +89,9 @@ class Connector:
 def to_json(result: Act | Unreadable) -> bytes:
     """One line of JSON without its line end, from which `from_json` makes an equal result.
 
-    An act is `{"kind", "fields", "row", "source_ref", "origin", "warnings", "match", "violations"}`, an unreadable row
-    is `{"row", "violations"}`, a violation is the list `[code, pointer, vi, en, place]`. Raises TypeError if `fields`
-    or `match` holds what JSON does not.
+    An act is `{"kind", "fields", "row", "source_ref", "origin", "warnings", "match", "violations", "guest_ref",
+    "groups"}`, an unreadable row is `{"row", "violations"}`, a violation is the list `[code, pointer, vi, en, place]`.
+    Raises TypeError if `fields` or `match` holds what JSON does not.
     """
     if isinstance(result, Unreadable):
         return orjson.dumps({"row": result.row, "violations": [_listed(each) for each in result.violations]})
@@ -98,6 +105,8 @@ def to_json(result: Act | Unreadable) -> bytes:
             "warnings": [_listed(each) for each in result.warnings],
             "match": result.match,
             "violations": [_listed(each) for each in result.violations],
+            "guest_ref": result.guest_ref,
+            "groups": result.groups,
         }
     )
 
@@ -116,10 +125,12 @@ def from_json(line: bytes) -> Act | Unreadable:
             "warnings": [*warnings],
             "match": (dict() | None) as match,
             "violations": [*violations],
+            "guest_ref": (str() | None) as guest_ref,
+            "groups": dict(groups),
             **rest,
-        } if not rest and all(isinstance(place, str) for place in origin.values()):
+        } if not rest and all(isinstance(text, str) for text in (*origin.values(), *groups.values())):
             doubts, faults = (tuple(map(_violation, listed)) for listed in (warnings, violations))
-            return Act(ActKind(kind), fields, row, source_ref, origin, doubts, match, faults)
+            return Act(ActKind(kind), fields, row, source_ref, origin, doubts, match, faults, guest_ref, groups)
     raise ValueError("neither an act nor an unreadable row")
 
 
