@@ -562,6 +562,10 @@ class Keyring:
         """Return the 16-byte tag of a source reference within its facility, compared exactly."""
         return self._keys.tags[KeyPurpose.REFERENCE](f"1|reference|{facility_id}|{source_ref}".encode())[:16]
 
+    def guest_tag(self, facility_id: int, guest_ref: str) -> int:
+        """Return the tag of the sender's own name of a guest within its facility, compared exactly."""
+        return _integer(self._keys.tags[KeyPurpose.REFERENCE](f"1|guest|{facility_id}|{guest_ref}".encode()))
+
     def content_tag(self, canonical: bytes) -> bytes:
         """Return the 16-byte tag by which a repeated declaration (its canonical JSON) is recognised."""
         return self._keys.tags[KeyPurpose.CONTENT](b"1|content|" + canonical)[:16]

@@ -20,9 +20,10 @@ from uuid_utils.compat import uuid7
 
 from asm_daemon import rules
 from asm_daemon.crypto import IndexField, Keyring, Tampered, UnknownEpoch, document_value, epoch_of, name_values
+from asm_daemon.expecting import Expectations, document_number_of, merge_patch, sift
 from asm_daemon.issuing import Draft
 from asm_daemon.ledger import canonical_json
-from asm_daemon.model import Contents, Facility, Presence, StayRow, Tags
+from asm_daemon.model import Contents, ExpectedContents, ExpectedRow, Facility, Presence, StayRow, Tags
 from asm_daemon.problems import PROBLEMS, Refused, from_validation, invalid, located
 from asm_daemon.sealing import new_salt, open_contents, seal_contents
 from schemas.act import Act, ActKind
@@ -33,12 +34,14 @@ from schemas.stay import (
     CheckOut,
     DeclarationContext,
     Document,
+    ExpectedStay,
     Extension,
     Instant,
     StayCorrection,
     StayDeclaration,
     StayMatch,
     UndoCheckOut,
+    is_source_ref,
 )
 from schemas.violations import Violation, violation
 
@@ -55,7 +58,8 @@ class Command:
     """One act, addressed and authorised.
 
     `received_at` is when the request body was complete; `actor` the principal's id. A transition names its stay by
-    `stay_id`, by the act's `source_ref` or by its `match`. `expected_version` is If-Match. `idempotency_key` names a
+    `stay_id`, by the act's `source_ref` or by its `match`, or the expected guest whom it is about by `expected_id`.
+    `expected_version` is If-Match. `idempotency_key` names a
     declaration whose sender gave no `source_ref`. With `extends_within_days` an extension is one in the strict sense of
     the national portal: the departure moves to a later time, at most so many days after the day of arrival.
     """
@@ -65,6 +69,7 @@ class Command:
     received_at: datetime
     actor: str
     stay_id: UUID | None = None
+    expected_id: UUID | None = None
     expected_version: int | None = None
     idempotency_key: str | None = field(default=None, repr=False)
     extends_within_days: int | None = None
@@ -75,7 +80,9 @@ class Prepared:
     """An act that is sound by itself. `derived_name`: its sender gave none, so facility, document and day name it.
 
     `match` is the document that names the stay of a transition, `document_tag` then its tag; with `arrived_on` it means
-    the stay that began on that day, and `ref_tag` is the name it has if its sender gave none.
+    the stay that began on that day, and `ref_tag` is the name it has if its sender gave none. `guest_ref` is the
+    sender's own name of the guest that a `match` has instead. `refusal`: why a declaration is none by itself; it may
+    still complete an expectation.
     """
 
     command: Command
@@ -88,15 +95,25 @@ class Prepared:
     derived_name: bool = False
     match: Document | None = None
     arrived_on: date | None = None
+    guest_ref: str | None = field(default=None, repr=False)
+    guest_tag: int | None = None
+    refusal: Refused | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What became of one act. `row` is the version that resulted, or that exists already."""
+    """What became of one act. `row` is the version that resulted, or that exists already.
 
-    outcome: Literal["accepted", "duplicate", "refused"]
+    `expected` is the expected guest that it was about and that is still no stay, `missing` what they lack to be one;
+    `warnings` are what was found while deciding.
+    """
+
+    outcome: Literal["accepted", "duplicate", "expected", "refused"]
     row: StayRow | None = None
     refusal: Refused | None = None
+    expected: ExpectedRow | None = None
+    missing: tuple[Violation, ...] = ()
+    warnings: tuple[Violation, ...] = ()
 
 
 _BODIES: Mapping[ActKind, type[BaseModel]] = {
@@ -117,10 +134,50 @@ def prepare(keyring: Keyring, command: Command) -> Prepared:
         if refusal is not None:
             code, violations = refusal
             raise Refused(code if code in PROBLEMS else "bad_request", violations=violations)
+    if act.kind is ActKind.EXPECT:
+        return _prepare_expectation(keyring, command, None)
+    try:
+        return _prepare_sound(keyring, command)
+    except Refused as refusal:
+        # What is missing may be known of the guest who was expected under this name.
+        named = command.expected_id or _name(act)
+        if act.kind is not ActKind.DECLARE or not named or act.violations or refusal.code != "declaration_invalid":
+            raise
+        return _prepare_expectation(keyring, command, refusal)
+
+
+def _prepare_expectation(keyring: Keyring, command: Command, refusal: Refused | None) -> Prepared:
+    """An act of which any part may be missing. Raises `Refused` if it names nobody, or another facility."""
+    act, facility = command.act, command.facility
+    name = _name(act)
+    if name is None and command.expected_id is None:
+        raise invalid("wrong_source_ref" if act.fields.get("source_ref") else "required", "/source_ref")
+    if act.fields.get("facility") not in (None, facility.code):
+        raise Refused("facility_not_granted")
+    return Prepared(
+        command=command,
+        body=ExpectedStay(dict(act.fields)),
+        ref_tag=keyring.reference_tag(facility.id, name) if name else None,
+        document_tag=_patched_document_tag(keyring, act.fields),
+        content_tag=None,
+        declared=None,
+        warnings=(*act.warnings, *act.violations),
+        refusal=refusal,
+    )
+
+
+def _name(act: Act) -> str | None:
+    """The sender's own name of a stay, if it has the form of one."""
+    name = act.fields.get("source_ref")
+    return act.source_ref or (name if isinstance(name, str) and is_source_ref(name) else None)
+
+
+def _prepare_sound(keyring: Keyring, command: Command) -> Prepared:
+    act, facility = command.act, command.facility
     body, match = _validate_act(command)
     if isinstance(body, StayDeclaration):
         return _prepare_declaration(keyring, command, body)
-    document, arrived_on = (match.document, match.arrived_on) if match else (None, None)
+    document, arrived_on, guest_ref = (match.document, match.arrived_on, match.guest_ref) if match else (None,) * 3
     ref = act.source_ref
     if document is not None and arrived_on is not None:
         ref = rules.derived_ref(facility.id, document.number, arrived_on)
@@ -135,6 +192,8 @@ def prepare(keyring: Keyring, command: Command) -> Prepared:
         warnings=act.warnings,
         match=document,
         arrived_on=arrived_on,
+        guest_ref=guest_ref,
+        guest_tag=keyring.guest_tag(facility.id, guest_ref) if guest_ref else None,
     )
 
 
@@ -212,10 +271,8 @@ def _derived_ref(facility: Facility, body: StayDeclaration) -> str:
 
 
 def _patched_document_tag(keyring: Keyring, patch: Mapping[str, Any]) -> int | None:
-    guest = patch.get("guest")
-    document = guest.get("document") if isinstance(guest, Mapping) else None
-    number = document.get("number") if isinstance(document, Mapping) else None
-    return keyring.presence_tag(document_value(number)) if isinstance(number, str) else None
+    number = document_number_of(patch)
+    return keyring.presence_tag(document_value(number)) if number is not None else None
 
 
 def declared_members(declaration: StayDeclaration) -> dict[str, Any]:
@@ -264,6 +321,7 @@ class World:
         earlier: Iterable[StayRow],
         left: Iterable[tuple[StayRow, int]],
         drafts: Draft,
+        expected: Iterable[ExpectedRow] = (),
     ) -> None:
         """`left` are stays that have ended lately, each with the presence tag that it is asked for by."""
         self._keyring = keyring
@@ -283,6 +341,7 @@ class World:
             self._left.setdefault((row.facility_id, tag), set()).add(row.id)
         self._opened: dict[tuple[UUID, int], Contents] = {}
         self._drafts = drafts
+        self.expectations = Expectations(keyring, now, expected)
         self.changes: dict[UUID, Change] = {}
         self.superseded: list[StayRow] = []
         self.new_refs: dict[tuple[int, bytes], UUID] = {}
@@ -291,6 +350,9 @@ class World:
     def decide(self, act: Prepared) -> Decision:
         """Decide one act and remember what it does; a refusal does nothing."""
         try:
+            expected = self._expected(act)
+            if expected is not None or isinstance(act.body, ExpectedStay):
+                return self._decide_expected(act, expected)
             if isinstance(act.body, StayDeclaration):
                 return self._declare(act, act.body)
             return self._change(act)
@@ -310,7 +372,9 @@ class World:
 
     # -- declarations --------------------------------------------------------------------------------------------------
 
-    def _declare(self, act: Prepared, body: StayDeclaration) -> Decision:
+    def _declare(
+        self, act: Prepared, body: StayDeclaration, left_at: datetime | None = None, *, was_expected: bool = False
+    ) -> Decision:
         facility = act.command.facility
         existing = self._named(act)
         if existing is not None and act.derived_name and _has_left_before(existing, body.arrived_at):
@@ -318,7 +382,10 @@ class World:
         elif existing is not None:
             return self._declare_again(act, existing)
         if body.override is None and act.document_tag is not None:
-            span, document = (body.arrived_at, body.planned_departure_at), document_value(body.guest.document.number)
+            span, document = (
+                (body.arrived_at, left_at or body.planned_departure_at),
+                document_value(body.guest.document.number),
+            )
             staying = self._staying(facility, act.document_tag, document, span)
             if staying is not None:
                 raise AlreadyStaying(staying)
@@ -333,6 +400,7 @@ class World:
             override=body.override.model_dump() if body.override else None,
             guest_ref=act.command.act.guest_ref,
             groups=act.command.act.groups,
+            was_expected=was_expected,
         )
         batch_id, index = self._drafts.next_place(facility)
         row = StayRow(
@@ -364,6 +432,8 @@ class World:
         for row in (current, *self._earlier.get(current.id, ())):
             if row.content_tag == act.content_tag:
                 return Decision("duplicate", row=row)
+        if self.contents(current).was_expected:  # the same act again, which an expectation had completed
+            return self._said_already(act, current)
         raise Refused("content_differs")
 
     def _staying(
@@ -388,6 +458,8 @@ class World:
             stay_id = self._refs.get((facility_id, act.ref_tag))
         if stay_id is None and act.match is not None:
             return self._matched(act, act.match)
+        if stay_id is None and act.guest_ref is not None:
+            return max(self._guests(act), key=_arrival, default=None)
         return self._rows.get((facility_id, stay_id)) if stay_id is not None else None
 
     def _matched(self, act: Prepared, document: Document) -> StayRow | None:
@@ -416,10 +488,21 @@ class World:
     def _guest_document(self, row: StayRow) -> Document:
         return Document.model_validate_json(orjson.dumps(self.contents(row).declared["guest"]["document"]))
 
+    def _guests(self, act: Prepared) -> list[StayRow]:
+        """The stays in house of the guest whom the sender names."""
+        facility_id = act.command.facility.id
+        return [
+            row
+            for entries in self._present.values() for entry in entries.values()
+            if entry.facility_id == facility_id and entry.guest_tag == act.guest_tag
+            and (row := self._rows.get((facility_id, entry.stay_id))) is not None
+            and self.contents(row).guest_ref == act.guest_ref
+        ]  # fmt: skip
+
     def _change(self, act: Prepared) -> Decision:
         current = self._named(act)
         if current is None:
-            raise Refused("not_found" if act.match is None else "not_in_house")
+            raise Refused("not_found" if act.match is None and act.guest_ref is None else "not_in_house")
         if act.match is not None and act.arrived_on is None and current.status == "departed":
             return Decision("duplicate", row=current)
         contents = self.contents(current)
@@ -495,6 +578,167 @@ class World:
             raise invalid("departure_before_arrival", "/arrived_at")
         return replace(contents, declared=declared), row
 
+    # -- guests who are expected, or here without an identity ----------------------------------------------------------
+
+    def _expected(self, act: Prepared) -> ExpectedRow | None:
+        """The expected guest that the act is about, if it is about one. In house comes before expected, and there the
+        later arrival."""
+        facility_id, expected_id = act.command.facility.id, act.command.expected_id
+        if expected_id is not None:
+            row = self.expectations.of_id(facility_id, expected_id)
+            if row is None:
+                raise Refused("not_found")
+            return row
+        if act.ref_tag is not None:
+            return self.expectations.named(facility_id, act.ref_tag)
+        if act.guest_ref is None or act.guest_tag is None:
+            return None
+        rows = self.expectations.of_guest(facility_id, act.guest_tag, act.guest_ref)
+        here = [row for row in rows if row.present and row.departed_at is None]
+        staying = max((row.arrived_at for row in self._guests(act)), default=None)
+        if here or staying is None:
+            return max(here or rows, key=lambda row: row.arrives_at or row.created_at, default=None)
+        return None
+
+    def _decide_expected(self, act: Prepared, row: ExpectedRow | None) -> Decision:
+        kind, body = act.command.act.kind, act.body
+        if row is None:
+            stay = self._named(act)
+            if stay is not None:
+                return self._said_already(act, stay)
+            if act.refusal is not None:
+                raise act.refusal
+            return self._expect(act, None, act.command.act.fields)
+        if kind is ActKind.DECLARE:
+            return self._declare_expected(act, row)
+        if isinstance(body, Cancellation):
+            return self._mark_expected(act, row, ended=True, departed_at=row.departed_at)
+        if row.state == "ended" and kind is not ActKind.EXPECT:
+            raise Refused("wrong_state")
+        if not isinstance(body, CheckOut | UndoCheckOut):
+            return self._expect(act, row, act.command.act.fields)
+        if not row.present:
+            raise Refused("wrong_state")
+        departed_at = body.departed_at if isinstance(body, CheckOut) else None
+        if departed_at is not None:
+            _refuse_departure(row.arrives_at, departed_at, act.command.received_at)
+        return self._mark_expected(act, row, departed_at=departed_at)
+
+    def _expect(self, act: Prepared, row: ExpectedRow | None, fields: Mapping[str, Any]) -> Decision:
+        """Take in what is known of a guest; it is a declaration at once if they are in house and nothing is missing."""
+        command, said = act.command, act.command.act
+        before = self.expectations.contents(row) if row is not None else None
+        found = sift(before.known if before else {}, fields, command.facility.kind, command.received_at, said.origin)
+        present, warnings = row is not None and row.present, found.warnings
+        if isinstance(given := fields.get("present"), bool):
+            present = given
+        elif given is not None:
+            warnings = (*warnings, violation("wrong_type", "/present", said.origin.get("/present"), expected="boolean"))
+        if not found.known and not present:
+            raise Refused("declaration_invalid", violations=(*act.warnings, *warnings) or [violation("required")])
+        contents = ExpectedContents(
+            known=found.known,
+            missing=_kept(found.missing),
+            source_ref=before.source_ref if before else _name(said) or "",
+            sender=command.actor,
+            guest_ref=said.guest_ref or (before.guest_ref if before else None),
+            groups={**(before.groups if before else {}), **said.groups},
+        )
+        missing = found.missing
+        if present and not missing:
+            try:
+                return self._complete(act, row, contents, warnings)
+            except Refused as refusal:
+                if refusal.code != "declaration_invalid":
+                    raise
+                missing = located(refusal.violations, said.origin)
+                contents = replace(contents, missing=_kept(missing))
+        if row is None:
+            kept: ExpectedRow | None = self.expectations.enter(
+                command.facility, act.ref_tag or b"", contents, present=present, received_at=command.received_at
+            )
+        else:
+            kept = self.expectations.change(
+                row, contents, received_at=command.received_at, present=present, departed_at=row.departed_at
+            )
+        outcome: Literal["expected", "duplicate"] = "expected" if kept is not None else "duplicate"
+        return Decision(outcome, expected=kept or row, missing=missing, warnings=warnings)
+
+    def _mark_expected(
+        self, act: Prepared, row: ExpectedRow, *, departed_at: datetime | None, ended: bool = False
+    ) -> Decision:
+        contents = self.expectations.contents(row)
+        kept = self.expectations.change(
+            row,
+            contents,
+            received_at=act.command.received_at,
+            present=row.present,
+            departed_at=departed_at,
+            ended=ended,
+        )
+        missing = () if ended else tuple(Violation(*each) for each in contents.missing)
+        return Decision("expected" if kept is not None else "duplicate", expected=kept or row, missing=missing)
+
+    def _declare_expected(self, act: Prepared, row: ExpectedRow) -> Decision:
+        """The desk declares an expected guest: what it says lies over what was known."""
+        contents, said = self.expectations.contents(row), act.command.act
+        fields = {name: value for name, value in said.fields.items() if name not in ("present", "facility")}
+        if fields.pop("source_ref", contents.source_ref) != contents.source_ref:
+            raise invalid("not_correctable", "/source_ref")
+        contents = replace(
+            contents,
+            known=merge_patch(contents.known, fields),
+            guest_ref=said.guest_ref or contents.guest_ref,
+            groups={**contents.groups, **said.groups},
+        )
+        return self._complete(act, row, contents)
+
+    def _complete(
+        self, act: Prepared, row: ExpectedRow | None, contents: ExpectedContents, warnings: tuple[Violation, ...] = ()
+    ) -> Decision:
+        """Declare what an expectation has become, and check out who has left meanwhile. Raises `Refused` before
+        anything is changed."""
+        left_at = row.departed_at if row is not None else None
+        said = replace(
+            act.command.act,
+            kind=ActKind.DECLARE,
+            fields=contents.known,
+            source_ref=contents.source_ref,
+            match=None,
+            violations=(),
+            warnings=(),
+            guest_ref=contents.guest_ref,
+            groups=contents.groups,
+        )
+        command = replace(act.command, act=said, stay_id=None, expected_id=None, expected_version=None)
+        prepared = _prepare_sound(self._keyring, command)
+        if not isinstance(prepared.body, StayDeclaration):
+            raise TypeError
+        if left_at is not None and left_at < prepared.body.arrived_at:
+            raise invalid("departure_before_arrival", "/arrived_at")
+        decision = self._declare(prepared, prepared.body, left_at, was_expected=True)
+        if row is not None:
+            self.expectations.remove(row)
+        if left_at is not None and decision.row is not None:
+            left = replace(command, act=replace(said, kind=ActKind.CHECK_OUT), stay_id=decision.row.id)
+            decision = self._change(replace(prepared, command=left, body=CheckOut(departed_at=left_at)))
+        return replace(decision, warnings=(*warnings, *prepared.warnings))
+
+    def _said_already(self, act: Prepared, stay: StayRow) -> Decision:
+        """What is said of a guest who has been declared: nothing new, or a difference that is no correction."""
+        if stay.status == "cancelled":
+            raise Refused("stay_cancelled")
+        command, said = act.command, act.command.act
+        for row in (stay, *self._earlier.get(stay.id, ())):
+            declared = self.contents(row).declared
+            found = sift(declared, said.fields, command.facility.kind, command.received_at, said.origin)
+            if found.missing or (found.warnings and said.kind is ActKind.DECLARE):
+                continue
+            after = _validate(StayDeclaration, found.known, command, said.origin)
+            if isinstance(after, StayDeclaration) and declared_members(after) == declared:
+                return Decision("duplicate", row=row, warnings=found.warnings)
+        raise Refused("content_differs")
+
     # -- bookkeeping ---------------------------------------------------------------------------------------------------
 
     def _adopt(self, facility: Facility, contents: Contents, row: StayRow, document_tag: int | None) -> None:
@@ -505,7 +749,8 @@ class World:
         self._leave(row.id)
         presence = None
         if row.status == "declared" and document_tag is not None:
-            presence = Presence(facility.id, row.id, document_tag, row.arrived_at, row.planned_departure_at)
+            guest_tag = self._keyring.guest_tag(facility.id, contents.guest_ref) if contents.guest_ref else None
+            presence = Presence(facility.id, row.id, document_tag, row.arrived_at, row.planned_departure_at, guest_tag)
             self._enter(presence)
         elif row.status == "cancelled" and contents.source_ref is None:
             # a name that was not the sender's own must not keep the declaration from being made again
@@ -541,19 +786,6 @@ class AlreadyStaying(Refused):
         self.row = row
 
 
-def merge_patch(target: Any, patch: Any) -> Any:
-    """JSON Merge Patch (RFC 7396)."""
-    if not isinstance(patch, Mapping):
-        return patch
-    result = dict(target) if isinstance(target, Mapping) else {}
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        else:
-            result[name] = merge_patch(result.get(name), value)
-    return result
-
-
 def _span(row: StayRow) -> Span:
     return row.arrived_at, row.planned_departure_at
 
@@ -569,11 +801,19 @@ def _has_left_before(row: StayRow, arrived_at: datetime) -> bool:
 def _departed(current: StayRow, departed_at: datetime, received_at: datetime) -> StayRow:
     if current.status == "cancelled":
         raise Refused("wrong_state")
-    if departed_at < current.arrived_at:
+    _refuse_departure(current.arrived_at, departed_at, received_at)
+    return replace(current, status="departed", departed_at=departed_at)
+
+
+def _refuse_departure(arrived_at: datetime | None, departed_at: datetime, received_at: datetime) -> None:
+    if arrived_at is not None and departed_at < arrived_at:
         raise invalid("departure_before_arrival", "/departed_at")
     if departed_at > received_at + CLOCK_TOLERANCE:
         raise invalid("departure_in_future", "/departed_at")
-    return replace(current, status="departed", departed_at=departed_at)
+
+
+def _kept(faults: Iterable[Violation]) -> tuple[tuple[str, str, str, str], ...]:
+    return tuple((fault.code, fault.pointer, fault.vi, fault.en) for fault in faults)
 
 
 def _returned(current: StayRow) -> StayRow:

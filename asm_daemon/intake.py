@@ -7,7 +7,7 @@ and the audit entry, or nothing. While one batch commits, the next one gathers; 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,11 +30,13 @@ from asm_daemon.decisions import (
     World,
     prepare,
 )
+from asm_daemon.expecting import document_number_of
 from asm_daemon.issuing import Draft, Issuer
-from asm_daemon.model import Presence, StayRow, lane_of
+from asm_daemon.model import ExpectedRow, Presence, StayRow, lane_of
 from asm_daemon.problems import Refused, problem_document, violated
-from asm_daemon.sealing import open_contents
+from asm_daemon.sealing import open_contents, open_expected
 from asm_daemon.store import LOST, Connection
+from asm_daemon.store import expected as expected_store
 from asm_daemon.store import stays as store
 from schemas.act import ActKind, Unreadable
 from schemas.sandbox import verification_of
@@ -47,6 +49,12 @@ RETRIES = 3
 RECONNECT_SECONDS = 0.2
 ROWS_PER_TURN = 100
 """Rows validated before other requests get a turn of the event loop."""
+_OUTCOMES: tuple[Literal["accepted", "duplicate", "expected", "refused"], ...] = (
+    "accepted",
+    "duplicate",
+    "expected",
+    "refused",
+)
 _SHOWS_THE_STAY = frozenset({"already_staying", "content_differs", "stay_cancelled"})
 
 log = structlog.get_logger()
@@ -54,13 +62,18 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one act. `stay` is the version that resulted or exists; a rehearsal has neither id nor receipt."""
+    """What became of one act. `stay` is the version that resulted or exists; a rehearsal has neither id nor receipt.
 
-    outcome: Literal["accepted", "duplicate", "refused"]
+    `expected` is the guest who is kept without being declared, `missing` what such a guest lacks.
+    """
+
+    outcome: Literal["accepted", "duplicate", "expected", "refused"]
     stay: StayRow | None = None
     receipt: Mapping[str, Any] | None = None
     refusal: Refused | None = None
     warnings: tuple[Violation, ...] = ()
+    expected: ExpectedRow | None = None
+    missing: tuple[Violation, ...] = ()
 
 
 @dataclass(slots=True)
@@ -145,7 +158,15 @@ class Intake:
                 row = _shown(decision) if decision.outcome != "accepted" else None
                 if decision.refusal is not None and row is not None:
                     decision.refusal.stay_id = str(row.id)
-                outcomes[place] = Outcome(decision.outcome, row, None, decision.refusal, act.warnings)
+                outcomes[place] = Outcome(
+                    decision.outcome,
+                    row,
+                    None,
+                    decision.refusal,
+                    (*act.warnings, *decision.warnings),
+                    decision.expected if decision.outcome == "duplicate" else None,
+                    decision.missing,
+                )
         return [outcome for outcome in outcomes if outcome is not None]
 
     async def run(self) -> None:
@@ -275,20 +296,27 @@ class Intake:
                     details={"rows": len(batch.leaves) // 32, "checkpoint": batch.checkpoint.split("\n", 3)[2]},
                 ),
             )
+        if world.expectations.changed or world.expectations.removed:
+            await audit.append(connection, _expected_entry(world, now))
         await _remember_earlier_batches(connection, draft, decisions, {batch.id for batch in batches})
         return [_outcome(world, draft, act, decision) for act, decision in zip(acts, decisions, strict=True)]
 
     async def _load(self, connection: Connection, acts: Sequence[Prepared], draft: Draft) -> World:
         """Read what the acts are about. Under the facilities' turns nothing of it can change before we write."""
         named = [(act.command.facility.id, act.ref_tag) for act in acts if act.ref_tag is not None]
-        refs = await store.find_refs(connection, *_columns(named)) if named else {}
+        refs, expected = await expected_store.find_named(connection, *_columns(named)) if named else ({}, [])
         tags = [(act.command.facility.id, act.document_tag) for act in acts if act.document_tag is not None]
+        expected += await self._expected(connection, acts)
+        tags += self._tags_of(expected)
         present = await store.find_present(connection, *_columns(tags)) if tags else []
+        guests = [(act.command.facility.id, act.guest_tag) for act in acts if act.guest_tag is not None]
+        if guests:
+            present += await store.find_present_guests(connection, *_columns(guests))
         wanted = {(facility_id, stay_id) for (facility_id, _), stay_id in refs.items()}
         wanted |= {(entry.facility_id, entry.stay_id) for entry in present}
         wanted |= {(act.command.facility.id, act.command.stay_id) for act in acts if act.command.stay_id is not None}
         rows = await store.read_stays(connection, *_columns(wanted)) if wanted else []
-        moved = _moved(acts, refs)
+        moved = _moved(acts, refs, present)
         moving = [row for row in rows if (row.facility_id, row.id) in moved]
         if moving:  # they may meet another stay of the same document, and that is in the blob
             present += await self._present_beside(connection, moving)
@@ -299,7 +327,30 @@ class Intake:
         rows += [row for row, _ in left]
         changed = {(row.facility_id, row.id) for row in rows if row.version > 1}
         earlier = await store.read_versions(connection, *_columns(changed)) if changed else []
-        return World(self._keyring, self._now(), refs, present, rows, earlier, left, draft)
+        return World(self._keyring, self._now(), refs, present, rows, earlier, left, draft, expected)
+
+    async def _expected(self, connection: Connection, acts: Sequence[Prepared]) -> list[ExpectedRow]:
+        """The expected guests whom acts name otherwise than by reference."""
+        rows = []
+        ids = [
+            (act.command.facility.id, act.command.expected_id) for act in acts if act.command.expected_id is not None
+        ]
+        if ids:
+            rows += await expected_store.read_expected(connection, *_columns(ids))
+        guests = [(act.command.facility.id, act.guest_tag) for act in acts if act.guest_tag is not None]
+        if guests:
+            rows += await expected_store.find_guests(connection, *_columns(guests))
+        return rows
+
+    def _tags_of(self, rows: Iterable[ExpectedRow]) -> list[tuple[int, int]]:
+        """The presence tags of expected guests: declared, they may meet another stay of the same document."""
+        tags = []
+        for row in rows:
+            with suppress(Tampered, UnknownEpoch):  # deciding will say so
+                number = document_number_of(open_expected(self._keyring, row).known)
+                if number is not None:
+                    tags.append((row.facility_id, self._keyring.presence_tag(document_value(number))))
+        return tags
 
     async def _ended_lately(
         self, connection: Connection, acts: Iterable[Prepared], present: Iterable[Presence]
@@ -335,9 +386,14 @@ class Intake:
 _MOVES = frozenset({ActKind.CORRECT, ActKind.EXTEND, ActKind.UNDO_CHECK_OUT})
 
 
-def _moved(acts: Iterable[Prepared], refs: Mapping[tuple[int, bytes], UUID]) -> set[tuple[int, UUID]]:
+def _moved(
+    acts: Sequence[Prepared], refs: Mapping[tuple[int, bytes], UUID], present: Iterable[Presence]
+) -> set[tuple[int, UUID]]:
     """The stays that these acts may bring to another time, or under another document: (facility, stay)."""
     moved = set()
+    named = {(act.command.facility.id, act.guest_tag) for act in acts if act.guest_tag is not None}
+    if named:
+        moved = {(each.facility_id, each.stay_id) for each in present if (each.facility_id, each.guest_tag) in named}
     for act in acts:
         facility_id, stay_id = act.command.facility.id, act.command.stay_id
         if stay_id is None and act.ref_tag is not None:
@@ -366,6 +422,11 @@ async def _write(connection: Connection, world: World, now: datetime) -> None:
         await _write_changed(connection, changed)
     if world.superseded:
         await store.insert_versions(connection, world.superseded)
+    expectations = world.expectations
+    if expectations.removed:
+        await expected_store.delete_expected(connection, *_columns(expectations.removed))
+    if expectations.changed:
+        await expected_store.put_expected(connection, list(expectations.changed.values()))
     trials = [change for change in world.changes.values() if change.facility.sandbox]
     if trials:
         await store.confirm_sandbox(
@@ -381,6 +442,19 @@ async def _write(connection: Connection, world: World, now: datetime) -> None:
                 for change in trials
             ],
         )
+
+
+def _expected_entry(world: World, now: datetime) -> audit.AuditEntry:
+    """No receipt speaks of an expected guest; that they came and went is recorded all the same."""
+    expectations = world.expectations
+    return audit.AuditEntry(
+        at=now,
+        actor_kind="daemon",
+        actor="intake",
+        action="expected.commit",
+        object="expected_stays",
+        details={"kept": len(expectations.changed), "declared": len(expectations.removed)},
+    )
 
 
 async def _write_changed(connection: Connection, changed: list[Change]) -> None:
@@ -431,8 +505,9 @@ def _outcome(world: World, draft: Draft, act: Prepared, decision: Decision) -> O
         receipt = draft.receipt(act.command.facility, row, world.contents(row)) if row is not None else None
     except Refused as unreadable:
         return Outcome("refused", None, None, unreadable, act.warnings)
+    warnings = (*act.warnings, *decision.warnings)
     if decision.refusal is None:
-        return Outcome(decision.outcome, row, receipt, None, act.warnings)
+        return Outcome(decision.outcome, row, receipt, None, warnings, decision.expected, decision.missing)
     decision.refusal.stay_id = str(row.id) if row is not None else None
     decision.refusal.receipt = receipt
     return Outcome("refused", None, None, decision.refusal, act.warnings)
@@ -453,6 +528,7 @@ def row_result(command: Command, outcome: Outcome) -> RowResult:
     return RowResult(
         row=command.act.row,
         outcome=outcome.outcome,
+        expected_id=str(outcome.expected.id) if outcome.expected else None,
         source_ref=command.act.source_ref or (outcome.receipt or {}).get("source_ref"),
         stay_id=str(stay.id) if stay else None,
         version=stay.version if stay else None,
@@ -460,6 +536,7 @@ def row_result(command: Command, outcome: Outcome) -> RowResult:
         receipt=dict(outcome.receipt) if outcome.receipt is not None else None,
         problem=problem_document(outcome.refusal) if outcome.refusal else None,
         warnings=[violated(found) for found in outcome.warnings],
+        missing=[violated(found) for found in outcome.missing],
     )
 
 
@@ -470,6 +547,7 @@ def unreadable_result(row: Unreadable) -> RowResult:
 
 
 def batch_result(results: Sequence[RowResult]) -> BatchResult:
-    """The counts over all rows: received = accepted + duplicate + refused."""
-    counts = {name: sum(result.outcome == name for result in results) for name in ("accepted", "duplicate", "refused")}
+    """The counts over all rows: received = accepted + duplicate + expected + refused."""
+    outcomes = Counter(result.outcome for result in results)
+    counts = {name: outcomes[name] for name in _OUTCOMES}
     return BatchResult(received=len(results), results=list(results), **counts)

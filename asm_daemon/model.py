@@ -100,6 +100,34 @@ class Presence(NamedTuple):
     document_tag: int
     arrived_at: datetime
     planned_departure_at: datetime | None
+    guest_tag: int | None = None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ExpectedRow:
+    """A guest who is expected, or here without an identity (khách dự kiến, khách chưa đủ nhân thân), as it is stored.
+
+    `arrives_at` is when they are expected, or have come if `present`; `departed_at` when they left undeclared;
+    `deadline_at` when the declaration is due, None while no arrival is known. `version` counts the changes.
+    """
+
+    facility_id: int
+    ref_tag: bytes
+    id: UUID
+    version: int
+    guest_tag: int | None
+    present: bool
+    state: Literal["open", "ended"]
+    arrives_at: datetime | None
+    departed_at: datetime | None
+    deadline_at: datetime | None
+    created_at: datetime
+    changed_at: datetime
+    ended_at: datetime | None
+    sealed: bytes
+
+    def __repr__(self) -> str:
+        return f"<ExpectedRow {self.id} v{self.version}>"
 
 
 class Tags(NamedTuple):
@@ -125,7 +153,7 @@ class Contents:
 
     `declared` is the canonical declaration (JSON-shaped, without `override`), `salt` makes the receipt's digest of it
     unguessable, `override` and `cancellation` are the owner's own statements, `sender` the principal that sent it.
-    `guest_ref` and `groups` are those of the act (`schemas.act.Act`).
+    `guest_ref` and `groups` are those of the act (`schemas.act.Act`). `was_expected`: it completes an expectation.
     """
 
     declared: Mapping[str, Any]
@@ -136,6 +164,25 @@ class Contents:
     cancellation: Mapping[str, Any] | None = None
     guest_ref: str | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
+    was_expected: bool = False
 
     def __repr__(self) -> str:
         return "<Contents>"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ExpectedContents:
+    """What is known of an expected guest, once opened: sound members of a declaration (`known`), and what it lacks.
+
+    `missing` are (code, pointer, Vietnamese, English) of each violation; the rest is as in `Contents`.
+    """
+
+    known: Mapping[str, Any]
+    missing: tuple[tuple[str, str, str, str], ...]
+    source_ref: str
+    sender: str
+    guest_ref: str | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return "<ExpectedContents>"

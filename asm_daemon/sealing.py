@@ -1,4 +1,4 @@
-"""The one blob in which everything about a person is sealed, per version of a stay."""
+"""The one blob in which everything about a person is sealed, per version of a stay or of an expected one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uuid import UUID
 import orjson
 
 from asm_daemon.crypto import Keyring, RecordName, epoch_of
-from asm_daemon.model import Contents, StayRow
+from asm_daemon.model import Contents, ExpectedContents, ExpectedRow, StayRow
 from asm_daemon.receipts import SALT_BYTES
 
 SCHEMA_VERSION = 1
@@ -46,6 +46,7 @@ def _encode(contents: Contents) -> bytes:
             "cancellation": contents.cancellation,
             "guest_ref": contents.guest_ref,
             "groups": contents.groups,
+            "was_expected": contents.was_expected,
         },
         option=orjson.OPT_SORT_KEYS,
     )
@@ -54,3 +55,19 @@ def _encode(contents: Contents) -> bytes:
 def _decode(plaintext: bytes) -> Contents:
     members: dict[str, Any] = orjson.loads(plaintext)
     return Contents(**{**members, "salt": bytes.fromhex(members["salt"])})
+
+
+def seal_expected(keyring: Keyring, facility_id: int, row_id: UUID, version: int, contents: ExpectedContents) -> bytes:
+    """Seal what is known of an expected guest. Raises `UnknownEpoch`."""
+    members = {name: getattr(contents, name) for name in ExpectedContents.__slots__}
+    return keyring.seal(_expected_name(facility_id, row_id, version), orjson.dumps(members))
+
+
+def open_expected(keyring: Keyring, row: ExpectedRow) -> ExpectedContents:
+    """Open what is known of an expected guest. Raises `Tampered`, `UnknownEpoch`."""
+    members = orjson.loads(keyring.open(_expected_name(row.facility_id, row.id, row.version), row.sealed))
+    return ExpectedContents(**{**members, "missing": tuple(map(tuple, members["missing"]))})
+
+
+def _expected_name(facility_id: int, row_id: UUID, version: int) -> RecordName:
+    return RecordName("expected", epoch_of(row_id), facility_id, row_id, SCHEMA_VERSION, version)

@@ -230,6 +230,11 @@ DEPARTURE_OPTIONAL = frozenset(
 _SOURCE_REF = re.compile(r"^[\x21-\x7e]+$")
 
 
+def is_source_ref(text: str) -> bool:
+    """Whether this can be a `source_ref`."""
+    return len(text) <= SOURCE_REF_LIMIT and _SOURCE_REF.fullmatch(text) is not None
+
+
 class StayDeclaration(Input):
     """One declaration (thông báo lưu trú): the content of Article 30, Law on Residence, as of Law 118/2025/QH15.
 
@@ -306,13 +311,23 @@ class StayDeclaration(Input):
 
 
 class StayMatch(Input):
-    """Names a stay by its guest's document, among those in house at the facility (khách đang lưu trú).
+    """Names a stay by its guest, among those in house at the facility (khách đang lưu trú): by document, or by the
+    sender's own name of the guest (`guest_ref`), which also names a guest who is only expected.
 
-    With `arrived_on`, the local day of arrival, it is the stay that began on that day, in house or not.
+    With `arrived_on`, the local day of arrival, a document names the stay that began on that day, in house or not.
     """
 
-    document: Document
+    document: Document | None = None
+    guest_ref: Annotated[str, Field(min_length=1, max_length=SOURCE_REF_LIMIT)] | None = None
     arrived_on: date | None = None
+
+    @model_validator(mode="after")
+    def _guest_is_named_once(self) -> StayMatch:
+        if (self.document is None) == (self.guest_ref is None):
+            raise refuse("required") if self.document is None else refuse("contradicts", expected="document")
+        if self.guest_ref is not None and self.arrived_on is not None:
+            raise refuse("contradicts", expected="guest_ref")
+        return self
 
 
 class CheckOut(Input):
@@ -359,6 +374,30 @@ class StayCorrection(RootModel[dict[str, Any]]):
         definitions = schema.pop("$defs", {})
         schema["title"] = "StayCorrection"
         schema["description"] = cls.__doc__
+        inlined: dict[str, Any] = _inline(schema, definitions)
+        return inlined
+
+
+class ExpectedStay(RootModel[dict[str, Any]]):
+    """A guest who is expected, or here without an identity (khách dự kiến, khách chưa đủ nhân thân): any part of a
+    declaration. `present`: in house already, so that the deadline runs."""
+
+    model_config = ConfigDict(strict=True)
+
+    def __repr__(self) -> str:
+        return "<ExpectedStay>"
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
+        del core_schema, handler
+        schema: dict[str, Any] = _without_required(StayDeclaration.model_json_schema())
+        definitions = schema.pop("$defs", {})
+        schema["properties"]["present"] = {
+            "type": "boolean",
+            "default": False,
+            "description": "true: khách đã ở cơ sở, hạn khai báo đang tính · in house already, the deadline runs",
+        }
+        schema |= {"title": "ExpectedStay", "description": cls.__doc__, "required": ["source_ref"]}
         inlined: dict[str, Any] = _inline(schema, definitions)
         return inlined
 
@@ -441,21 +480,24 @@ class RowResult(Output):
     """What became of one row, in input order."""
 
     row: int
-    outcome: Literal["accepted", "duplicate", "refused"]
+    outcome: Literal["accepted", "duplicate", "expected", "refused"]
     source_ref: str | None = None
     stay_id: str | None = None
+    expected_id: str | None = Field(default=None, description="expected: kept, but not filed; waits under this id")
     version: int | None = None
     late_minutes: int | None = None
     receipt: dict[str, Any] | None = None
     problem: Problem | None = None
     warnings: list[Violated] = []
+    missing: list[Violated] = Field(default=[], description="expected: what it lacks to be a declaration")
 
 
 class BatchResult(Output):
-    """received = accepted + duplicate + refused, always."""
+    """received = accepted + duplicate + expected + refused, always. What is only expected is not filed."""
 
     received: int
     accepted: int
     duplicate: int
+    expected: int
     refused: int
     results: list[RowResult]

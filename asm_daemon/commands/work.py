@@ -63,7 +63,8 @@ def import_file(
         print_table(("row", "outcome", "code", "place", "message"), _lines(result))
         typer.echo(
             f"{result.received} dòng · rows: {result.accepted} đã nhận · accepted, "
-            f"{result.duplicate} trùng · duplicate, {result.refused} bị từ chối · refused"
+            f"{result.duplicate} trùng · duplicate, {result.expected} dự kiến, chưa khai báo · expected, not filed, "
+            f"{result.refused} bị từ chối · refused"
         )
     if dry_run:
         note("Chạy thử: không ghi nhận gì. · A rehearsal: nothing was stored.")
@@ -122,6 +123,8 @@ def _lines(result: BatchResult) -> Iterator[tuple[object, ...]]:
         yield from _problem_lines(row) if row.problem is not None else [_receipt_line(row)]
         for warning in row.warnings:
             yield row.row, "warning", warning.code, warning.place or warning.pointer, _both(warning)
+        for lack in row.missing:
+            yield row.row, "missing", lack.code, lack.place or lack.pointer, _both(lack)
 
 
 def _problem_lines(row: RowResult) -> Iterator[tuple[object, ...]]:
@@ -134,7 +137,7 @@ def _problem_lines(row: RowResult) -> Iterator[tuple[object, ...]]:
 
 
 def _receipt_line(row: RowResult) -> tuple[object, ...]:
-    if row.receipt is None:  # a rehearsal
+    if row.receipt is None:  # a rehearsal, or a guest who is only expected
         return row.row, row.outcome, None, None, None
     late = (
         f"muộn {row.late_minutes} phút · {row.late_minutes} minutes late" if row.late_minutes else "đúng hạn · on time"

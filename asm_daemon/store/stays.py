@@ -51,12 +51,28 @@ async def find_present(
     """Who is in house at these facilities under these document tags."""
     rows = await connection.fetch(
         """
-        SELECT DISTINCT facility_id, stay_id, document_tag, arrived_at, planned_departure_at
+        SELECT DISTINCT facility_id, stay_id, document_tag, arrived_at, planned_departure_at, guest_tag
         FROM unnest($1::int[], $2::bigint[]) AS wanted (facility_id, document_tag)
         JOIN in_house USING (facility_id, document_tag)
         """,
         facility_ids,
         document_tags,
+    )
+    return [Presence(*row) for row in rows]
+
+
+async def find_present_guests(
+    connection: Connection, facility_ids: Sequence[int], guest_tags: Sequence[int]
+) -> list[Presence]:
+    """Who is in house at these facilities under these tags of the senders' own names of guests."""
+    rows = await connection.fetch(
+        """
+        SELECT DISTINCT facility_id, stay_id, document_tag, arrived_at, planned_departure_at, guest_tag
+        FROM unnest($1::int[], $2::bigint[]) AS wanted (facility_id, guest_tag)
+        JOIN in_house USING (facility_id, guest_tag)
+        """,
+        facility_ids,
+        guest_tags,
     )
     return [Presence(*row) for row in rows]
 
@@ -145,13 +161,14 @@ async def insert_declared(
             INSERT INTO sync_queue (facility_id, stay_id, version, lane)
             SELECT * FROM unnest($23::int[], $24::uuid[], $25::int[], $26::smallint[])
         )
-        INSERT INTO in_house (facility_id, stay_id, document_tag, arrived_at, planned_departure_at)
-        SELECT * FROM unnest($27::int[], $28::uuid[], $29::bigint[], $30::timestamptz[], $31::timestamptz[])
+        INSERT INTO in_house (facility_id, stay_id, document_tag, arrived_at, planned_departure_at, guest_tag)
+        SELECT * FROM unnest($27::int[], $28::uuid[], $29::bigint[], $30::timestamptz[], $31::timestamptz[],
+            $32::bigint[])
         """,  # noqa: S608 - column names of our own
         *_by_column(((*_values(row), *tags) for row, tags in rows), 19),
         *_by_column(refs, 3),
         *_by_column(work, 4),
-        *_by_column(present, 5),
+        *_by_column(present, 6),
     )
 
 
@@ -193,12 +210,13 @@ async def put_present(connection: Connection, rows: Sequence[Presence]) -> None:
     """Write who is in house, new or changed."""
     await connection.execute(
         """
-        INSERT INTO in_house (facility_id, stay_id, document_tag, arrived_at, planned_departure_at)
-        SELECT * FROM unnest($1::int[], $2::uuid[], $3::bigint[], $4::timestamptz[], $5::timestamptz[])
+        INSERT INTO in_house (facility_id, stay_id, document_tag, arrived_at, planned_departure_at, guest_tag)
+        SELECT * FROM unnest($1::int[], $2::uuid[], $3::bigint[], $4::timestamptz[], $5::timestamptz[], $6::bigint[])
         ON CONFLICT (facility_id, stay_id) DO UPDATE SET document_tag = EXCLUDED.document_tag,
-            arrived_at = EXCLUDED.arrived_at, planned_departure_at = EXCLUDED.planned_departure_at
+            arrived_at = EXCLUDED.arrived_at, planned_departure_at = EXCLUDED.planned_departure_at,
+            guest_tag = EXCLUDED.guest_tag
         """,
-        *_by_column(rows, 5),
+        *_by_column(rows, 6),
     )
 
 

@@ -211,6 +211,8 @@ def _counted(results: list[PortalRow]) -> PortalRows:
 
 
 def _result(number: int, outcome: Outcome) -> PortalRow:
+    if outcome.outcome == "expected":
+        raise TypeError("a row of the portal's contract names nobody who is only expected")
     refusal, stay = outcome.refusal, outcome.stay
     receipt = outcome.receipt if refusal is None else refusal.receipt
     return PortalRow(

@@ -47,7 +47,7 @@ API for accommodation declaration: every declaration that is taken in is answere
 * **Gửi lại · Sending again** is always safe: `source_ref` names the stay within its facility. 201 accepted,
   200 the very same content was on file already (its receipt is in the answer).
 * **Lô · Batches**: 200 every row is on file (accepted or duplicate), 207 some rows were refused, 422 none is on file.
-  `received = accepted + duplicate + refused`; results stand in input order.
+  `received = accepted + duplicate + expected + refused`; results stand in input order.
 * **Thời điểm · Instants** carry their offset (RFC 3339). Lateness is counted from when the request body was complete.
 * **Dữ liệu cá nhân · Personal data** never belongs into a URL; answers that carry it are not to be cached.
 """
