@@ -22,7 +22,7 @@ from aiohttp import web
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from asm_daemon import admissions, audit, feeds, jobs, mllp, rules
+from asm_daemon import admissions, audit, feeds, jobs, mllp, no_shows, rules
 from asm_daemon.crypto import FileKeyStore, KeyPurpose, Keyring, epoch_at, epoch_bounds, next_epoch
 from asm_daemon.directory import Gate
 from asm_daemon.intake import Intake
@@ -37,6 +37,7 @@ from asm_daemon.sync import SyncLimits, Worker
 from asm_daemon.web.api import owner_routes
 from asm_daemon.web.app import Runner, make_app
 from asm_daemon.web.documents_api import document_routes
+from asm_daemon.web.expected_api import expected_routes
 from asm_daemon.web.feeds_api import feed_routes
 from asm_daemon.web.kbtt import Readers, kbtt_routes
 from asm_daemon.web.pages import page_routes
@@ -176,6 +177,7 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
                 settings.max_body_bytes,
                 settings.max_batch_rows,
             ),
+            *expected_routes(intake, pools["asm_intake"], keyring, settings.max_body_bytes, settings.max_batch_rows),
             *document_routes(identity.read),
             *kbtt_routes(
                 intake,
@@ -313,9 +315,13 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
             raise leaking
         return totals
 
+    async def erase_expected() -> Mapping[str, int]:
+        return await no_shows.erase_expected_once(pools["asm_intake"], daemon.settings.expected_kept_days, now())
+
     return (
         Job("seal-audit", IntervalTrigger(seconds=1), seal_audit, everywhere=True),
         Job("prepare-months", CronTrigger(hour=2, minute=10), prepare_months),
+        Job("erase-expected", CronTrigger(minute=25), erase_expected),
         Job("publish", CronTrigger(hour=PUBLISH_HOUR, minute=5), publish, at_start=True),
     )
 

@@ -14,15 +14,16 @@ import asyncpg
 from asm_daemon import audit, rules
 from asm_daemon.crypto import Keyring, Tampered, UnknownEpoch
 from asm_daemon.issuing import Issuer, code_of, read_code
-from asm_daemon.model import Contents, Facility, Principal, Scope, StayRow
-from asm_daemon.problems import Refused, invalid
-from asm_daemon.sealing import open_contents
+from asm_daemon.model import Contents, ExpectedRow, Facility, Principal, Scope, StayRow
+from asm_daemon.problems import Refused, invalid, violated
+from asm_daemon.sealing import open_contents, open_expected
 from asm_daemon.store import Connection, owned
+from asm_daemon.store import expected as expected_store
 from asm_daemon.store import stays as stays_store
-from schemas.answers import FacilityState, FacilityStates
-from schemas.queries import StaysQuery
+from schemas.answers import ExpectedPage, ExpectedState, FacilityState, FacilityStates
+from schemas.queries import ExpectedQuery, StaysQuery
 from schemas.stay import StayPage, StayState, StayView
-from schemas.violations import violation
+from schemas.violations import Violation, violation
 
 CODE_CANDIDATES = 1_000
 _LAST_ID = UUID(int=(1 << 128) - 1)
@@ -65,6 +66,75 @@ async def facility_of(pool: asyncpg.Pool, principal: Principal, stay_id: UUID) -
     if Scope.DECLARE not in scopes:
         raise Refused("scope_missing")
     return facility
+
+
+async def facility_expecting(pool: asyncpg.Pool, principal: Principal, expected_id: UUID) -> Facility:
+    """The facility of an expected guest whom the principal may declare. Raises `Refused` not_found, scope_missing."""
+    facilities = {facility.id: (facility, scopes) for facility, scopes in principal.grants.values()}
+    async with pool.acquire() as connection:
+        row = await expected_store.find_owned(connection, list(facilities), expected_id)
+    if row is None:
+        raise Refused("not_found")
+    facility, scopes = facilities[row.facility_id]
+    if Scope.DECLARE not in scopes:
+        raise Refused("scope_missing")
+    return facility
+
+
+async def list_expected(
+    pool: asyncpg.Pool, keyring: Keyring, principal: Principal, query: ExpectedQuery, now: datetime
+) -> ExpectedPage:
+    """A page of those who wait for their declaration at one granted facility or all of them, by deadline.
+
+    Raises `Refused`: facility_not_granted, scope_missing, request_invalid (a cursor of another list).
+    """
+    facilities = _chosen(principal, query.facility)
+    scope = f"expected|{principal.id}|{query.facility}|{query.due_before}"
+    async with pool.acquire() as connection:
+        rows = await expected_store.list_owned(
+            connection, list(facilities), query.due_before, _position(keyring, scope, query.cursor), query.limit + 1
+        )
+    page, following = rows[: query.limit], None
+    if len(rows) > query.limit:
+        due = page[-1].deadline_at.isoformat() if page[-1].deadline_at else ""
+        following = keyring.seal_cursor(scope, page[-1].id.bytes + due.encode())
+    return ExpectedPage(
+        expected=[_awaited(keyring, facilities[row.facility_id], row, now) for row in page], next=following
+    )
+
+
+def _position(keyring: Keyring, scope: str, cursor: str | None) -> tuple[datetime | None, UUID] | None:
+    if cursor is None:
+        return None
+    try:
+        position = keyring.open_cursor(scope, cursor)
+    except Tampered:
+        raise Refused("request_invalid", violations=[violation("wrong_cursor", "/cursor")]) from None
+    due = position[16:].decode()
+    return datetime.fromisoformat(due) if due else None, UUID(bytes=position[:16])
+
+
+def _awaited(keyring: Keyring, facility: Facility, row: ExpectedRow, now: datetime) -> ExpectedState:
+    source_ref: str | None = None
+    missing: tuple[tuple[str, str, str, str], ...] = ()
+    with suppress(Tampered, UnknownEpoch):  # one bad record must not hide the others
+        contents = open_expected(keyring, row)
+        source_ref, missing = contents.source_ref, contents.missing
+    due = row.deadline_at
+    return ExpectedState(
+        expected_id=str(row.id),
+        facility=facility.code,
+        source_ref=source_ref,
+        present=row.present,
+        arrives_at=row.arrives_at,
+        departed_at=row.departed_at,
+        deadline_at=due,
+        minutes_left=max(0, int((due - now).total_seconds() // 60)) if due else None,
+        late_minutes=rules.late_minutes(now, due) if due else 0,
+        missing=[violated(Violation(*each)) for each in missing],
+        created_at=row.created_at,
+        changed_at=row.changed_at,
+    )
 
 
 def _opened(keyring: Keyring, row: StayRow) -> Contents:
@@ -158,13 +228,14 @@ async def read_receipt(
 async def list_facilities(pool: asyncpg.Pool, principal: Principal, now: datetime) -> FacilityStates:
     """How every facility that the principal may see stands today, by code."""
     facilities = _granted(principal)
-    midnight, _ = rules.day_bounds(rules.local_day(now))
+    midnight, next_midnight = rules.day_bounds(rules.local_day(now))
     ids = list(facilities)
     async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         today = await owned.today(connection, ids, _id_at(midnight))
         house = await owned.presence(connection, ids, now, sorted(_CHECK_AGAIN))
         newest = await owned.last_declared(connection, ids)
-    nothing, nobody = owned.Today(0, 0), owned.House(0, 0)
+        awaited = await expected_store.waiting(connection, ids, midnight, next_midnight)
+    nothing, nobody, none = owned.Today(0, 0), owned.House(0, 0), expected_store.Waiting(0, 0, None)
     return FacilityStates(
         facilities=[
             FacilityState(
@@ -179,6 +250,9 @@ async def list_facilities(pool: asyncpg.Pool, principal: Principal, now: datetim
                 in_house=house.get(facility.id, nobody).guests,
                 check_document=house.get(facility.id, nobody).check_document,
                 last_declared_at=newest.get(facility.id),
+                expected_today=awaited.get(facility.id, none).expected_today,
+                identity_pending=awaited.get(facility.id, none).present,
+                next_deadline_at=awaited.get(facility.id, none).next_deadline_at,
             )
             for facility in sorted(facilities.values(), key=lambda facility: facility.code)
         ]

@@ -204,6 +204,13 @@ class Settings(BaseModel):
         le=300,
         description="Seconds that a revoked API key or grant may still work. 0 asks the database at every request.",
     )
+    expected_kept_days: int = Field(
+        default=3,
+        ge=0,
+        le=31,
+        description="Days after which an expected guest who did not come, or whose booking was cancelled, is erased. "
+        "Longer helps a desk whose guests come late, and keeps data of people who never came.",
+    )
     auditor_public_key_file: _File | None = Field(
         default=None,
         description="The public key of the auditor, to whom the terms of police searches are sealed. Absent: the terms "

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from schemas.police import Purpose
-from schemas.stay import Output
+from schemas.stay import Output, Violated
 
 Texts = dict[Literal["vi", "en"], str]
 
@@ -27,6 +27,35 @@ class FacilityState(Output):
     in_house: int = Field(description="Guests declared and not departed")
     check_document: int = Field(description="… whose document should be checked again (kiểm tra lại giấy tờ)")
     last_declared_at: datetime | None = Field(description="When the newest stay was declared")
+    expected_today: int = Field(description="Guests expected today and not declared (khách dự kiến)")
+    identity_pending: int = Field(description="Guests in house who cannot be declared yet (chưa đủ nhân thân)")
+    next_deadline_at: datetime | None = Field(description="… the nearest deadline among both; past ones included")
+
+
+class ExpectedState(Output):
+    """A guest who is expected, or here without an identity (khách dự kiến, chưa đủ nhân thân). Not filed; no personal
+    data."""
+
+    expected_id: str
+    facility: str
+    source_ref: str | None = Field(description="The sender's own name of the stay")
+    present: bool = Field(description="In house already: the deadline runs")
+    arrives_at: datetime | None = Field(description="When the guest is expected, or has come if present")
+    departed_at: datetime | None = Field(description="When the guest left undeclared")
+    deadline_at: datetime | None = Field(description="When the declaration is due; null while no arrival is known")
+    minutes_left: int | None = Field(description="Whole minutes until then, 0 when it is past")
+    late_minutes: int = Field(description="Minutes by which it would be late now, begun ones counted whole")
+    missing: list[Violated] = Field(description="What it lacks to be a declaration, by pointer")
+    created_at: datetime
+    changed_at: datetime
+
+
+class ExpectedPage(Output):
+    """One page of those who wait for their declaration, by deadline; the next page is the `next` link of the Link
+    header (RFC 8288)."""
+
+    expected: list[ExpectedState]
+    next: str | None
 
 
 class FacilityStates(Output):

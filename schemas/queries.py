@@ -30,6 +30,19 @@ class StaysQuery(Input):
     limit: Annotated[int, Field(ge=1, le=LIST_ROWS)] = 100
 
 
+class ExpectedQuery(Input):
+    """Which expected guests to list. Without a facility: those of every facility that the key may see."""
+
+    facility: Code | None = Field(default=None, description="Mã cơ sở lưu trú")
+    due_before: AwareDatetime | None = Field(
+        default=None, description="Hạn khai báo trước thời điểm này · Due before this instant"
+    )
+    cursor: Annotated[str, Field(max_length=CURSOR_LIMIT)] | None = Field(
+        default=None, description="Từ liên kết next · From the next link"
+    )
+    limit: Annotated[int, Field(ge=1, le=LIST_ROWS)] = 100
+
+
 class BatchQuery(Input):
     """How a batch is checked as a whole."""
 

@@ -477,7 +477,10 @@ async def test_a_refused_row_is_named_by_its_place_and_the_others_are_taken_in(
     (refused,) = [line for line in result.stdout.splitlines() if " refused " in line]
     assert refused.split()[:3] == ["3", "refused", "unknown_code"]
     assert "cột Lý do" in refused
-    assert "3 dòng · rows: 2 đã nhận · accepted, 0 trùng · duplicate, 1 bị từ chối · refused" in result.stdout
+    assert (
+        "2 đã nhận · accepted, 0 trùng · duplicate, 0 dự kiến, chưa khai báo · expected, not filed, 1 bị từ chối"
+        in result.stdout
+    )
     assert await stays(database) == 2
 
 

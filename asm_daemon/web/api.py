@@ -54,6 +54,7 @@ _CREATED, _MULTI = 201, 207
 
 Fields = Mapping[str, Any]
 Submit = Callable[[Sequence[Command]], Awaitable[list[Outcome]]]
+CommandOf = Callable[[Call[Any, Any], int, Fields], Command]
 
 
 # -- declaring ---------------------------------------------------------------------------------------------------------
@@ -66,12 +67,12 @@ async def declare_stay(intake: Intake, call: Call[NoQuery, Fields]) -> web.Respo
 
 async def declare_stays(intake: Intake, call: Call[BatchQuery, list[Row]]) -> web.Response:
     """Declare many stays; what is wrong with one row is that row's result."""
-    return await _file_rows(intake.submit, call)
+    return await file_rows(intake.submit, call, _declaration)
 
 
 async def rehearse_stays(intake: Intake, call: Call[BatchQuery, list[Row]]) -> web.Response:
     """Answer as `declare_stays` would, and store nothing."""
-    return await _file_rows(intake.rehearse, call)
+    return await file_rows(intake.rehearse, call, _declaration)
 
 
 async def _file(intake: Intake, command: Command, accepted_status: int) -> web.Response:
@@ -83,33 +84,34 @@ async def _file(intake: Intake, command: Command, accepted_status: int) -> web.R
     return answer(result, accepted_status if outcome.outcome == "accepted" else 200, headers)
 
 
-async def _file_rows(submit: Submit, call: Call[BatchQuery, list[Row]]) -> web.Response:
+async def file_rows(submit: Submit, call: Call[BatchQuery, list[Row]], command_of: CommandOf) -> web.Response:
+    """Take in rows, each as the act that `command_of` makes of it; what is wrong with one is that row's result."""
     expected = call.query.expected_count
     if expected is not None and expected != len(call.body):
         raise Refused("count_mismatch")
     results: list[RowResult | None] = []
     commands: list[Command] = []
     for row in call.body:
-        addressed = _addressed(call, row)
+        addressed = _addressed(call, row, command_of)
         if isinstance(addressed, Command):
             commands.append(addressed)
         results.append(None if isinstance(addressed, Command) else addressed)
     outcomes = iter(zip(commands, await submit(commands), strict=True))
-    return _batch_answer(batch_result([result or row_result(*next(outcomes)) for result in results]))
+    return batch_answer(batch_result([result or row_result(*next(outcomes)) for result in results]))
 
 
-def _addressed(call: Call[BatchQuery, list[Row]], row: Row) -> Command | RowResult:
+def _addressed(call: Call[BatchQuery, list[Row]], row: Row, command_of: CommandOf) -> Command | RowResult:
     try:
         if row.refusal is not None:
             raise row.refusal
-        return _declaration(call, row.number, row.fields or {})
+        return command_of(call, row.number, row.fields or {})
     except Refused as refusal:
-        ref = _source_ref(row.fields or {})
+        ref = source_ref_of(row.fields or {})
         return RowResult(row=row.number, outcome="refused", source_ref=ref, problem=problem_document(refusal))
 
 
-def _batch_answer(result: BatchResult) -> web.Response:
-    """200: every row is on file. 207: some were refused. 422: none is on file, and that is no success."""
+def batch_answer(result: BatchResult) -> web.Response:
+    """200: every row is on file, or kept as expected. 207: some were refused. 422: none is, and that is no success."""
     if result.refused == result.received:
         raise AllRowsRefused(result)
     return answer(result, _MULTI if result.refused else 200)
@@ -119,14 +121,14 @@ def _declaration(call: Call[Any, Any], row: int, fields: Fields) -> Command:
     facility = fields.get("facility")
     return Command(
         facility=authorise(call.principal, facility if isinstance(facility, str) else None, Scope.DECLARE),
-        act=Act(ActKind.DECLARE, fields, row, _source_ref(fields)),
+        act=Act(ActKind.DECLARE, fields, row, source_ref_of(fields)),
         received_at=call.received_at,
         actor=str(call.principal.id),
         idempotency_key=_idempotency_key(call.headers, row),
     )
 
 
-def _source_ref(fields: Fields) -> str | None:
+def source_ref_of(fields: Fields) -> str | None:
     """The reference, if it has the form of one: what has not may be anything, and is not repeated in the answer."""
     ref = fields.get("source_ref")
     return ref if isinstance(ref, str) and _SOURCE_REF.fullmatch(ref) else None
@@ -272,7 +274,7 @@ async def import_file(
         received_at=call.received_at,
         rehearse=call.query.rehearse,
     )
-    return _batch_answer(result)
+    return batch_answer(result)
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 
 from asm_daemon.web.api import owner_routes
 from asm_daemon.web.documents_api import document_routes
+from asm_daemon.web.expected_api import expected_routes
 from asm_daemon.web.feeds_api import feed_routes
 from asm_daemon.web.kbtt import kbtt_routes
 from asm_daemon.web.openapi import document
@@ -29,6 +30,7 @@ def unbound_table() -> Table:
     return (
         *public_routes(0, 0, (), {}, False),
         *owner_routes(_UNBOUND, _UNBOUND, _UNBOUND, _UNBOUND, connectors, 0, 0),
+        *expected_routes(_UNBOUND, _UNBOUND, _UNBOUND, 0, 0),
         *document_routes(_UNBOUND),
         *kbtt_routes(_UNBOUND, _UNBOUND, _UNBOUND, _UNBOUND, 0, 0),
         *police_routes(_UNBOUND),

@@ -26,6 +26,22 @@ DECLARATION: dict[str, Any] = {
     "room": "203",
     "reason": 1,
 }
+EXPECTED: dict[str, Any] = {
+    "source_ref": "PMS-123-1",
+    "facility": "HY-KS-0001",
+    "guest": {"full_name": _GUEST.full_name, "nationality": _GUEST.nationality, "phone": "0000000001"},
+    "arrived_at": "2026-12-23T14:00:00+07:00",
+    "planned_departure_at": "2026-12-25T12:00:00+07:00",
+    "reason": 1,
+}
+AT_THE_DESK: dict[str, Any] = {
+    "guest": {
+        "birth_date": _GUEST.birth_date,
+        "document": {"type": _GUEST.document_type, "number": _GUEST.document_number},
+    },
+    "arrived_at": "2026-12-23T14:05:00+07:00",
+    "room": "203",
+}
 CORRECTION: dict[str, Any] = {"room": "305", "guest": {"phone": None}}
 CHECK_OUT: dict[str, Any] = {"departed_at": "2026-11-25T11:40:00+07:00"}
 EXTENSION: dict[str, Any] = {"planned_departure_at": "2026-11-27T12:00:00+07:00"}

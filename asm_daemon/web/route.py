@@ -24,6 +24,8 @@ Language: TypeAlias = Literal["vi", "en"]
 
 STAY_ID = "{stay_id:[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}}"
 """The path parameter of a stay: a UUIDv7 as we write it; anything else names no stay and is not found."""
+EXPECTED_ID = STAY_ID.replace("stay_id", "expected_id")
+"""The path parameter of a guest who is expected, of the same form."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from asm_daemon.police import Desk
 from asm_daemon.web.api import owner_routes
 from asm_daemon.web.app import Runner, make_app
 from asm_daemon.web.documents_api import document_routes
+from asm_daemon.web.expected_api import expected_routes
 from asm_daemon.web.feeds_api import feed_routes
 from asm_daemon.web.kbtt import Readers, kbtt_routes
 from asm_daemon.web.pages import page_routes
@@ -108,6 +109,7 @@ async def table(intake: Intake, gate: Gate, pools: Pools, keyring: Keyring, issu
     return (
         *public_routes(MAX_BODY_BYTES, MAX_BATCH_ROWS, list(connectors), {"database": _check(failing)}, True),
         *owner_routes(intake, pool, keyring, issuer, connectors, MAX_BODY_BYTES, MAX_BATCH_ROWS),
+        *expected_routes(intake, pool, keyring, MAX_BODY_BYTES, MAX_BATCH_ROWS),
         *document_routes(identity.read),
         *kbtt_routes(intake, gate, await pools.get("asm_auth"), PORTAL_ROWS, MAX_BODY_BYTES, MAX_BATCH_ROWS),
         *police_routes(desk),

@@ -32,6 +32,7 @@ WHO = {
     "GET /readyz": "public",
     "GET /v1/codes": "public",
     "GET /v1/codes/{table}": "public",
+    "GET /v1/expected": "owner:status",
     "GET /v1/facilities": "owner:status",
     "GET /v1/feeds": "department",
     "GET /v1/feeds/{template}/{period}": "department",
@@ -52,6 +53,10 @@ WHO = {
     "POST /client-service/kbtt/kbtt-3th": "portal",
     "POST /client-service/kbtt/kbtt-3th/doi-ngay-tra-phong": "portal",
     "POST /v1/documents:read": "owner:declare",
+    "POST /v1/expected": "owner:declare",
+    "POST /v1/expected/{expected_id}:cancel": "owner:declare",
+    "POST /v1/expected/{expected_id}:declare": "owner:declare",
+    "POST /v1/expected:batch": "owner:declare",
     "POST /v1/imports": "owner:declare",
     "POST /v1/police/searches": "officer",
     "POST /v1/stays": "owner:declare",
@@ -71,7 +76,7 @@ def shape(route: Route) -> str:  # type: ignore[type-arg]  # any route
 
 def address(pattern: str) -> str:
     """An address that the pattern matches."""
-    parameters = {"stay_id": NOWHERE, "code": "0", "period": "2026-11"}
+    parameters = {"stay_id": NOWHERE, "expected_id": NOWHERE, "code": "0", "period": "2026-11"}
     for name in re.findall(r"{(\w+)", pattern):
         pattern = pattern.replace(f"{{{name}}}", parameters.get(name, "x"))
     return pattern
