@@ -575,6 +575,7 @@ async def test_a_job_runs_once_and_says_what_it_did(asm: Command, facility: Faci
     assert unknown.exit_code == WRONG
     assert "seal-audit, prepare-months, publish, sync" in unknown.stderr
     assert json.loads((await asm("once", "prepare-months")).stdout) == {"keys": 0, "partitions": 0}
+    assert json.loads((await asm("once", "erase-expected")).stdout) == {"ended": 0, "no_shows": 0}
     yesterday = (DAY - timedelta(days=1)).isoformat()
     assert (await asm("extract", "show", "tourism", yesterday)).exit_code == NO
     published = json.loads((await asm("once", "publish", "--period", yesterday)).stdout)["published"]
