@@ -28,10 +28,12 @@ from asm_daemon.decisions import (
     Decision,
     Prepared,
     World,
+    guests_after,
     prepare,
 )
+from asm_daemon.families import party_led
 from asm_daemon.issuing import Draft, Issuer
-from asm_daemon.model import Presence, StayRow, lane_of
+from asm_daemon.model import PartyHead, Presence, StayRow, lane_of
 from asm_daemon.problems import Refused, problem_document, violated
 from asm_daemon.sealing import open_contents
 from asm_daemon.store import LOST, Connection
@@ -145,7 +147,8 @@ class Intake:
                 row = _shown(decision) if decision.outcome != "accepted" else None
                 if decision.refusal is not None and row is not None:
                     decision.refusal.stay_id = str(row.id)
-                outcomes[place] = Outcome(decision.outcome, row, None, decision.refusal, act.warnings)
+                warnings = (*act.warnings, *world.doubts(act, decision))
+                outcomes[place] = Outcome(decision.outcome, row, None, decision.refusal, warnings)
         return [outcome for outcome in outcomes if outcome is not None]
 
     async def run(self) -> None:
@@ -261,7 +264,7 @@ class Intake:
         decisions = [world.decide(act) for act in acts]
         now = self._now()
         batches = draft.sign(now)
-        await _write(connection, world, now)
+        await _write(connection, self._keyring, world, now)
         for batch in batches:
             await store.insert_batch(connection, batch)
             await audit.append(
@@ -281,9 +284,14 @@ class Intake:
     async def _load(self, connection: Connection, acts: Sequence[Prepared], draft: Draft) -> World:
         """Read what the acts are about. Under the facilities' turns nothing of it can change before we write."""
         named = [(act.command.facility.id, act.ref_tag) for act in acts if act.ref_tag is not None]
+        families = [(act.command.facility.id, act.ties) for act in acts if act.ties is not None]
+        named += [(place, tag) for place, ties in families if (tag := ties.guardian_ref_tag) is not None]
         refs = await store.find_refs(connection, *_columns(named)) if named else {}
         tags = [(act.command.facility.id, act.document_tag) for act in acts if act.document_tag is not None]
+        tags += [(place, seen) for place, ties in families if (seen := ties.guardian_tag) is not None]
         present = await store.find_present(connection, *_columns(tags)) if tags else []
+        parties = [(place, led) for place, ties in families if (led := ties.party_tag) is not None]
+        heads = await store.find_party_heads(connection, *_columns(parties)) if parties else []
         wanted = {(facility_id, stay_id) for (facility_id, _), stay_id in refs.items()}
         wanted |= {(entry.facility_id, entry.stay_id) for entry in present}
         wanted |= {(act.command.facility.id, act.command.stay_id) for act in acts if act.command.stay_id is not None}
@@ -291,7 +299,7 @@ class Intake:
         moved = _moved(acts, refs)
         moving = [row for row in rows if (row.facility_id, row.id) in moved]
         if moving:  # they may meet another stay of the same document, and that is in the blob
-            present += await self._present_beside(connection, moving)
+            present += await self._present_beside(connection, moving, moved)
             known = {(row.facility_id, row.id) for row in rows}
             more = {(entry.facility_id, entry.stay_id) for entry in present} - known
             rows += await store.read_stays(connection, *_columns(more)) if more else []
@@ -299,7 +307,7 @@ class Intake:
         rows += [row for row, _ in left]
         changed = {(row.facility_id, row.id) for row in rows if row.version > 1}
         earlier = await store.read_versions(connection, *_columns(changed)) if changed else []
-        return World(self._keyring, self._now(), refs, present, rows, earlier, left, draft)
+        return World(self._keyring, self._now(), refs, present, rows, earlier, left, draft, heads)
 
     async def _ended_lately(
         self, connection: Connection, acts: Iterable[Prepared], present: Iterable[Presence]
@@ -323,27 +331,38 @@ class Intake:
         ]
         return await store.find_departed(connection, probes, self._now() - REPEATED_WITHIN)
 
-    async def _present_beside(self, connection: Connection, rows: Iterable[StayRow]) -> list[Presence]:
-        tags = []
+    async def _present_beside(
+        self,
+        connection: Connection,
+        rows: Iterable[StayRow],
+        patches: Mapping[tuple[int, UUID], list[Mapping[str, Any]]],
+    ) -> list[Presence]:
+        """Who is in house under the documents of these stays, and under those that corrections would give them."""
+        tags: list[tuple[int, int]] = []
         for row in rows:
             with suppress(Tampered, UnknownEpoch):  # deciding will say so
-                number = open_contents(self._keyring, row).declared["guest"]["document"]["number"]
-                tags.append((row.facility_id, self._keyring.presence_tag(document_value(number))))
+                contents = open_contents(self._keyring, row)
+                guests = guests_after(contents, patches.get((row.facility_id, row.id), ()))
+                tags += [(row.facility_id, self._keyring.presence_tag(guest)) for guest in guests]
         return await store.find_present(connection, *_columns(tags))
 
 
 _MOVES = frozenset({ActKind.CORRECT, ActKind.EXTEND, ActKind.UNDO_CHECK_OUT})
 
 
-def _moved(acts: Iterable[Prepared], refs: Mapping[tuple[int, bytes], UUID]) -> set[tuple[int, UUID]]:
-    """The stays that these acts may bring to another time, or under another document: (facility, stay)."""
-    moved = set()
+def _moved(
+    acts: Iterable[Prepared], refs: Mapping[tuple[int, bytes], UUID]
+) -> dict[tuple[int, UUID], list[Mapping[str, Any]]]:
+    """The stays that these acts may bring to another time, or make another guest's: (facility, stay) → corrections."""
+    moved: dict[tuple[int, UUID], list[Mapping[str, Any]]] = {}
     for act in acts:
         facility_id, stay_id = act.command.facility.id, act.command.stay_id
         if stay_id is None and act.ref_tag is not None:
             stay_id = refs.get((facility_id, act.ref_tag))
         if act.command.act.kind in _MOVES and stay_id is not None:
-            moved.add((facility_id, stay_id))
+            patches = moved.setdefault((facility_id, stay_id), [])
+            if act.command.act.kind is ActKind.CORRECT:
+                patches.append(act.command.act.fields)
     return moved
 
 
@@ -352,7 +371,7 @@ def _columns(pairs: Iterable[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
     return [first for first, _ in ordered], [second for _, second in ordered]
 
 
-async def _write(connection: Connection, world: World, now: datetime) -> None:
+async def _write(connection: Connection, keyring: Keyring, world: World, now: datetime) -> None:
     """Write the end state of every stay that changed, and the work that follows from it."""
     fresh = [change for change in world.changes.values() if change.is_new]
     changed = [change for change in world.changes.values() if not change.is_new]
@@ -362,8 +381,11 @@ async def _write(connection: Connection, world: World, now: datetime) -> None:
         names = [(*key, stay_id) for key, stay_id in world.new_refs.items()]
         rows = [(change.row, change.tags) for change in fresh]
         await store.insert_declared(connection, rows, names, _present(fresh), _work(fresh))
+        heads = _heads(keyring, fresh)
+        if heads:
+            await store.insert_party_heads(connection, heads)
     if changed:
-        await _write_changed(connection, changed)
+        await _write_changed(connection, keyring, changed)
     if world.superseded:
         await store.insert_versions(connection, world.superseded)
     trials = [change for change in world.changes.values() if change.facility.sandbox]
@@ -376,25 +398,35 @@ async def _write(connection: Connection, world: World, now: datetime) -> None:
                     change.row.id,
                     change.row.version,
                     now,
-                    verification_of(change.contents.declared["guest"]["document"]["number"]),
+                    verification_of(change.contents.declared["guest"].get("document")),
                 )
                 for change in trials
             ],
         )
 
 
-async def _write_changed(connection: Connection, changed: list[Change]) -> None:
+async def _write_changed(connection: Connection, keyring: Keyring, changed: list[Change]) -> None:
     await store.update_stays(connection, [(change.row, change.tags) for change in changed])
     await store.remove_present(
         connection, [(change.facility.id, change.row.id) for change in changed if change.presence is None]
     )
     await store.put_present(connection, _present(changed))
+    await store.remove_party_heads(connection, [(change.facility.id, change.row.id) for change in changed])
+    heads = _heads(keyring, changed)
+    if heads:
+        await store.insert_party_heads(connection, heads)
     await store.supersede_work(connection, [(change.facility.id, change.row.id) for change in changed])
     await store.enqueue(connection, _work(changed))
 
 
 def _present(changes: Iterable[Change]) -> list[Presence]:
     return [change.presence for change in changes if change.presence is not None]
+
+
+def _heads(keyring: Keyring, changes: Iterable[Change]) -> list[PartyHead]:
+    """Those in house who lead a party."""
+    leading = ((change, party_led(keyring, change.contents.declared)) for change in changes if change.presence)
+    return [PartyHead(change.facility.id, change.row.id, led) for change, led in leading if led is not None]
 
 
 def _work(changes: Iterable[Change]) -> list[tuple[int, UUID, int, int]]:
@@ -429,10 +461,11 @@ def _outcome(world: World, draft: Draft, act: Prepared, decision: Decision) -> O
     row = _shown(decision)
     try:
         receipt = draft.receipt(act.command.facility, row, world.contents(row)) if row is not None else None
+        warnings = (*act.warnings, *world.doubts(act, decision))
     except Refused as unreadable:
         return Outcome("refused", None, None, unreadable, act.warnings)
     if decision.refusal is None:
-        return Outcome(decision.outcome, row, receipt, None, act.warnings)
+        return Outcome(decision.outcome, row, receipt, None, warnings)
     decision.refusal.stay_id = str(row.id) if row is not None else None
     decision.refusal.receipt = receipt
     return Outcome("refused", None, None, decision.refusal, act.warnings)

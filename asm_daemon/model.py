@@ -102,6 +102,14 @@ class Presence(NamedTuple):
     planned_departure_at: datetime | None
 
 
+class PartyHead(NamedTuple):
+    """A guest in house who leads a party (trưởng đoàn)."""
+
+    facility_id: int
+    stay_id: UUID
+    party_tag: int
+
+
 class Tags(NamedTuple):
     """The blind indexes of one stay's current version."""
 

@@ -47,9 +47,9 @@ MINOR_RULES: Sequence[MinorRule] = (
         frozenset({FacilityKind.MEDICAL_FACILITY}),
         below_age=16,
         guardian_in_house=False,
-        source="Facility rule; the law asks for a number. A hospital admits a child, and a newborn before its birth is "
-        "registered, whoever brings it; a child is below 16 (Law on Children 102/2016/QH13, Article 1). To be confirmed "
-        "by the provincial police.",
+        source="Facility rule; the law asks for a number. A hospital admits a child, and a newborn whose birth is not "
+        "registered yet, whoever brings it; a child is below 16 (Law on Children 102/2016/QH13, Article 1). To be "
+        "confirmed by the provincial police.",
     ),
 )
 """Of the rows for a kind, the one with the newest `valid_from` that is not after the day of arrival is in force."""

@@ -201,8 +201,8 @@ _DECLARATION = {
     "document_required_from_age": Text(
         "Khách từ đủ {limit} tuổi vào ngày đến phải có giấy tờ; người giám hộ không thay được. Ngày sinh chỉ ghi tháng"
         " hoặc năm được tính theo ngày sớm nhất.",
-        "A guest who is {limit} or older on the day of arrival needs a document; a guardian does not replace it. A birth"
-        " date known to the month or year counts as its first day.",
+        "A guest who is {limit} or older on the day of arrival needs a document; a guardian does not replace it. A"
+        " birth date known to the month or year counts as its first day.",
     ),
     "guardian_reference_required": Text(
         "Người giám hộ phải được nêu bằng số giấy tờ (document) hoặc mã tham chiếu lượt lưu trú (source_ref).",
@@ -293,7 +293,7 @@ _WARNINGS = {
         "The card number in line 1 of the MRZ disagrees with the personal number beside it: compare with the card.",
     ),
     "document_missing_minor": Text(
-        "Khách chưa thành niên được khai không có giấy tờ: khi biết số định danh cá nhân hoặc hộ chiếu, hãy đính chính.",
+        "Trẻ em được khai không có giấy tờ: khi biết số định danh cá nhân hoặc số hộ chiếu, hãy đính chính bổ sung.",
         "A minor is declared without a document: correct the stay once the personal or passport number is known.",
     ),
     "guardian_not_found": Text(
