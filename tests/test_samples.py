@@ -22,7 +22,7 @@ JUST_ARRIVED = datetime(2026, 11, 22, 17, 45, tzinfo=UTC)  # 00:45 in Viet Nam
 
 def validated(act: Act | Unreadable, kind: FacilityKind) -> StayDeclaration:
     assert isinstance(act, Act), act
-    context = DeclarationContext(kind, JUST_ARRIVED)
+    context = DeclarationContext(kind, JUST_ARRIVED, DAY)
     return StayDeclaration.model_validate_json(orjson.dumps(act.fields), context=context)
 
 
@@ -90,6 +90,18 @@ def test_every_declaration_is_valid_and_every_document_type_occurs() -> None:
         assert declaration.guest.document is not None
         types.add(int(declaration.guest.document.type))
     assert types == {1, 4, 8}
+
+
+def test_the_children_of_the_family_have_a_guardian_in_both_forms() -> None:
+    context = DeclarationContext(FacilityKind.GUESTHOUSE, JUST_ARRIVED, DAY)
+    sent = [orjson.dumps(each) for each in samples.family(DAY, seed=8)]
+    declared = [StayDeclaration.model_validate_json(each, context=context) for each in sent]
+    listed = [validated(act, FacilityKind.GUESTHOUSE) for act in spreadsheet.read(samples.family_csv(DAY, seed=8))]
+    for family in (declared, listed):
+        assert [each.party.role if each.party else None for each in family] == ["head", "member", "member"]
+        assert [each.guest.document is None for each in family] == [False, True, True]
+        assert [each.guest.guardian is None for each in family] == [True, False, False]
+    assert [each.guest.full_name for each in declared] == [each.guest.full_name for each in listed]
 
 
 @pytest.mark.parametrize("index", [0, 9, 10])

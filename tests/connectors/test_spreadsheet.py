@@ -273,7 +273,8 @@ def test_windows_1258_gives_composed_letters() -> None:
 
 CHILD: dict[str, Any] = {
     "Họ tên": "Trần Bé Mẫu", "Ngày sinh": "05/06/2020", "Loại giấy tờ": None, "Số giấy tờ": None,
-    "Quốc tịch": "Việt Nam", "Người giám hộ": "Nguyễn Thị Thử", "Quan hệ": "Mẹ", "Số giấy tờ người giám hộ": "000190000001",
+    "Quốc tịch": "Việt Nam", "Người giám hộ": "Nguyễn Thị Thử", "Quan hệ": "Mẹ",
+    "Số giấy tờ người giám hộ": "000190000001",
 }  # fmt: skip
 
 
