@@ -7,7 +7,7 @@ the facilities' turns, lets it decide, and writes what changed in the same trans
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
@@ -21,9 +21,10 @@ from uuid_utils.compat import uuid7
 from asm_daemon import rules
 from asm_daemon.crypto import IndexField, Keyring, Tampered, UnknownEpoch, document_value, epoch_of, name_values
 from asm_daemon.expecting import Expectations, document_number_of, merge_patch, sift
+from asm_daemon.families import Ties, party_led, ties_of
 from asm_daemon.issuing import Draft
 from asm_daemon.ledger import canonical_json
-from asm_daemon.model import Contents, ExpectedContents, ExpectedRow, Facility, Presence, StayRow, Tags
+from asm_daemon.model import Contents, ExpectedContents, ExpectedRow, Facility, PartyHead, Presence, StayRow, Tags
 from asm_daemon.problems import PROBLEMS, Refused, from_validation, invalid, located
 from asm_daemon.sealing import new_salt, open_contents, seal_contents
 from schemas.act import Act, ActKind
@@ -77,7 +78,9 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An act that is sound by itself. `derived_name`: its sender gave none, so facility, document and day name it.
+    """An act that is sound by itself. `derived_name`: its sender gave none, so facility, guest and day name it.
+
+    `document_tag` is the presence tag of the guest who is declared (`rules.guest_value`). `ties` are a declaration's.
 
     `match` is the document that names the stay of a transition, `document_tag` then its tag; with `arrived_on` it means
     the stay that began on that day, and `ref_tag` is the name it has if its sender gave none. `guest_ref` is the
@@ -98,6 +101,7 @@ class Prepared:
     guest_ref: str | None = field(default=None, repr=False)
     guest_tag: int | None = None
     refusal: Refused | None = None
+    ties: Ties | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +184,7 @@ def _prepare_sound(keyring: Keyring, command: Command) -> Prepared:
     document, arrived_on, guest_ref = (match.document, match.arrived_on, match.guest_ref) if match else (None,) * 3
     ref = act.source_ref
     if document is not None and arrived_on is not None:
-        ref = rules.derived_ref(facility.id, document.number, arrived_on)
+        ref = rules.derived_ref(facility.id, document_value(document.number), arrived_on)
     document_tag = _patched_document_tag(keyring, act.fields) if act.kind is ActKind.CORRECT else None
     return Prepared(
         command=command,
@@ -222,7 +226,7 @@ def _validate_act(command: Command) -> tuple[BaseModel, StayMatch | None]:
 def _validate(
     model: type[BaseModel], fields: Mapping[str, Any], command: Command, origin: Mapping[str, str]
 ) -> BaseModel:
-    context = DeclarationContext(command.facility.kind, command.received_at)
+    context = DeclarationContext(command.facility.kind, command.received_at, _arrives_on(fields))
     try:
         return model.model_validate_json(orjson.dumps(fields), context=context)
     except ValidationError as error:
@@ -236,6 +240,15 @@ def _validate(
 
 
 _INSTANT = TypeAdapter[datetime](Instant)
+
+
+def _arrives_on(fields: Mapping[str, Any]) -> date | None:
+    """The local day of a sound arrival, for a guest without a document: the only one whose age is asked."""
+    guest = fields.get("guest")
+    if isinstance(guest, Mapping) and guest.get("document") is None:
+        with suppress(ValidationError, TypeError, ValueError):
+            return rules.local_day(_INSTANT.validate_json(orjson.dumps(fields.get("arrived_at"))))
+    return None
 
 
 def _leaves_before_it_comes(fields: Mapping[str, Any]) -> bool:
@@ -257,17 +270,18 @@ def _prepare_declaration(keyring: Keyring, command: Command, body: StayDeclarati
     return Prepared(
         command=command,
         body=body,
-        ref_tag=keyring.reference_tag(facility.id, name or _derived_ref(facility, body)),
-        document_tag=keyring.presence_tag(document_value(body.guest.document.number)),
+        ref_tag=keyring.reference_tag(facility.id, name or _derived_ref(facility, body, declared["guest"])),
+        document_tag=keyring.presence_tag(rules.guest_value(declared["guest"])),
         content_tag=_content_tag(keyring, declared, "declared", None),
         declared=declared,
         warnings=(*command.act.warnings, *rules.warnings_for(body)),
         derived_name=name is None,
+        ties=ties_of(keyring, facility, body),
     )
 
 
-def _derived_ref(facility: Facility, body: StayDeclaration) -> str:
-    return rules.derived_ref(facility.id, body.guest.document.number, rules.local_day(body.arrived_at))
+def _derived_ref(facility: Facility, body: StayDeclaration, guest: Mapping[str, Any]) -> str:
+    return rules.derived_ref(facility.id, rules.guest_value(guest), rules.local_day(body.arrived_at))
 
 
 def _patched_document_tag(keyring: Keyring, patch: Mapping[str, Any]) -> int | None:
@@ -290,7 +304,7 @@ def tags_of(keyring: Keyring, stay_id: UUID, guest: Mapping[str, Any]) -> Tags:
     epoch = epoch_of(stay_id)
     person, given_name = name_values(guest["full_name"], guest["birth_date"])
     return Tags(
-        document=keyring.blind_index(epoch, IndexField.DOCUMENT, document_value(guest["document"]["number"])),
+        document=keyring.blind_index(epoch, IndexField.DOCUMENT, rules.guest_value(guest)),
         person=keyring.blind_index(epoch, IndexField.PERSON, person),
         given_name=keyring.blind_index(epoch, IndexField.GIVEN_NAME, given_name),
     )
@@ -322,8 +336,10 @@ class World:
         left: Iterable[tuple[StayRow, int]],
         drafts: Draft,
         expected: Iterable[ExpectedRow] = (),
+        heads: Iterable[PartyHead] = (),
     ) -> None:
-        """`left` are stays that have ended lately, each with the presence tag that it is asked for by."""
+        """`left` are stays that have ended lately, each with the presence tag that it is asked for by; `heads` those
+        in house who lead the parties that the acts are about."""
         self._keyring = keyring
         self._now = now
         self._refs = dict(refs)
@@ -342,6 +358,7 @@ class World:
         self._opened: dict[tuple[UUID, int], Contents] = {}
         self._drafts = drafts
         self.expectations = Expectations(keyring, now, expected)
+        self._heads = {head.stay_id: (head.facility_id, head.party_tag) for head in heads}
         self.changes: dict[UUID, Change] = {}
         self.superseded: list[StayRow] = []
         self.new_refs: dict[tuple[int, bytes], UUID] = {}
@@ -370,6 +387,43 @@ class World:
                 raise Refused("record_unreadable", stay_id=str(row.id)) from None
         return self._opened[key]
 
+    def doubts(self, act: Prepared, decision: Decision) -> tuple[Violation, ...]:
+        """What is odd about the guest's family or party once the whole batch is decided, in whatever order it came:
+        warnings, since a declaration is never lost for them."""
+        if act.ties is None or decision.refusal is not None or decision.row is None:
+            return ()
+        found = (self._doubt_of_guardian(act, act.ties, decision.row.id), self._doubt_of_party(act, act.ties, decision))
+        return located([each for each in found if each is not None], act.command.act.origin)
+
+    def _doubt_of_guardian(self, act: Prepared, ties: Ties, own_id: UUID) -> Violation | None:
+        facility_id = act.command.facility.id
+        if ties.guardian_ref_tag is not None:
+            row = self._rows.get((facility_id, self._refs.get((facility_id, ties.guardian_ref_tag), own_id)))
+            if row is None or row.id == own_id:
+                return violation("guardian_not_found", "/guest/guardian/source_ref")
+            if ties.guardian_in_house and row.status != "declared":
+                return violation("guardian_not_in_house", "/guest/guardian/source_ref")
+        elif ties.guardian_tag is not None and ties.guardian_in_house:
+            present = self._present.get((facility_id, ties.guardian_tag), ())
+            rows = [row for each in present if (row := self._rows.get((facility_id, each))) is not None]
+            if not any(self._is_guest(row, ties.guardian_value) for row in rows):
+                return violation("guardian_not_found", "/guest/guardian/document")
+        return None
+
+    def _is_guest(self, row: StayRow, guest: str | None) -> bool:
+        with suppress(Refused):  # a record that cannot be opened spoils no other guest's answer
+            return _guest_value(self.contents(row)) == guest
+        return False
+
+    def _doubt_of_party(self, act: Prepared, ties: Ties, decision: Decision) -> Violation | None:
+        if ties.party_tag is None or decision.row is None:
+            return None
+        party = act.command.facility.id, ties.party_tag
+        others = any(led == party and stay_id != decision.row.id for stay_id, led in self._heads.items())
+        if ties.leads:
+            return violation("party_with_other_head", "/party/role") if others else None
+        return None if others else violation("party_without_head", "/party/ref")
+
     # -- declarations --------------------------------------------------------------------------------------------------
 
     def _declare(
@@ -382,11 +436,9 @@ class World:
         elif existing is not None:
             return self._declare_again(act, existing)
         if body.override is None and act.document_tag is not None:
-            span, document = (
-                (body.arrived_at, left_at or body.planned_departure_at),
-                document_value(body.guest.document.number),
-            )
-            staying = self._staying(facility, act.document_tag, document, span)
+            span = (body.arrived_at, left_at or body.planned_departure_at)
+            guest = rules.guest_value((act.declared or {})["guest"])
+            staying = self._staying(facility, act.document_tag, guest, span)
             if staying is not None:
                 raise AlreadyStaying(staying)
         received_at = act.command.received_at
@@ -437,15 +489,15 @@ class World:
         raise Refused("content_differs")
 
     def _staying(
-        self, facility: Facility, document_tag: int, document: str, span: Span, own_id: UUID | None = None
+        self, facility: Facility, document_tag: int, guest: str, span: Span, own_id: UUID | None = None
     ) -> StayRow | None:
-        """A stay in house under this document (`document_value`) that shares time with the span, if there is one."""
+        """A stay in house of this guest (`rules.guest_value`) that shares time with the span, if there is one."""
         for entry in self._present.get((facility.id, document_tag), {}).values():
             row = self._rows.get((facility.id, entry.stay_id))
             if row is None or entry.stay_id == own_id:
                 continue
             # 64-bit tags collide; what is inside decides.
-            if rules.overlaps(*span, *_span(row)) and _document(self.contents(row)) == document:
+            if rules.overlaps(*span, *_span(row)) and _guest_value(self.contents(row)) == guest:
                 return row
         return None
 
@@ -483,10 +535,12 @@ class World:
     def _of_document(self, facility_id: int, stay_ids: Iterable[UUID], document: Document) -> list[StayRow]:
         """Those of the stays that are of this document: 64-bit tags collide, what is inside decides."""
         rows = [row for each in stay_ids if (row := self._rows.get((facility_id, each))) is not None]
-        return [row for row in rows if rules.is_same_document(document, self._guest_document(row))]
+        known = ((row, self._guest_document(row)) for row in rows)
+        return [row for row, other in known if other is not None and rules.is_same_document(document, other)]
 
-    def _guest_document(self, row: StayRow) -> Document:
-        return Document.model_validate_json(orjson.dumps(self.contents(row).declared["guest"]["document"]))
+    def _guest_document(self, row: StayRow) -> Document | None:
+        declared = self.contents(row).declared["guest"].get("document")
+        return None if declared is None else Document.model_validate_json(orjson.dumps(declared))
 
     def _guests(self, act: Prepared) -> list[StayRow]:
         """The stays in house of the guest whom the sender names."""
@@ -523,7 +577,9 @@ class World:
         if act.command.expected_version not in (None, current.version):
             raise Refused("version_conflict")
         if row.status == "declared" and (
-            current.status != "declared" or _span(row) != _span(current) or _document(after) != _document(contents)
+            current.status != "declared"
+            or _span(row) != _span(current)
+            or _guest_value(after) != _guest_value(contents)
         ):
             self._refuse_overlap(act.command.facility, after, row)
         facility, version = act.command.facility, current.version + 1
@@ -541,18 +597,18 @@ class World:
         )
         self.superseded.append(current)
         self._earlier.setdefault(current.id, []).append(current)
-        self._adopt(facility, after, row, self._keyring.presence_tag(_document(after)))
+        self._adopt(facility, after, row, self._keyring.presence_tag(_guest_value(after)))
         return Decision("accepted", row=row)
 
     def _refuse_overlap(self, facility: Facility, contents: Contents, row: StayRow) -> None:
-        """A stay that is in house again, at another time or under another document, must not double another one.
+        """A stay that is in house again, at another time or as another guest, must not double another one.
 
         Unless one of the two was declared with the explicit override: then they were meant to stand side by side.
         """
         if contents.override is not None:
             return
-        document = _document(contents)
-        other = self._staying(facility, self._keyring.presence_tag(document), document, _span(row), row.id)
+        guest = _guest_value(contents)
+        other = self._staying(facility, self._keyring.presence_tag(guest), guest, _span(row), row.id)
         if other is not None and self.contents(other).override is None:
             raise AlreadyStaying(other)
 
@@ -747,11 +803,14 @@ class World:
         tags = tags_of(self._keyring, row.id, contents.declared["guest"])
         previous = self.changes.get(row.id)
         self._leave(row.id)
+        self._heads.pop(row.id, None)
         presence = None
         if row.status == "declared" and document_tag is not None:
             guest_tag = self._keyring.guest_tag(facility.id, contents.guest_ref) if contents.guest_ref else None
             presence = Presence(facility.id, row.id, document_tag, row.arrived_at, row.planned_departure_at, guest_tag)
             self._enter(presence)
+            if (led := party_led(self._keyring, contents.declared)) is not None:
+                self._heads[row.id] = (facility.id, led)
         elif row.status == "cancelled" and contents.source_ref is None:
             # a name that was not the sender's own must not keep the declaration from being made again
             self._free_names(facility.id, row.id)
@@ -790,8 +849,18 @@ def _span(row: StayRow) -> Span:
     return row.arrived_at, row.planned_departure_at
 
 
-def _document(contents: Contents) -> str:
-    return document_value(contents.declared["guest"]["document"]["number"])
+def _guest_value(contents: Contents) -> str:
+    return rules.guest_value(contents.declared["guest"])
+
+
+def guests_after(contents: Contents, patches: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Who a stay is about now and, one correction after the other, would be about (`rules.guest_value`)."""
+    guest: Any = contents.declared["guest"]
+    yield rules.guest_value(guest)
+    for patch in patches:
+        guest = merge_patch(guest, patch.get("guest", {}))
+        with suppress(KeyError, TypeError, AttributeError):  # no guest at all; deciding will say so
+            yield rules.guest_value(guest)
 
 
 def _has_left_before(row: StayRow, arrived_at: datetime) -> bool:

@@ -30,7 +30,7 @@ EXPECTED_AHEAD_LIMIT = timedelta(days=2 * 366)
 """How far ahead a guest may be expected."""
 _ROUNDS = 8
 """How often wrong members are taken away before the rest is given up: one may hide another, seldom more."""
-_LACKING = frozenset({"required", "document_name_required"})
+_LACKING = frozenset({"required", "document_name_required", "document_or_guardian_required"})
 _ELSEWHERE = ("source_ref", "facility", "present")
 _INSTANT = TypeAdapter[datetime](Instant)
 

@@ -80,6 +80,7 @@ _LISTS = {
     "residence_kind": "residence_kinds",
     "province": "provinces",
     "reason": "reasons",
+    "relationship": "kinship",
 }
 _NOTES = {
     "running_number": ("Số thứ tự, có thể bỏ trống.", "The number of the line; may stay empty."),
@@ -90,11 +91,14 @@ _NOTES = {
     ),
     "gender": ("Chọn trong danh sách.", "Choose from the list."),
     "nationality": (
-        "Bắt buộc với hộ chiếu; bỏ trống với giấy tờ của Việt Nam thì hiểu là Việt Nam.",
-        "Required with a passport; Viet Nam if it is empty beside a Vietnamese document.",
+        "Bắt buộc với hộ chiếu và trẻ không có giấy tờ; bỏ trống với giấy tờ Việt Nam thì hiểu là Việt Nam.",
+        "Required with a passport and without a document; Viet Nam if it is empty beside a Vietnamese document.",
     ),
     "document_type": ("Chọn trong danh sách.", "Choose from the list."),
-    "document_number": ("Đủ chữ số, kể cả số 0 ở đầu.", "With all digits, leading zeros too."),
+    "document_number": (
+        "Đủ chữ số, kể cả số 0 ở đầu. Trẻ em chưa có giấy tờ: bỏ trống cả loại và số, ghi người giám hộ.",
+        "With all digits, leading zeros too. A child without a document: leave type and number empty, name a guardian.",
+    ),
     "document_name": ("Chỉ khi loại giấy tờ là 9.", "Only for document type 9."),
     "phone": ("Không bắt buộc.", "May stay empty."),
     "residence_kind": ("Chọn trong danh sách.", "Choose from the list."),
@@ -118,6 +122,14 @@ _NOTES = {
         "Với người nước ngoài: ngày hết hạn được phép tạm trú, không phải hạn hộ chiếu.",
         "For foreigners: until when they may stay, not the passport's expiry.",
     ),
+    "guardian": ("Họ tên người giám hộ của trẻ không có giấy tờ.", "Who stands for a child that has no document."),
+    "relationship": ("Chọn trong danh sách: cha, mẹ …", "Choose from the list: father, mother …"),
+    "guardian_number": (
+        "Số CCCD, CMND hoặc hộ chiếu của người giám hộ.",
+        "The number of the guardian's card or passport.",
+    ),
+    "party": ("Tên hoặc mã đoàn, giống nhau cho cả đoàn.", "The party's name, the same for all of it."),
+    "party_head": ("Ghi x ở dòng của trưởng đoàn.", "An x in the line of the head of the party."),
     "note": ("Không bắt buộc.", "May stay empty."),
     "source_ref": (
         "Mã riêng cho từng lượt khách, nếu phần mềm của cơ sở có; gửi lại cùng mã không tạo bản trùng.",
@@ -172,7 +184,8 @@ def _names(kind: FacilityKind) -> Iterator[str]:
     yield "room"
     if kind is FacilityKind.INDUSTRIAL_ZONE_HOUSING or kind is FacilityKind.MEDICAL_FACILITY:
         yield "bed"
-    yield from ("reason", "reason_text", "permitted_stay_until", "note", "source_ref")
+    yield from ("reason", "reason_text", "permitted_stay_until")
+    yield from ("guardian", "relationship", "guardian_number", "party", "party_head", "note", "source_ref")
 
 
 # -- sheets ------------------------------------------------------------------------------------------------------------
@@ -234,6 +247,8 @@ _GUIDE = (
     "One guest per line. Keep the headings; optional columns may go, columns may change places, lines may be added.",
     "Dòng có [VÍ DỤ] trong họ tên là ví dụ và không được khai báo: có thể xoá, hoặc ghi đè khách đầu tiên lên đó.",
     "The line with [VÍ DỤ] in the name is an example and not declared: delete it, or write your first guest over it.",
+    "Trẻ em chưa có giấy tờ: bỏ trống loại và số giấy tờ, ghi người giám hộ, quan hệ và số giấy tờ người giám hộ.",
+    "A child without a document: leave type and number empty; name the guardian, the kinship, the guardian's number.",
     "Ghi ngày dạng chữ dd/MM/yyyy. Ngày có thể bị đảo ngày và tháng sẽ bị từ chối, không bị đoán.",
     "Write dates as text, dd/MM/yyyy. A date whose day and month may be swapped is refused, never guessed.",
 )

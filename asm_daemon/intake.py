@@ -28,12 +28,14 @@ from asm_daemon.decisions import (
     Decision,
     Prepared,
     World,
+    guests_after,
     prepare,
 )
-from asm_daemon.expecting import document_number_of
+from asm_daemon.families import party_led
 from asm_daemon.issuing import Draft, Issuer
-from asm_daemon.model import ExpectedRow, Presence, StayRow, lane_of
+from asm_daemon.model import ExpectedRow, PartyHead, Presence, StayRow, lane_of
 from asm_daemon.problems import Refused, problem_document, violated
+from asm_daemon.rules import guest_value
 from asm_daemon.sealing import open_contents, open_expected
 from asm_daemon.store import LOST, Connection
 from asm_daemon.store import expected as expected_store
@@ -163,7 +165,7 @@ class Intake:
                     row,
                     None,
                     decision.refusal,
-                    (*act.warnings, *decision.warnings),
+                    (*act.warnings, *decision.warnings, *world.doubts(act, decision)),
                     decision.expected if decision.outcome == "duplicate" else None,
                     decision.missing,
                 )
@@ -282,7 +284,7 @@ class Intake:
         decisions = [world.decide(act) for act in acts]
         now = self._now()
         batches = draft.sign(now)
-        await _write(connection, world, now)
+        await _write(connection, self._keyring, world, now)
         for batch in batches:
             await store.insert_batch(connection, batch)
             await audit.append(
@@ -304,14 +306,19 @@ class Intake:
     async def _load(self, connection: Connection, acts: Sequence[Prepared], draft: Draft) -> World:
         """Read what the acts are about. Under the facilities' turns nothing of it can change before we write."""
         named = [(act.command.facility.id, act.ref_tag) for act in acts if act.ref_tag is not None]
+        families = [(act.command.facility.id, act.ties) for act in acts if act.ties is not None]
+        named += [(place, tag) for place, ties in families if (tag := ties.guardian_ref_tag) is not None]
         refs, expected = await expected_store.find_named(connection, *_columns(named)) if named else ({}, [])
         tags = [(act.command.facility.id, act.document_tag) for act in acts if act.document_tag is not None]
+        tags += [(place, seen) for place, ties in families if (seen := ties.guardian_tag) is not None]
         expected += await self._expected(connection, acts)
         tags += self._tags_of(expected)
         present = await store.find_present(connection, *_columns(tags)) if tags else []
         guests = [(act.command.facility.id, act.guest_tag) for act in acts if act.guest_tag is not None]
         if guests:
             present += await store.find_present_guests(connection, *_columns(guests))
+        parties = [(place, led) for place, ties in families if (led := ties.party_tag) is not None]
+        heads = await store.find_party_heads(connection, *_columns(parties)) if parties else []
         wanted = {(facility_id, stay_id) for (facility_id, _), stay_id in refs.items()}
         wanted |= {(entry.facility_id, entry.stay_id) for entry in present}
         wanted |= {(act.command.facility.id, act.command.stay_id) for act in acts if act.command.stay_id is not None}
@@ -319,7 +326,7 @@ class Intake:
         moved = _moved(acts, refs, present)
         moving = [row for row in rows if (row.facility_id, row.id) in moved]
         if moving:  # they may meet another stay of the same document, and that is in the blob
-            present += await self._present_beside(connection, moving)
+            present += await self._present_beside(connection, moving, moved)
             known = {(row.facility_id, row.id) for row in rows}
             more = {(entry.facility_id, entry.stay_id) for entry in present} - known
             rows += await store.read_stays(connection, *_columns(more)) if more else []
@@ -327,7 +334,7 @@ class Intake:
         rows += [row for row, _ in left]
         changed = {(row.facility_id, row.id) for row in rows if row.version > 1}
         earlier = await store.read_versions(connection, *_columns(changed)) if changed else []
-        return World(self._keyring, self._now(), refs, present, rows, earlier, left, draft, expected)
+        return World(self._keyring, self._now(), refs, present, rows, earlier, left, draft, expected, heads)
 
     async def _expected(self, connection: Connection, acts: Sequence[Prepared]) -> list[ExpectedRow]:
         """The expected guests whom acts name otherwise than by reference."""
@@ -343,13 +350,13 @@ class Intake:
         return rows
 
     def _tags_of(self, rows: Iterable[ExpectedRow]) -> list[tuple[int, int]]:
-        """The presence tags of expected guests: declared, they may meet another stay of the same document."""
+        """The presence tags of expected guests: declared, they may meet another stay of the same guest."""
         tags = []
         for row in rows:
             with suppress(Tampered, UnknownEpoch):  # deciding will say so
-                number = document_number_of(open_expected(self._keyring, row).known)
-                if number is not None:
-                    tags.append((row.facility_id, self._keyring.presence_tag(document_value(number))))
+                known = open_expected(self._keyring, row).known
+                with suppress(KeyError, TypeError):  # not known well enough to be told from others
+                    tags.append((row.facility_id, self._keyring.presence_tag(guest_value(known["guest"]))))
         return tags
 
     async def _ended_lately(
@@ -374,12 +381,19 @@ class Intake:
         ]
         return await store.find_departed(connection, probes, self._now() - REPEATED_WITHIN)
 
-    async def _present_beside(self, connection: Connection, rows: Iterable[StayRow]) -> list[Presence]:
-        tags = []
+    async def _present_beside(
+        self,
+        connection: Connection,
+        rows: Iterable[StayRow],
+        patches: Mapping[tuple[int, UUID], list[Mapping[str, Any]]],
+    ) -> list[Presence]:
+        """Who is in house under the documents of these stays, and under those that corrections would give them."""
+        tags: list[tuple[int, int]] = []
         for row in rows:
             with suppress(Tampered, UnknownEpoch):  # deciding will say so
-                number = open_contents(self._keyring, row).declared["guest"]["document"]["number"]
-                tags.append((row.facility_id, self._keyring.presence_tag(document_value(number))))
+                contents = open_contents(self._keyring, row)
+                guests = guests_after(contents, patches.get((row.facility_id, row.id), ()))
+                tags += [(row.facility_id, self._keyring.presence_tag(guest)) for guest in guests]
         return await store.find_present(connection, *_columns(tags))
 
 
@@ -388,18 +402,23 @@ _MOVES = frozenset({ActKind.CORRECT, ActKind.EXTEND, ActKind.UNDO_CHECK_OUT})
 
 def _moved(
     acts: Sequence[Prepared], refs: Mapping[tuple[int, bytes], UUID], present: Iterable[Presence]
-) -> set[tuple[int, UUID]]:
-    """The stays that these acts may bring to another time, or under another document: (facility, stay)."""
-    moved = set()
-    named = {(act.command.facility.id, act.guest_tag) for act in acts if act.guest_tag is not None}
-    if named:
-        moved = {(each.facility_id, each.stay_id) for each in present if (each.facility_id, each.guest_tag) in named}
+) -> dict[tuple[int, UUID], list[Mapping[str, Any]]]:
+    """The stays that these acts may bring to another time, or make another guest's: (facility, stay) → corrections."""
+    moved: dict[tuple[int, UUID], list[Mapping[str, Any]]] = {}
+    of_guest: dict[tuple[int, int | None], list[UUID]] = {}
+    for entry in present:
+        of_guest.setdefault((entry.facility_id, entry.guest_tag), []).append(entry.stay_id)
     for act in acts:
         facility_id, stay_id = act.command.facility.id, act.command.stay_id
         if stay_id is None and act.ref_tag is not None:
             stay_id = refs.get((facility_id, act.ref_tag))
-        if act.command.act.kind in _MOVES and stay_id is not None:
-            moved.add((facility_id, stay_id))
+        meant = [stay_id] if stay_id is not None else []
+        if act.guest_tag is not None:
+            meant += of_guest.get((facility_id, act.guest_tag), [])
+        for each in meant if act.command.act.kind in _MOVES else ():
+            patches = moved.setdefault((facility_id, each), [])
+            if act.command.act.kind is ActKind.CORRECT:
+                patches.append(act.command.act.fields)
     return moved
 
 
@@ -408,7 +427,7 @@ def _columns(pairs: Iterable[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
     return [first for first, _ in ordered], [second for _, second in ordered]
 
 
-async def _write(connection: Connection, world: World, now: datetime) -> None:
+async def _write(connection: Connection, keyring: Keyring, world: World, now: datetime) -> None:
     """Write the end state of every stay that changed, and the work that follows from it."""
     fresh = [change for change in world.changes.values() if change.is_new]
     changed = [change for change in world.changes.values() if not change.is_new]
@@ -418,8 +437,11 @@ async def _write(connection: Connection, world: World, now: datetime) -> None:
         names = [(*key, stay_id) for key, stay_id in world.new_refs.items()]
         rows = [(change.row, change.tags) for change in fresh]
         await store.insert_declared(connection, rows, names, _present(fresh), _work(fresh))
+        heads = _heads(keyring, fresh)
+        if heads:
+            await store.insert_party_heads(connection, heads)
     if changed:
-        await _write_changed(connection, changed)
+        await _write_changed(connection, keyring, changed)
     if world.superseded:
         await store.insert_versions(connection, world.superseded)
     expectations = world.expectations
@@ -437,7 +459,7 @@ async def _write(connection: Connection, world: World, now: datetime) -> None:
                     change.row.id,
                     change.row.version,
                     now,
-                    verification_of(change.contents.declared["guest"]["document"]["number"]),
+                    verification_of(change.contents.declared["guest"].get("document")),
                 )
                 for change in trials
             ],
@@ -457,18 +479,28 @@ def _expected_entry(world: World, now: datetime) -> audit.AuditEntry:
     )
 
 
-async def _write_changed(connection: Connection, changed: list[Change]) -> None:
+async def _write_changed(connection: Connection, keyring: Keyring, changed: list[Change]) -> None:
     await store.update_stays(connection, [(change.row, change.tags) for change in changed])
     await store.remove_present(
         connection, [(change.facility.id, change.row.id) for change in changed if change.presence is None]
     )
     await store.put_present(connection, _present(changed))
+    await store.remove_party_heads(connection, [(change.facility.id, change.row.id) for change in changed])
+    heads = _heads(keyring, changed)
+    if heads:
+        await store.insert_party_heads(connection, heads)
     await store.supersede_work(connection, [(change.facility.id, change.row.id) for change in changed])
     await store.enqueue(connection, _work(changed))
 
 
 def _present(changes: Iterable[Change]) -> list[Presence]:
     return [change.presence for change in changes if change.presence is not None]
+
+
+def _heads(keyring: Keyring, changes: Iterable[Change]) -> list[PartyHead]:
+    """Those in house who lead a party."""
+    leading = ((change, party_led(keyring, change.contents.declared)) for change in changes if change.presence)
+    return [PartyHead(change.facility.id, change.row.id, led) for change, led in leading if led is not None]
 
 
 def _work(changes: Iterable[Change]) -> list[tuple[int, UUID, int, int]]:
@@ -503,9 +535,9 @@ def _outcome(world: World, draft: Draft, act: Prepared, decision: Decision) -> O
     row = _shown(decision)
     try:
         receipt = draft.receipt(act.command.facility, row, world.contents(row)) if row is not None else None
+        warnings = (*act.warnings, *decision.warnings, *world.doubts(act, decision))
     except Refused as unreadable:
         return Outcome("refused", None, None, unreadable, act.warnings)
-    warnings = (*act.warnings, *decision.warnings)
     if decision.refusal is None:
         return Outcome(decision.outcome, row, receipt, None, warnings, decision.expected, decision.missing)
     decision.refusal.stay_id = str(row.id) if row is not None else None

@@ -130,6 +130,14 @@ class ExpectedRow:
         return f"<ExpectedRow {self.id} v{self.version}>"
 
 
+class PartyHead(NamedTuple):
+    """A guest in house who leads a party (trưởng đoàn)."""
+
+    facility_id: int
+    stay_id: UUID
+    party_tag: int
+
+
 class Tags(NamedTuple):
     """The blind indexes of one stay's current version."""
 

@@ -36,6 +36,7 @@ from asm_daemon.crypto import (
 from asm_daemon.ledger import canonical_json, instant_text
 from asm_daemon.model import Contents, Principal, PrincipalKind
 from asm_daemon.problems import Refused
+from asm_daemon.rules import guest_value
 from asm_daemon.sealing import open_contents
 from asm_daemon.store import LOST
 from asm_daemon.store import police as store
@@ -229,7 +230,7 @@ def _take(found: _Found, keyring: Keyring, hit: Hit, wanted: str) -> None:
     except (Tampered, UnknownEpoch):
         found.unreadable.append(hit.stay.id)
         return
-    if document_value(contents.declared["guest"]["document"]["number"]) == wanted:
+    if guest_value(contents.declared["guest"]) == wanted:
         found.stays.append(_found_stay(hit, contents))
 
 
@@ -271,6 +272,7 @@ def _found_stay(hit: Hit, contents: Contents) -> FoundStay:
                 address=facility.address,
             ),
             "guest": declared["guest"],
+            "party": declared.get("party"),
             "room": declared.get("room"),
             "reason": declared["reason"],
             "reason_text": declared.get("reason_text"),

@@ -276,7 +276,13 @@ _FROM_PYDANTIC: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "string_unicode": ("not_json", {}),
 }
 _SIGNS = {"greater_than_equal": "≥", "greater_than": ">", "less_than_equal": "≤", "less_than": "<"}
-_TABLE_OF_FIELD = {"type": "document_types", "reason": "reasons", "kind": "residence_kinds", "gender": "genders"}
+_TABLE_OF_FIELD = {
+    "type": "document_types",
+    "reason": "reasons",
+    "kind": "residence_kinds",
+    "gender": "genders",
+    "relationship": "kinship",
+}
 
 
 # A member's name comes from the sender: one with a digit or a capital at its start may be a person's data in the wrong

@@ -57,9 +57,23 @@ def is_foreigner(nationality: str) -> bool:
     return nationality != "VNM"
 
 
-def derived_ref(facility_id: int, document_number: str, arrived_on: date) -> str:
-    """The name of a stay whose sender gave none: facility, document and local day of arrival."""
-    return f"\x00{facility_id}\x00{fold_document(document_number)}\x00{arrived_on.isoformat()}"
+def guest_value(guest: Mapping[str, Any]) -> str:
+    """What tells one guest from another in a house, of the `guest` of declared data: what presence tags, document
+    indexes and derived names are made over.
+
+    It is the folded document number; for a minor without a document name, birth date and guardian's name. The latter
+    begins with a bar, which no folded number holds, so that no question for a document ever finds it.
+    """
+    document = guest.get("document")
+    if document is not None:
+        return fold_document(document["number"])
+    guardian = (guest.get("guardian") or {}).get("full_name", "")
+    return f"|{fold_name(guest['full_name'])}|{guest['birth_date']}|{fold_name(guardian)}"
+
+
+def derived_ref(facility_id: int, value: str, arrived_on: date) -> str:
+    """The name of a stay whose sender gave none: facility, guest (`guest_value`) and local day of arrival."""
+    return f"\x00{facility_id}\x00{value}\x00{arrived_on.isoformat()}"
 
 
 def overlaps(
@@ -85,10 +99,14 @@ def is_same_document(one: Document, other: Document) -> bool:
 def is_another_person(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """Whether a correction replaces the document and the name and the birth date: that is no correction.
 
-    Both are the `guest` of declared data; what is stored is not held against today's code tables again.
+    Both are the `guest` of declared data; what is stored is not held against today's code tables again. Where one of
+    them has no document, name and birth date have to tell: a minor's document may be added later.
     """
+    numbers = [
+        fold_document(guest["document"]["number"]) if guest.get("document") else None for guest in (before, after)
+    ]
     return (
-        fold_document(before["document"]["number"]) != fold_document(after["document"]["number"])
+        (numbers[0] is None or numbers[0] != numbers[1])
         and fold_name(before["full_name"]) != fold_name(after["full_name"])
         and before["birth_date"] != after["birth_date"]
     )
@@ -97,7 +115,9 @@ def is_another_person(before: Mapping[str, Any], after: Mapping[str, Any]) -> bo
 def warnings_for(declaration: StayDeclaration) -> Iterator[Violation]:
     """What deserves a second look but is never a reason to refuse."""
     guest = declaration.guest
-    if guest.document.type in PERSONAL_NUMBER_DOCUMENTS:
+    if guest.document is None:
+        yield violation("document_missing_minor", "/guest/document")
+    elif guest.document.type in PERSONAL_NUMBER_DOCUMENTS:
         number, pointer = guest.document.number, "/guest/document/number"
         yield from disagreements(number, guest.gender, guest.birth_date, pointer)
     if is_foreigner(guest.nationality):

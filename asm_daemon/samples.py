@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime, time, timedelta, timezone
+from functools import partial
 from io import BytesIO
 from itertools import islice
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import orjson
 import xlsxwriter
 
-from schemas.codes import DocumentType, Reason, table, written_code
+from schemas.codes import DocumentType, Kinship, Reason, table, written_code
 from schemas.synthetic import PERSONS, Person, person
 
 PEOPLE_OF_SEED = 1_000
@@ -65,6 +66,77 @@ def declaration(
         "reason_text": None,
         "note": None,
     }
+
+
+# -- a guesthouse: a family with small children ------------------------------------------------------------------------
+
+
+def family(day: date, seed: int) -> list[dict[str, Any]]:
+    """A parent and two children without documents who arrive on `day`, as `POST /v1/stays:batch` takes them.
+
+    The elder child names the parent's stay, the younger the parent's document.
+    """
+    head = declaration(day, seed, index=next(filter(partial(_may_be_parent, day, seed), range(PEOPLE_OF_SEED))))
+    parent = head["guest"]
+    relationship = Kinship.FATHER if parent["gender"] == "M" else Kinship.MOTHER
+    guardian = {"relationship": int(relationship), "full_name": parent["full_name"]}
+    ties = ({"source_ref": head["source_ref"]}, {"document": parent["document"]})
+    party = f"SAMPLE-FAMILY-{seed}"
+    children = [
+        {
+            **head,
+            "source_ref": f"{head['source_ref']}-{number}",
+            "guest": {**child, "nationality": parent["nationality"], "guardian": {**guardian, **tie}},
+            "party": {"ref": party, "role": "member"},
+        }
+        for number, (child, tie) in enumerate(zip(_children(parent, day), ties, strict=True), 1)
+    ]
+    return [{**head, "party": {"ref": party, "role": "head"}}, *children]
+
+
+def family_csv(day: date, seed: int) -> bytes:
+    """The same family in a list of the guesthouse's own."""
+    head, *_ = family(day, seed)
+    parent = head["guest"]
+    kinship = "Cha" if parent["gender"] == "M" else "Mẹ"
+    number = parent["document"]["number"]
+    kind = written_code("document_types", parent["document"]["type"])
+    lines = [_family_line(head, parent, day, [kind, number], ["", "", ""], "x")]
+    guardian = [parent["full_name"], kinship, number]
+    lines += [_family_line(head, child, day, ["", ""], guardian, "") for child in _children(parent, day)]
+    return "\r\n".join([_FAMILY, *lines, ""]).encode("utf-8-sig")
+
+
+def _family_line(
+    head: Mapping[str, Any], guest: Mapping[str, Any], day: date, document: list[str], guardian: list[str], leads: str
+) -> str:
+    person_cells = [
+        guest["full_name"],
+        _written(date.fromisoformat(guest["birth_date"])),
+        "Nam" if guest["gender"] == "M" else "Nữ",
+        "Việt Nam",
+    ]
+    stay_cells = [_written(day), _written(day + timedelta(days=1)), head["room"], "Du lịch"]
+    return ";".join([*person_cells, *document, *stay_cells, *guardian, "Gia đình mẫu", leads])
+
+
+_FAMILY = (
+    "Họ tên;Ngày sinh;Giới tính;Quốc tịch;Loại giấy tờ;Số giấy tờ;Ngày đến;Ngày đi dự kiến;Phòng;Lý do;Người giám hộ;"
+    "Quan hệ;Số giấy tờ người giám hộ;Đoàn;Trưởng đoàn"
+)
+
+
+def _may_be_parent(day: date, seed: int, index: int) -> bool:
+    someone = _person(seed, index)
+    return someone.nationality == "VNM" and 30 <= day.year - int(someone.birth_date[:4]) < 45
+
+
+def _children(parent: Mapping[str, Any], day: date) -> list[dict[str, Any]]:
+    surname = parent["full_name"].split()[0]
+    return [
+        {"full_name": f"{surname} ANH MẪU", "birth_date": f"{day.year - 9}-03-08", "gender": "M"},
+        {"full_name": f"{surname} BÉ MẪU", "birth_date": f"{day.year - 2}-10-20", "gender": "F"},
+    ]
 
 
 def _residence(guest: Person, index: int) -> dict[str, Any] | None:
@@ -340,6 +412,8 @@ def files(day: date = SAMPLE_DAY) -> dict[str, bytes]:
         "guesthouse-list.csv": own_list_csv(day, 12, seed=6),
         "hotel-portal.json": portal_rows(day, 12, seed=7),
         "guesthouse.json": _indented(declaration(day, seed=2)),
+        "guesthouse-family.json": _indented(family(day, seed=8)),
+        "guesthouse-family.csv": family_csv(day, seed=8),
         "rental-housing.json": _indented(declaration(day, seed=3)),
         "dorm-roster.csv": dorm_roster_csv(day, 15, seed=4),
         "hospital-admit.hl7": adt_a01(day, 0, seed=5),
@@ -347,5 +421,5 @@ def files(day: date = SAMPLE_DAY) -> dict[str, bytes]:
     }
 
 
-def _indented(fields: Mapping[str, Any]) -> bytes:
+def _indented(fields: Mapping[str, Any] | list[dict[str, Any]]) -> bytes:
     return orjson.dumps(fields, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

@@ -144,13 +144,13 @@ def population_item(stay: CarriedStay, contents: Contents | None) -> PopulationI
 
 def _guest(declared: Mapping[str, Any]) -> PopulationGuest:
     gender = declared.get("gender")
-    document = declared["document"]
+    document = declared.get("document")
     return PopulationGuest(
         full_name=declared["full_name"],
         birth_date=declared["birth_date"],
         gender=None if gender is None else Gender(gender),
         nationality=declared["nationality"],
-        document=PopulationDocument(type=DocumentType(document["type"]), number=document["number"]),
+        document=document and PopulationDocument(type=DocumentType(document["type"]), number=document["number"]),
     )
 
 

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any, TypeAlias, TypedDict, Unpack
 
 from schemas.act import Act, ActKind, Unreadable
-from schemas.codes import DocumentType, canonical_nationality, table
+from schemas.codes import DocumentType, Kinship, canonical_nationality, table
 from schemas.folding import fold_tokens
 from schemas.violations import Violation, violation
 
@@ -189,7 +189,7 @@ def _codes(name: str) -> frozenset[int | str]:
     return frozenset(row.code for row in table(name).rows)
 
 
-_OTHER_NAMES = {
+_OTHER_NAMES: dict[str, dict[Any, str]] = {
     "document_types": {
         DocumentType.CCCD: "CCCD | Căn cước công dân | Thẻ căn cước công dân",
         DocumentType.CMND: "CMND | CMT | Chứng minh nhân dân | Chứng minh thư",
@@ -198,7 +198,15 @@ _OTHER_NAMES = {
         DocumentType.HEALTH_INSURANCE: "BHYT | Bảo hiểm y tế | Thẻ bảo hiểm y tế",
         DocumentType.PERSONAL_NUMBER_NOTICE: "Số định danh cá nhân",
         DocumentType.CAN_CUOC: "Căn cước | CC",
-    }
+    },
+    "kinship": {
+        Kinship.FATHER: "Bố",  # without marks "ba" may be a grandmother, so it is asked back
+        Kinship.MOTHER: "Má",
+        Kinship.GRANDPARENT: "Ông | Ông nội | Bà nội | Ông ngoại | Bà ngoại | Grandmother | Grandfather",
+        Kinship.SIBLING: "Anh | Chị | Em | Anh trai | Chị gái | Em trai | Em gái | Brother | Sister",
+        Kinship.LEGAL_GUARDIAN: "Giám hộ | Guardian",
+        Kinship.OTHER: "Cô | Dì | Chú | Bác | Cậu | Mợ | Thím | Họ hàng | Aunt | Uncle | Relative",
+    },
 }
 
 

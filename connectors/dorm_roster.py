@@ -10,10 +10,10 @@ how a line becomes a declaration. Besides:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from functools import partial
 
-from connectors.guest_lines import DATE_COLUMNS, NUMBER_COLUMNS, read_guest
+from connectors.guest_lines import DATE_COLUMNS, NUMBER_COLUMNS, guest_of, read_guest
 from connectors.table_files import read_table
 from connectors.tables import results, vocabulary
 from schemas.act import Act, Connector, Unreadable
@@ -41,11 +41,11 @@ def read(document: bytes) -> Iterator[Act | Unreadable]:
     if isinstance(table, Unreadable):
         yield table
     else:
-        yield from results(table, partial(read_guest, default_reason=int(Reason.LABOUR)), _document_and_day)
+        yield from results(table, partial(read_guest, default_reason=int(Reason.LABOUR)), _guest_and_day)
 
 
-def _document_and_day(act: Act) -> tuple[str, str]:
-    return act.fields["guest"]["document"]["number"], act.fields["arrived_at"][:10]
+def _guest_and_day(act: Act) -> tuple[Hashable, str]:
+    return guest_of(act), act.fields["arrived_at"][:10]
 
 
 connector = Connector(name="dorm_roster", suffixes=(), media_types=(), read=read)  # a list of guests looks the same

@@ -7,18 +7,19 @@ headings are, `connectors.guest_lines` how a line becomes a declaration. Besides
   must be told is the facility's question, and intake's.
 * Columns that nobody knows are told once, as a warning of the first row that is taken; what they hold is not read.
 * A row whose name is marked `[VÍ DỤ]` or `[EXAMPLE]` is the example of a template, and skipped.
-* A row with the document and the very arrival of an earlier row is refused, naming that row.
+* A row with the document and the very arrival of an earlier row is refused, naming that row; of a minor without a
+  document name, birth date and guardian count.
 * A workbook with the Ministry's sheet is in the Ministry's form, and read by its rules (`connectors.official_xlsx`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from itertools import islice
 
 from connectors import official_xlsx
-from connectors.guest_lines import DATE_COLUMNS, NUMBER_COLUMNS, read_guest
+from connectors.guest_lines import DATE_COLUMNS, NUMBER_COLUMNS, guest_of, read_guest
 from connectors.table_files import open_workbook, table_of_text, table_of_workbook
 from connectors.tables import results, vocabulary
 from schemas.act import Act, Connector, Unreadable
@@ -55,11 +56,11 @@ def read(document: bytes) -> Iterator[Act | Unreadable]:
     if isinstance(table, Unreadable):
         yield table
         return
-    yield from _telling_unknown_columns(results(table, read_guest, _document_and_arrival), table.unknown)
+    yield from _telling_unknown_columns(results(table, read_guest, _guest_and_arrival), table.unknown)
 
 
-def _document_and_arrival(act: Act) -> tuple[str, str]:
-    return act.fields["guest"]["document"]["number"], act.fields["arrived_at"]
+def _guest_and_arrival(act: Act) -> tuple[Hashable, str]:
+    return guest_of(act), act.fields["arrived_at"]
 
 
 def _telling_unknown_columns(found: Iterator[Act | Unreadable], unknown: tuple[str, ...]) -> Iterator[Act | Unreadable]:

@@ -1,6 +1,7 @@
 """The code tables: what every coded field may hold, in Vietnamese and English, with one access point, `table(name)`.
 
-Document types, reasons, residence kinds, genders and provinces carry the codes of the Ministry's portal (API v1.4).
+Document types, reasons, residence kinds, genders and provinces carry the codes of the Ministry's portal (API v1.4). The
+codes of `kinship` are this system's own: the portal knows no guardian.
 Nationalities are ISO 3166-1 alpha-3 and, for what ISO has no code for, ICAO Doc 9303 part 3. Communes carry the
 statistics office's five-digit codes, **not** the Ministry's nine-digit ones: a guest's `residence.ward` is not checked
 against them. The units until 30 June 2025 are tables of their own, because the statistics office gave their codes
@@ -73,6 +74,17 @@ class Gender(StrEnum):
 
     MALE = "M"
     FEMALE = "F"
+
+
+class Kinship(IntEnum):
+    """Quan hệ: what the guardian is to the guest."""
+
+    FATHER = 1
+    MOTHER = 2
+    GRANDPARENT = 3
+    SIBLING = 4
+    LEGAL_GUARDIAN = 5
+    OTHER = 6
 
 
 class Department(StrEnum):
@@ -327,6 +339,15 @@ Nam | Male
 Nữ | Female
 """
 
+_KINSHIP_NAMES = """
+Cha | Father
+Mẹ | Mother
+Ông, bà | Grandparent
+Anh, chị, em | Brother or sister
+Người giám hộ | Legal guardian
+Khác | Other
+"""
+
 _DEPARTMENT_NAMES = """
 Sở Văn hóa, Thể thao và Du lịch | Department of Culture, Sports and Tourism
 Ban Quản lý Khu kinh tế và các khu công nghiệp | Management Board of the Economic Zone and Industrial Zones
@@ -384,6 +405,7 @@ TABLES: Mapping[str, Table] = _Tables(
         "reasons": ("2026-08-01", partial(_enumerated, Reason, _REASON_NAMES)),
         "residence_kinds": ("2026-08-01", partial(_enumerated, ResidenceKind, _RESIDENCE_KIND_NAMES)),
         "genders": ("2026-08-01", partial(_enumerated, Gender, _GENDER_NAMES)),
+        "kinship": ("2026-11-28", partial(_enumerated, Kinship, _KINSHIP_NAMES)),
         "departments": ("2025-07-01", partial(_enumerated, Department, _DEPARTMENT_NAMES)),
         "facility_kinds": ("2023-10-01", _facility_kinds),
         "provinces": ("2025-07-01", _provinces),

@@ -51,6 +51,12 @@ HEADINGS: Mapping[str, str] = MappingProxyType(
         " | Reason for stay | Purpose",
         "reason_text": "Lý do chi tiết | Lí do chi tiết | Nhập lý do | Nhập lí do | Reason detail",
         "permitted_stay_until": "Thời hạn tạm trú | Hạn tạm trú | Tạm trú đến ngày | Permitted stay until",
+        "guardian": "Người giám hộ | Họ tên người giám hộ | Tên người giám hộ | Guardian | Guardian name",
+        "relationship": "Quan hệ | Quan hệ với người giám hộ | Relationship | Kinship",
+        "guardian_number": "Số giấy tờ người giám hộ | Giấy tờ người giám hộ | CCCD người giám hộ"
+        " | Số CCCD người giám hộ | Guardian document | Guardian document number | Guardian ID",
+        "party": "Đoàn | Mã đoàn | Tên đoàn | Party | Travel party",
+        "party_head": "Trưởng đoàn | Là trưởng đoàn | Head of party | Party head",
         "note": "Ghi chú | Note | Notes | Remark | Remarks",
     }
 )

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from schemas.codes import FacilityKind
 from schemas.stay import Output
 
 DECLARATION_BYTES = 64 << 10
@@ -20,6 +21,15 @@ LIST_ROWS = 500
 """Rows of one page of a list."""
 IDEMPOTENCY_KEY_LIMIT = 128
 """Characters of an Idempotency-Key."""
+
+
+class MinorLimit(Output):
+    """Below which age a guest needs no document where there is a guardian: the rules in force now."""
+
+    facility_kinds: list[FacilityKind]
+    below_age: int = Field(description="Completed years on the day of arrival; at this age a document is needed")
+    guardian_in_house: bool = Field(description="true: a warning tells if the guardian does not stay there too")
+    source: str
 
 
 class Limits(Output):
@@ -48,4 +58,5 @@ class Limits(Output):
     declare_before_next_day: Literal["08:00"] = Field(
         default="08:00", description="Deadline on the next day for an arrival at 23:00 or later"
     )
+    minors: list[MinorLimit]
     connectors: list[str] = Field(description="Names of the readers for files")

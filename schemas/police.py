@@ -77,7 +77,8 @@ class FoundStay(Output):
         repr=False, description="The owner's reason, when the stay was cancelled"
     )
     facility: FoundFacility
-    guest: dict[str, Any] = Field(repr=False, description="The guest as declared")
+    guest: dict[str, Any] = Field(repr=False, description="The guest as declared, a minor's guardian among it")
+    party: dict[str, Any] | None = Field(repr=False, description="The party the guest came with, and the role in it")
     room: str | None = Field(repr=False)
     reason: int = Field(repr=False)
     reason_text: str | None = Field(repr=False)

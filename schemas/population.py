@@ -108,13 +108,16 @@ class PopulationDocument(_Sent):
 
 
 class PopulationGuest(_Sent):
-    """Khách lưu trú, as far as it takes to find the person. `birth_date` is YYYY-MM-DD, YYYY-MM or YYYY."""
+    """Khách lưu trú, as far as it takes to find the person. `birth_date` is YYYY-MM-DD, YYYY-MM or YYYY.
+
+    `document` is null for a minor who was declared with a guardian instead; the guardian is not sent.
+    """
 
     full_name: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=200)]
     birth_date: str
     gender: Gender | None
     nationality: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
-    document: PopulationDocument
+    document: PopulationDocument | None
 
     @field_validator("birth_date")
     @classmethod

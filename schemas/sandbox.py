@@ -6,8 +6,9 @@ database nor the police nor any extract.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from string import Formatter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from schemas.synthetic import Person, person
 from schemas.violations import CATALOGUE, Violation, violation
@@ -32,9 +33,9 @@ TEST_PERSONS: tuple[TestPerson, ...] = (
 _VERIFICATIONS = {entry.person.document_number: entry.verification for entry in TEST_PERSONS}
 
 
-def verification_of(document_number: str) -> str:
-    """What the sandbox answers for the population database."""
-    return _VERIFICATIONS.get(document_number, "not_checked")
+def verification_of(document: Mapping[str, Any] | None) -> str:
+    """What the sandbox answers for the population database about the `document` of a declared guest."""
+    return "not_checked" if document is None else _VERIFICATIONS.get(document["number"], "not_checked")
 
 
 def refusal_on_demand(source_ref: str) -> tuple[str, tuple[Violation, ...]] | None:

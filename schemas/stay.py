@@ -27,7 +27,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from schemas.codes import NATIONALITIES, PROVINCES, DocumentType, FacilityKind, Reason, ResidenceKind
+from schemas.codes import NATIONALITIES, PROVINCES, DocumentType, FacilityKind, Kinship, Reason, ResidenceKind
+from schemas.families import age_on, minor_rule
 
 SOURCE_REF_LIMIT = 128
 NAME_LIMIT = 100
@@ -39,15 +40,26 @@ STAY_LIMIT = timedelta(days=5 * 366)
 
 @dataclass(frozen=True, slots=True)
 class DeclarationContext:
-    """What a declaration is checked against besides itself: the facility's kind, and when it was received (UTC)."""
+    """What a declaration is checked against besides itself: the facility's kind, and when it was received (UTC).
+
+    `arrived_on` is the day of arrival in Viet Nam, for the part about the guest: the age on that day decides whether a
+    guardian may stand for a document. Whoever validates a declaration without a document gives it; without it the age
+    is not looked at.
+    """
 
     facility_kind: FacilityKind
     received_at: datetime
+    arrived_on: date | None = None
 
 
 def refuse(code: str, **limits: object) -> PydanticCustomError:
     """The exception that carries a code of `schemas.violations` through pydantic."""
     return PydanticCustomError("violation", "{code}", {"code": code, "limits": limits})
+
+
+def vietnam_day(instant: datetime) -> date:
+    """The calendar day in Viet Nam (UTC+7, no summer time) of an aware instant."""
+    return (instant.astimezone(UTC) + timedelta(hours=7)).date()
 
 
 def _tidy(value: object) -> object:
@@ -150,33 +162,88 @@ _PHONE = re.compile(r"^\+?[0-9](?:[ .-]?[0-9]){5,14}$")
 _NAME_LETTERS = re.compile(r"[^\W\d_](?:[^\W\d_]|[\u0300-\u036f .,'’`-])*")
 
 
-class Guest(Input):
-    """A guest (khách lưu trú)."""
+def _whole_name(name: str) -> str:
+    if not name:
+        raise refuse("blank_name")
+    if len(name) > NAME_LIMIT:
+        raise refuse("too_long", limit=NAME_LIMIT)
+    if not _NAME_LETTERS.fullmatch(name):
+        raise refuse("wrong_name")
+    return name
 
-    full_name: Annotated[str, Tidy] = Field(description="Họ và tên đầy đủ", json_schema_extra={"maxLength": NAME_LIMIT})
+
+def _plain_source_ref(source_ref: str | None) -> str | None:
+    if source_ref is not None and not _SOURCE_REF.fullmatch(source_ref):
+        raise refuse("wrong_source_ref")
+    return source_ref
+
+
+_SOURCE_REF = re.compile(r"^[\x21-\x7e]+$")
+FullName = Annotated[str, Tidy, AfterValidator(_whole_name)]
+SourceRef = Annotated[str, Field(max_length=SOURCE_REF_LIMIT)]
+
+
+class Guardian(Input):
+    """Who stands for a minor without a document (người giám hộ): by name, kinship, and document or own stay."""
+
+    relationship: Kinship = Field(description="Quan hệ với khách: mã trong danh mục kinship")
+    full_name: FullName = Field(description="Họ và tên đầy đủ", json_schema_extra={"maxLength": NAME_LIMIT})
+    source_ref: SourceRef | None = Field(
+        default=None,
+        json_schema_extra={"pattern": _SOURCE_REF.pattern},
+        description="Mã tham chiếu lượt lưu trú của người giám hộ tại cơ sở này",
+    )
+    document: Document | None = Field(
+        default=None, validate_default=True, description="Giấy tờ của người giám hộ; bắt buộc nếu không có source_ref"
+    )
+
+    @field_validator("source_ref")
+    @classmethod
+    def _source_ref_is_plain(cls, source_ref: str | None) -> str | None:
+        return _plain_source_ref(source_ref)
+
+    @field_validator("document")
+    @classmethod
+    def _can_be_found(cls, document: Document | None, info: ValidationInfo) -> Document | None:
+        if document is None and info.data.get("source_ref", "") is None:
+            raise refuse("guardian_reference_required")
+        return document
+
+
+class Party(Input):
+    """The group that a guest came with (đoàn), by the sender's own name of it, and the guest's place in it."""
+
+    ref: Annotated[str, Tidy, Field(min_length=1, max_length=NAME_LIMIT)] = Field(
+        description="Tên hoặc mã đoàn tại hệ thống nguồn"
+    )
+    role: Literal["head", "member"] = Field(description="head trưởng đoàn, member thành viên")
+
+
+class Guest(Input):
+    """A guest (khách lưu trú).
+
+    `document` may be absent where the guest is a minor with a `guardian`: below which age, and at which kinds of
+    facility, stands in `schemas.families.MINOR_RULES`.
+    """
+
+    full_name: FullName = Field(description="Họ và tên đầy đủ", json_schema_extra={"maxLength": NAME_LIMIT})
     birth_date: str = Field(
         description="Ngày sinh: YYYY-MM-DD; YYYY-MM hoặc YYYY khi giấy tờ không ghi đủ (ISO 8601)",
         json_schema_extra={"pattern": r"^\d{4}(-\d{2}(-\d{2})?)?$"},
     )
     gender: Literal["M", "F"] | None = Field(default=None, description="M nam, F nữ")
     nationality: Code = Field(description="Quốc tịch: ISO 3166-1 alpha-3")
-    document: Document
+    guardian: Guardian | None = Field(
+        default=None, description="Người giám hộ, thay cho giấy tờ của trẻ em theo quy tắc của loại cơ sở"
+    )
+    document: Document | None = Field(
+        default=None, validate_default=True, description="Giấy tờ; chỉ trẻ em có người giám hộ (guardian) được để trống"
+    )
     phone: Annotated[str, Tidy] | None = Field(default=None, json_schema_extra={"pattern": _PHONE.pattern})
     residence: Residence | None = None
     permitted_stay_until: date | None = Field(
         default=None, description="Thời hạn tạm trú được phép của người nước ngoài"
     )
-
-    @field_validator("full_name")
-    @classmethod
-    def _name_has_letters(cls, name: str) -> str:
-        if not name:
-            raise refuse("blank_name")
-        if len(name) > NAME_LIMIT:
-            raise refuse("too_long", limit=NAME_LIMIT)
-        if not _NAME_LETTERS.fullmatch(name):
-            raise refuse("wrong_name")
-        return name
 
     @field_validator("birth_date")
     @classmethod
@@ -189,9 +256,25 @@ class Guest(Input):
         except ValueError:
             raise refuse("wrong_date", expected="YYYY-MM-DD / YYYY-MM / YYYY") from None
         received_at = _context(info).received_at if info.context else datetime.now(UTC)
-        if not date(1880, 1, 1) <= earliest <= (received_at + timedelta(hours=7)).date():
+        if not date(1880, 1, 1) <= earliest <= vietnam_day(received_at):
             raise refuse("birth_date_out_of_range")
         return text
+
+    @field_validator("document")
+    @classmethod
+    def _only_a_minor_lacks_it(cls, document: Document | None, info: ValidationInfo) -> Document | None:
+        if document is not None:
+            return document
+        context = _context(info)
+        rule = minor_rule(context.facility_kind, context.arrived_on or vietnam_day(context.received_at))
+        if rule is None:
+            raise refuse("required")
+        if info.data.get("guardian", ...) is None:
+            raise refuse("document_or_guardian_required", limit=rule.below_age)
+        born = info.data.get("birth_date")
+        if born and context.arrived_on and age_on(born, context.arrived_on) >= rule.below_age:
+            raise refuse("document_required_from_age", limit=rule.below_age)
+        return None
 
     @field_validator("phone")
     @classmethod
@@ -227,9 +310,6 @@ DEPARTURE_OPTIONAL = frozenset(
 )
 
 
-_SOURCE_REF = re.compile(r"^[\x21-\x7e]+$")
-
-
 def is_source_ref(text: str) -> bool:
     """Whether this can be a `source_ref`."""
     return len(text) <= SOURCE_REF_LIMIT and _SOURCE_REF.fullmatch(text) is not None
@@ -241,7 +321,7 @@ class StayDeclaration(Input):
     Instants carry their offset. `source_ref` is the client's own name of the stay: sending it again is harmless.
     """
 
-    source_ref: Annotated[str, Field(max_length=SOURCE_REF_LIMIT)] | None = Field(
+    source_ref: SourceRef | None = Field(
         default=None,
         json_schema_extra={"pattern": _SOURCE_REF.pattern},
         description="Mã tham chiếu của hệ thống nguồn; gửi lại cùng mã không tạo bản trùng",
@@ -261,15 +341,14 @@ class StayDeclaration(Input):
     )
     reason: Reason = Field(description="Lý do cư trú: mã trong danh mục reasons")
     reason_text: Text | None = Field(default=None, validate_default=True, description="Bắt buộc khi reason = 20")
+    party: Party | None = Field(default=None, description="Đoàn mà khách đi cùng")
     note: Text | None = None
     override: Override | None = None
 
     @field_validator("source_ref")
     @classmethod
     def _source_ref_is_plain(cls, source_ref: str | None) -> str | None:
-        if source_ref is not None and not _SOURCE_REF.fullmatch(source_ref):
-            raise refuse("wrong_source_ref")
-        return source_ref
+        return _plain_source_ref(source_ref)
 
     @field_validator("arrived_at")
     @classmethod

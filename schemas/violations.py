@@ -65,6 +65,7 @@ TABLE_NAMES = {
     "provinces": Text("tỉnh, thành phố (mã 3 chữ số)", "provinces (3 digits)"),
     "communes": Text("phường, xã, đặc khu", "communes"),
     "facility_kinds": Text("loại cơ sở lưu trú", "facility kinds"),
+    "kinship": Text("quan hệ với người giám hộ", "kinship"),
 }
 """How people call the code tables that `unknown_code` names."""
 _WORDS = {
@@ -193,6 +194,20 @@ _DECLARATION = {
     "document_name_required": Text(
         "Loại giấy tờ 9 (giấy tờ khác) phải kèm tên giấy tờ.", "Document type 9 (other) must be named."
     ),
+    "document_or_guardian_required": Text(
+        "Thiếu giấy tờ. Chỉ khách dưới {limit} tuổi được khai theo người giám hộ (guardian) thay cho giấy tờ.",
+        "There is no document. Only a guest under {limit} years may be declared with a guardian instead.",
+    ),
+    "document_required_from_age": Text(
+        "Khách từ đủ {limit} tuổi vào ngày đến phải có giấy tờ; người giám hộ không thay được. Ngày sinh chỉ ghi tháng"
+        " hoặc năm được tính theo ngày sớm nhất.",
+        "A guest who is {limit} or older on the day of arrival needs a document; a guardian does not replace it. A"
+        " birth date known to the month or year counts as its first day.",
+    ),
+    "guardian_reference_required": Text(
+        "Người giám hộ phải được nêu bằng số giấy tờ (document) hoặc mã tham chiếu lượt lưu trú (source_ref).",
+        "A guardian is named by a document, or by the source_ref of the guardian's own stay.",
+    ),
     "birth_date_out_of_range": Text(
         "Ngày sinh ngoài khoảng hợp lý (từ năm 1880 đến hôm nay).", "The birth date is outside 1880 to today."
     ),
@@ -276,6 +291,25 @@ _WARNINGS = {
     "card_number_differs": Text(
         "Số thẻ ở dòng 1 của MRZ không khớp với số định danh cá nhân cùng dòng: hãy đối chiếu với thẻ.",
         "The card number in line 1 of the MRZ disagrees with the personal number beside it: compare with the card.",
+    ),
+    "document_missing_minor": Text(
+        "Trẻ em được khai không có giấy tờ: khi biết số định danh cá nhân hoặc số hộ chiếu, hãy đính chính bổ sung.",
+        "A minor is declared without a document: correct the stay once the personal or passport number is known.",
+    ),
+    "guardian_not_found": Text(
+        "Chưa thấy lượt lưu trú của người giám hộ tại cơ sở: hãy khai báo người đó, hoặc kiểm tra lại.",
+        "The guardian has no stay at the facility so far: declare that guest too, or check how they are named.",
+    ),
+    "guardian_not_in_house": Text(
+        "Người giám hộ đã rời đi hoặc lượt lưu trú của người đó đã huỷ: hãy kiểm tra ai đang ở cùng trẻ.",
+        "The guardian has left, or that stay is cancelled: check who stays with the child.",
+    ),
+    "party_without_head": Text(
+        "Đoàn chưa có trưởng đoàn tại cơ sở: hãy khai báo trưởng đoàn.",
+        "The party has no head in house so far: declare the head of the party.",
+    ),
+    "party_with_other_head": Text(
+        "Đoàn đã có trưởng đoàn khác đang ở cơ sở.", "Another guest in house is the head of this party already."
     ),
     "foreigner_duty": Text(
         "Biên nhận này không thay cho khai báo tạm trú của người nước ngoài (NA17, 12 giờ).",

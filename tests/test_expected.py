@@ -135,7 +135,7 @@ async def test_the_desk_is_told_everything_that_is_still_missing(
     await act(intake, facility, clock, ActKind.EXPECT, booking(room=None))
     outcome = await act(intake, facility, clock, ActKind.DECLARE, {"guest": {"birth_date": "1990-02-30"}})
     assert sorted(faults_of(outcome)) == [
-        ("required", "/guest/document"),
+        ("document_or_guardian_required", "/guest/document"),
         ("required", "/room"),
         ("wrong_date", "/guest/birth_date"),
     ]

@@ -124,15 +124,33 @@ def test_the_cells_are_texts_and_the_coded_ones_offer_codes_that_are_understood(
             offered[titles[cells.min_col - 1]] = rule.formula1
     assert offered.pop("Phường/ Xã/ Đặc khu").startswith("OFFSET(codes!")
     assert set(offered) == {
-        "Giới tính", "Quốc tịch", "Loại giấy tờ", "Nơi cư trú hiện nay", "Tỉnh/ Thành phố", "Lý do",
+        "Giới tính", "Quốc tịch", "Loại giấy tờ", "Nơi cư trú hiện nay", "Tỉnh/ Thành phố", "Lý do", "Quan hệ",
     }  # fmt: skip
     values = [(heading, value) for heading, area in offered.items() for (value,) in codes[area.partition("!")[2]]]
+    guardian = {"Người giám hộ": "TRẦN THỊ MẪU", "Quan hệ": "2 - Mẹ", "Số giấy tờ người giám hộ": "000190000009"}
     guests = [
-        {**GUEST, heading: cell.value, "Số giấy tờ": f"{number:012}"} for number, (heading, cell) in enumerate(values)
+        {**GUEST, **guardian, heading: cell.value, "Số giấy tờ": f"{number:012}"}
+        for number, (heading, cell) in enumerate(values)
     ]
     results = filled(book, *guests)
     assert len(results) == len(values) > 300
-    assert all(isinstance(result, Act) and result.warnings == () for result in results)
+    assert all(isinstance(result, Act) and result.warnings == result.violations == () for result in results)
+
+
+@pytest.mark.parametrize("kind", FacilityKind)
+def test_a_child_without_a_document_and_the_party_can_be_filled_in(kind: FacilityKind) -> None:
+    mother = {**GUEST, "Họ tên": "TRẦN THỊ MẪU", "Số giấy tờ": "000190000009", "Đoàn": "Nhà Mẫu", "Trưởng đoàn": "x"}
+    child = {
+        **GUEST, "Họ tên": "TRẦN BÉ MẪU", "Ngày sinh": "05/06/2020", "Loại giấy tờ": None, "Số giấy tờ": None,
+        "Quốc tịch": "VNM - Việt Nam", "Người giám hộ": "TRẦN THỊ MẪU", "Quan hệ": "2 - Mẹ",
+        "Số giấy tờ người giám hộ": "000190000009", "Đoàn": "Nhà Mẫu",
+    }  # fmt: skip
+    results = filled(opened(kind), mother, child)
+    assert all(is_declared(result, kind) for result in results)
+    [_, read] = results
+    assert isinstance(read, Act)
+    assert read.fields["guest"]["guardian"]["relationship"] == 2
+    assert read.fields["party"] == {"ref": "Nhà Mẫu", "role": "member"}
 
 
 def test_the_communes_of_a_province_stand_together_as_their_list_expects() -> None:

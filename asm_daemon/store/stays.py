@@ -8,7 +8,7 @@ from datetime import datetime
 from operator import attrgetter
 from uuid import UUID
 
-from asm_daemon.model import Presence, ReceiptBatch, StayRow, Tags
+from asm_daemon.model import PartyHead, Presence, ReceiptBatch, StayRow, Tags
 from asm_daemon.store import Connection
 
 _COLUMNS = ", ".join(field.name for field in fields(StayRow))
@@ -226,6 +226,44 @@ async def remove_present(connection: Connection, stays: Sequence[tuple[int, UUID
         """
         DELETE FROM in_house USING unnest($1::int[], $2::uuid[]) AS gone (facility_id, stay_id)
         WHERE in_house.facility_id = gone.facility_id AND in_house.stay_id = gone.stay_id
+        """,
+        *_by_column(stays, 2),
+    )
+
+
+async def find_party_heads(
+    connection: Connection, facility_ids: Sequence[int], party_tags: Sequence[int]
+) -> list[PartyHead]:
+    """Who leads these parties, of those in house."""
+    rows = await connection.fetch(
+        """
+        SELECT DISTINCT facility_id, stay_id, party_tag
+        FROM unnest($1::int[], $2::bigint[]) AS wanted (facility_id, party_tag)
+        JOIN party_heads USING (facility_id, party_tag)
+        """,
+        facility_ids,
+        party_tags,
+    )
+    return [PartyHead(*row) for row in rows]
+
+
+async def insert_party_heads(connection: Connection, rows: Sequence[PartyHead]) -> None:
+    """Write who leads a party."""
+    await connection.execute(
+        """
+        INSERT INTO party_heads (facility_id, stay_id, party_tag)
+        SELECT * FROM unnest($1::int[], $2::uuid[], $3::bigint[])
+        """,
+        *_by_column(rows, 3),
+    )
+
+
+async def remove_party_heads(connection: Connection, stays: Sequence[tuple[int, UUID]]) -> None:
+    """These stays lead no party (any more): (facility, stay)."""
+    await connection.execute(
+        """
+        DELETE FROM party_heads USING unnest($1::int[], $2::uuid[]) AS gone (facility_id, stay_id)
+        WHERE party_heads.facility_id = gone.facility_id AND party_heads.stay_id = gone.stay_id
         """,
         *_by_column(stays, 2),
     )

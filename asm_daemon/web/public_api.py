@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import date
 from functools import cache, partial
 
 import prometheus_client
@@ -33,7 +34,15 @@ from schemas.answers import (
     Texts,
     ViolationKind,
 )
-from schemas.limits import DECLARATION_BYTES, IDEMPOTENCY_KEY_LIMIT, LIST_ROWS, PORTAL_BODY_BYTES, Limits
+from schemas.families import minor_rule
+from schemas.limits import (
+    DECLARATION_BYTES,
+    IDEMPOTENCY_KEY_LIMIT,
+    LIST_ROWS,
+    PORTAL_BODY_BYTES,
+    Limits,
+    MinorLimit,
+)
 from schemas.stay import (
     ARRIVAL_AHEAD_LIMIT,
     ARRIVAL_BEHIND_LIMIT,
@@ -41,6 +50,7 @@ from schemas.stay import (
     SOURCE_REF_LIMIT,
     STAY_LIMIT,
     TEXT_LIMIT,
+    vietnam_day,
 )
 from schemas.synthetic import Person
 from schemas.violations import CATALOGUE
@@ -76,9 +86,23 @@ async def read_limits(
             arrival_ahead_hours=int(ARRIVAL_AHEAD_LIMIT.total_seconds() // 3600),
             arrival_behind_days=ARRIVAL_BEHIND_LIMIT.days,
             stay_days=STAY_LIMIT.days,
+            minors=_minors(vietnam_day(call.received_at)),
             connectors=sorted(connectors),
         )
     )
+
+
+def _minors(today: date) -> list[MinorLimit]:
+    in_force = {kind: rule for kind in codes.FacilityKind if (rule := minor_rule(kind, today)) is not None}
+    return [
+        MinorLimit(
+            facility_kinds=[kind for kind in in_force if in_force[kind] == rule],
+            below_age=rule.below_age,
+            guardian_in_house=rule.guardian_in_house,
+            source=rule.source,
+        )
+        for rule in dict.fromkeys(in_force.values())
+    ]
 
 
 # -- reference data ----------------------------------------------------------------------------------------------------

@@ -195,7 +195,7 @@ async def apply(connection: Connection, items: Sequence[PopulationItem]) -> list
 def _row(item: PopulationItem) -> tuple[UUID, int, str, str, bytes, str | None, str | None, str | None]:
     guest = item.guest
     person_keys: tuple[str | None, str | None, str | None] = (None, None, None)
-    if guest is not None and guest.document.type in _CHECKABLE:
+    if guest is not None and guest.document is not None and guest.document.type in _CHECKABLE:
         person_keys = (fold_document(guest.document.number), fold_name(guest.full_name), guest.birth_date)
     return (item.stay_id, item.version, item.status, item.facility.code, canonical(item), *person_keys)
 

@@ -269,6 +269,105 @@ def test_windows_1258_gives_composed_letters() -> None:
     assert [guest(result)["full_name"] for result in results] == ["Nguyễn Thị Thử", "Trần Văn Mẫu"]
 
 
+# -- families ----------------------------------------------------------------------------------------------------------
+
+CHILD: dict[str, Any] = {
+    "Họ tên": "Trần Bé Mẫu", "Ngày sinh": "05/06/2020", "Loại giấy tờ": None, "Số giấy tờ": None,
+    "Quốc tịch": "Việt Nam", "Người giám hộ": "Nguyễn Thị Thử", "Quan hệ": "Mẹ",
+    "Số giấy tờ người giám hộ": "000190000001",
+}  # fmt: skip
+
+
+def test_neither_a_number_nor_a_guardian_is_refused_at_the_cell_of_the_number() -> None:
+    lonely = CHILD | {"Người giám hộ": None, "Quan hệ": None, "Số giấy tờ người giám hộ": None}
+    assert faults(read_guest(**lonely)) == [("required", "E2"), ("required", "D2")]
+
+
+def test_of_a_guardian_name_kinship_and_number_are_wanted_and_a_childs_nationality() -> None:
+    only_name = CHILD | {"Quan hệ": None, "Số giấy tờ người giám hộ": None, "Quốc tịch": None}
+    assert faults(read_guest(**only_name)) == [("required", "L2"), ("required", "M2"), ("required", "J2")]
+    assert faults(read_guest(**(CHILD | {"Người giám hộ": None}))) == [("required", "K2")]
+
+
+@pytest.mark.parametrize("cell", ["Ba", "Bà", "Hàng xóm", 7])
+def test_a_kinship_that_nobody_knows_or_that_may_mean_two_is_refused(cell: object) -> None:
+    assert faults(read_guest(**(CHILD | {"Quan hệ": cell}))) == [("unknown_code", "L2")]
+
+
+def test_a_document_type_without_a_number_is_a_number_that_is_missing_and_no_child() -> None:
+    assert faults(read_guest(**(CHILD | {"Loại giấy tờ": "5 - Giấy khai sinh"}))) == [("required", "E2")]
+
+
+def test_a_leader_without_a_party_is_refused() -> None:
+    [(code, _)] = faults(read_guest(Trưởng_đoàn="x"))
+    assert code == "required"
+
+
+def test_a_child_twice_in_one_list_is_refused_and_its_twin_is_not() -> None:
+    titles = list(dict(zip(TITLES, CELLS, strict=True)) | CHILD)
+    rows = [
+        list((dict(zip(TITLES, CELLS, strict=True)) | CHILD | {"Họ tên": name}).values())
+        for name in ("Trần Bé Mẫu", "Trần Em Mẫu", "TRAN BE MAU")
+    ]
+    first, second, third = read_sheet(titles, *rows)
+    accepted(first)
+    accepted(second)
+    assert faults(third) == [("duplicate_row", "dòng 4")]
+
+
+def test_a_child_with_a_guardian_is_a_valid_declaration() -> None:
+    read_child = read_guest(**CHILD)
+    assert guest(read_child)["guardian"] == {
+        "full_name": "Nguyễn Thị Thử",
+        "relationship": 2,
+        "document": {"number": "000190000001", "type": 1},
+    }
+    arrived_on = date(2026, 11, 23)
+    context = DeclarationContext(FacilityKind.GUESTHOUSE, datetime(2026, 11, 23, 10, tzinfo=UTC), arrived_on)
+    fields = orjson.dumps(accepted(read_child).fields)
+    assert StayDeclaration.model_validate_json(fields, context=context).guest.document is None
+
+
+@pytest.mark.parametrize(
+    ("cell", "number", "kind", "warns"),
+    [
+        ("000190000001", "000190000001", 1, False),
+        ("012345678", "012345678", 2, False),
+        ("TEST00001", "TEST00001", 4, False),
+        (34190000001, "034190000001", 1, True),
+        (123456789, "123456789", 2, False),
+    ],
+)
+def test_a_guardians_number_says_its_type_and_gets_its_lost_zeros_back(
+    cell: object, number: str, kind: int, warns: bool
+) -> None:
+    result = read_guest(**(CHILD | {"Số giấy tờ người giám hộ": cell}))
+    assert guest(result)["guardian"]["document"] == {"type": kind, "number": number}
+    assert [code for code, *_ in warned(result)] == ["leading_zeros_restored"] * warns
+
+
+@pytest.mark.parametrize(
+    ("cell", "code"),
+    [("Bố", 1), ("má", 2), ("3", 3), ("Bà ngoại", 3), ("Chị gái", 4), ("5 - Người giám hộ", 5), ("Uncle", 6)],
+)
+def test_a_kinship_is_a_code_a_name_or_what_people_say(cell: str, code: int) -> None:
+    assert guest(read_guest(**(CHILD | {"Quan hệ": cell})))["guardian"]["relationship"] == code
+
+
+@pytest.mark.parametrize(
+    ("cell", "role"),
+    [("x", "head"), ("Có", "head"), (True, "head"), (1, "head"), ("NGUYEN THI THU", "head"), (None, "member"),
+     ("Không", "member"), (False, "member"), ("Trần Văn Mẫu", "member")],
+)  # fmt: skip
+def test_the_leader_is_marked_or_named(cell: object, role: str) -> None:
+    result = read_guest(Đoàn="Nhà Mẫu", Trưởng_đoàn=cell)
+    assert accepted(result).fields["party"] == {"ref": "Nhà Mẫu", "role": role}
+
+
+def test_without_a_party_there_is_none() -> None:
+    assert "party" not in accepted(read_guest(Đoàn=None, Trưởng_đoàn="không")).fields
+
+
 # -- cells -------------------------------------------------------------------------------------------------------------
 
 

@@ -62,6 +62,18 @@ def test_a_missing_member_is_refused_even_where_null_is_allowed(member: str) -> 
         read(content)
 
 
+def test_a_guest_without_a_document_is_told_as_null_and_nobody_stands_for_it() -> None:
+    content = raw()
+    content["guest"]["document"] = None
+    assert read(content).guest == guest(document=None)
+    del content["guest"]["document"]
+    with pytest.raises(ValidationError, match="missing"):
+        read(content)
+    content["guest"] |= {"document": None, "guardian": {"full_name": "TRẦN THỊ MẪU"}}
+    with pytest.raises(ValidationError, match="extra_forbidden"):
+        read(content)
+
+
 @pytest.mark.parametrize("instant", ["2026-11-23T14:05:00", "2026-11-23", "1700000000", 1700000000, "", None])
 def test_an_instant_without_offset_or_not_in_words_is_refused(instant: Any) -> None:
     with pytest.raises(ValidationError):

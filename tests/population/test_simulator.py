@@ -294,6 +294,8 @@ BORN = person(20).birth_date
         (guest(0, full_name="NGƯỜI KHÁC"), Verification.DOCUMENT_REVOKED),
         (guest(20, document_type=3), Verification.NOT_CHECKED),
         (guest(20, document_type=5), Verification.NOT_CHECKED),
+        (guest(20, document=None), Verification.NOT_CHECKED),
+        (guest(0, document=None), Verification.NOT_CHECKED),
     ],
 )
 async def test_a_guest_is_checked_by_document_then_name_and_birth_date(

@@ -187,6 +187,8 @@ async def test_the_limits_are_told_with_the_daemons_clock(asm: Web) -> None:
     limits = (await asm.ask("GET", "/v1/limits")).json
     assert (limits["environment"], limits["batch_rows"], limits["declare_before"]) == ("trial", 50, "23:00")
     assert datetime.fromisoformat(limits["now"]).tzinfo is not None
+    ages = {kind: rule["below_age"] for rule in limits["minors"] for kind in rule["facility_kinds"]}
+    assert (len(ages), ages["guesthouse"], ages["medical_facility"]) == (10, 14, 16)
     assert limits["connectors"] == [
         "dorm_roster",
         "foreigner_xml",
