@@ -9,6 +9,8 @@ SHELL := /bin/bash
 RUN = .venv/bin/python -m
 INSTALLED = .venv/installed
 TEST_OPTIONS ?=
+# As many tests at once as there are cores, each process with a PostgreSQL of its own.
+TEST_PROCESSES ?= auto
 
 .PHONY: help setup check test demo bench schemas lock clean
 
@@ -24,7 +26,7 @@ check: $(INSTALLED) ## format, lint, types and layers
 	.venv/bin/lint-imports --no-logo
 
 test: $(INSTALLED) ## all tests, on a PostgreSQL of their own (TEST_OPTIONS='-k intake')
-	$(RUN) pytest $(TEST_OPTIONS)
+	$(RUN) pytest --numprocesses $(TEST_PROCESSES) --maxprocesses 8 --dist loadfile $(TEST_OPTIONS)
 
 demo: $(INSTALLED) ## the whole system on this machine, with synthetic people, until Ctrl-C
 	$(RUN) asm_daemon demo
