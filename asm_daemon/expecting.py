@@ -82,7 +82,7 @@ def _withdrawn(patch: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sound(fields: dict[str, Any], kind: FacilityKind, received_at: datetime, origin: Mapping[str, str]) -> Sifted:
     """`fields` without what is wrong."""
-    warnings: list[Violation] = []
+    fields, warnings = _pruned(fields), list[Violation]()
     for _ in range(_ROUNDS):
         faults = _faults(fields, kind, received_at, origin)
         wrong = [(loc, fault) for loc, fault in faults if _is_wrong(fields, loc, fault)]
@@ -130,6 +130,12 @@ def _is_wrong(fields: Mapping[str, Any], loc: tuple[int | str, ...], fault: Viol
             return False
         member = member[part]
     return bool(loc) and (fault.code not in _LACKING or not isinstance(member, Mapping))
+
+
+def _pruned(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The members without objects that hold nothing."""
+    inner = {name: _pruned(value) if isinstance(value, Mapping) else value for name, value in fields.items()}
+    return {name: value for name, value in inner.items() if value != {}}
 
 
 def _without(fields: Mapping[str, Any], loc: tuple[int | str, ...]) -> dict[str, Any]:
