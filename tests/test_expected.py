@@ -420,3 +420,43 @@ async def test_a_patient_admitted_again_under_a_cancelled_name_has_not_left(
     done = await act(intake, hospital, clock, ActKind.CORRECT, at_the_desk())
     assert done.stay is not None
     assert done.stay.status == "declared"
+
+
+async def test_a_rehearsed_completion_says_what_would_be_and_leaves_the_expectation(
+    intake: Intake, facility: Facility, clock: Clock, pools: Pools
+) -> None:
+    await act(intake, facility, clock, ActKind.EXPECT, booking())
+    sent = [command(facility, ActKind.DECLARE, fields, clock, source_ref="B-1") for fields in (at_the_desk(), {})]
+    first, second = await intake.rehearse(sent)
+    assert (first.outcome, first.stay, second.outcome) == ("accepted", None, "duplicate")
+    assert (await count(pools, "stays"), await count(pools, "expected_stays")) == (0, 1)
+
+
+async def test_one_facilitys_names_mean_nothing_at_another(
+    intake: Intake, facility: Facility, hospital: Facility, clock: Clock
+) -> None:
+    kept = await act(intake, facility, clock, ActKind.EXPECT, booking(), guest_ref="MRN-1")
+    assert kept.expected is not None
+    by_ref = await act(intake, hospital, clock, ActKind.CANCEL, {"reason": "other"})
+    by_id = await act(
+        intake, hospital, clock, ActKind.CANCEL, {"reason": "other"}, ref=None, expected_id=kept.expected.id
+    )
+    match = {"guest_ref": "MRN-1"}
+    by_guest = await act(intake, hospital, clock, ActKind.CANCEL, {"reason": "other"}, ref=None, match=match)
+    assert [code_of(each) for each in (by_ref, by_id, by_guest)] == ["not_found", "not_found", "not_in_house"]
+
+
+async def test_a_changed_blob_is_told_and_stops_nobody_else(
+    intake: Intake, facility: Facility, clock: Clock, pools: Pools
+) -> None:
+    await act(intake, facility, clock, ActKind.EXPECT, booking())
+    connection = await pools.database.connect()
+    await connection.execute("UPDATE expected_stays SET version = version + 1")
+    outcomes = await intake.submit(
+        [
+            command(facility, ActKind.DECLARE, at_the_desk(), clock, source_ref="B-1"),
+            command(facility, ActKind.EXPECT, booking(2), clock, source_ref="B-2"),
+        ]
+    )
+    assert [outcome.outcome for outcome in outcomes] == ["refused", "expected"]
+    assert code_of(outcomes[0]) == "record_unreadable"
