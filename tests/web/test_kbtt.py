@@ -539,8 +539,8 @@ async def test_a_guest_who_is_in_house_is_refused_with_the_receipt_of_that_stay(
     asm: Web, token: str, clock: Clock
 ) -> None:
     first = (await send(asm, token, CITIZENS, citizen(1, clock()))).json["data"]["results"][0]
-    yesterday = written(clock() - timedelta(days=1))
-    answer = await send(asm, token, CITIZENS, citizen(1, clock(), ngayDenCsltStr=yesterday))
+    another_day = written(clock() - timedelta(days=2))  # soon after midnight the guest came yesterday
+    answer = await send(asm, token, CITIZENS, citizen(1, clock(), ngayDenCsltStr=another_day))
     (result,) = answer.json["data"]["results"]
     assert (result["code"], result["stay_id"], result["receipt"]) == (
         "already_staying",
