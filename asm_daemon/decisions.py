@@ -220,7 +220,7 @@ def _prepare_declaration(keyring: Keyring, command: Command, body: StayDeclarati
         document_tag=keyring.presence_tag(rules.guest_value(declared["guest"])),
         content_tag=_content_tag(keyring, declared, "declared", None),
         declared=declared,
-        warnings=(*command.act.warnings, *rules.warnings_for(body)),
+        warnings=(*command.act.warnings, *located(rules.warnings_for(body), command.act.origin)),
         derived_name=name is None,
         ties=ties_of(keyring, facility, body),
     )
