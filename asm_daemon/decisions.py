@@ -230,11 +230,16 @@ def _validate_act(command: Command) -> tuple[BaseModel, StayMatch | None]:
             sound.append(_validate(model, fields, command, act.origin))
         except Refused as refusal:
             known = {fault.pointer for fault in faults}
-            faults += [fault for fault in refusal.violations if fault.pointer not in known]
+            faults += [fault for fault in refusal.violations if not _is_told(fault.pointer, known)]
     if faults:
         raise Refused("declaration_invalid", violations=faults)
     body, *match = sound
     return body, match[0] if match and isinstance(match[0], StayMatch) else None
+
+
+def _is_told(pointer: str, known: Iterable[str]) -> bool:
+    """Whether a part of what the pointer means has its own fault: of a document whose parts are missing, no more."""
+    return any(each == pointer or (pointer and each.startswith(f"{pointer}/")) for each in known)
 
 
 def _validate(
@@ -288,7 +293,7 @@ def _prepare_declaration(keyring: Keyring, command: Command, body: StayDeclarati
         document_tag=keyring.presence_tag(rules.guest_value(declared["guest"])),
         content_tag=_content_tag(keyring, declared, "declared", None),
         declared=declared,
-        warnings=(*command.act.warnings, *rules.warnings_for(body)),
+        warnings=(*command.act.warnings, *located(rules.warnings_for(body), command.act.origin)),
         derived_name=name is None,
         ties=ties_of(keyring, facility, body),
     )

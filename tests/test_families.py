@@ -12,17 +12,18 @@ from uuid_utils.compat import uuid7
 
 from asm_daemon import police, rules, sync
 from asm_daemon.crypto import Keyring, document_value
-from asm_daemon.intake import Intake, Outcome
+from asm_daemon.intake import Command, Intake, Outcome
 from asm_daemon.model import Contents, Facility, Principal, PrincipalKind, StayRow
 from asm_daemon.police import Desk
 from asm_daemon.store.sync import CarriedStay
-from schemas.act import ActKind
+from schemas.act import Act, ActKind
 from schemas.codes import FacilityKind
 from schemas.folding import fold_name
 from schemas.police import DocumentSearch, SearchResult
 from schemas.population import canonical
 from schemas.sandbox import TEST_PERSONS
 from schemas.synthetic import person
+from schemas.violations import violation
 from tests.stack import DEPLOYMENT, Clock, FacilityMaker, Pools, command, declaration
 
 MOTHER = 1
@@ -91,6 +92,16 @@ async def test_without_document_and_guardian_everything_else_that_is_wrong_is_to
     }
 
 
+async def test_of_a_document_whose_parts_are_missing_no_guardian_is_asked(
+    intake: Intake, facility: Facility, clock: Clock
+) -> None:
+    fields = child(guardian=None)
+    known = tuple(violation("required", f"/guest/document/{part}") for part in ("type", "number"))
+    act = Act(ActKind.DECLARE, fields, 1, violations=known)
+    [outcome] = await intake.submit([Command(facility, act, clock(), actor="owner-1")])
+    assert faults(outcome) == {("/guest/document/type", "required"), ("/guest/document/number", "required")}
+
+
 async def test_an_adult_with_a_guardian_and_no_document_is_refused_by_the_age_on_the_day_of_arrival(
     intake: Intake, facility: Facility, clock: Clock
 ) -> None:
@@ -145,9 +156,9 @@ async def test_a_departure_by_document_never_means_a_child_without_one(
     intake: Intake, facility: Facility, clock: Clock
 ) -> None:
     await take(intake, facility, clock, child())
-    leaving = command(facility, ActKind.CHECK_OUT, {"departed_at": clock().isoformat()}, clock)
-    act = type(leaving.act)(ActKind.CHECK_OUT, leaving.act.fields, 1, match={"document": guardian()["document"]})
-    [outcome] = await intake.submit([type(leaving)(facility, act, clock(), actor="owner-1")])
+    match = {"document": guardian()["document"]}
+    act = Act(ActKind.CHECK_OUT, {"departed_at": clock().isoformat()}, 1, match=match)
+    [outcome] = await intake.submit([Command(facility, act, clock(), actor="owner-1")])
     assert code_of(outcome) == "not_in_house"
 
 

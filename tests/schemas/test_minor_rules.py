@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -17,6 +18,7 @@ from schemas.codes import FacilityKind, Kinship, table
 from schemas.families import MinorRule, age_on, minor_rule
 from schemas.stay import ARRIVAL_BEHIND_LIMIT, DeclarationContext, Guest, Party
 
+DOCS = Path(__file__).parents[2] / "docs"
 DAY = date(2026, 11, 28)
 GUARDIAN: dict[str, Any] = {
     "relationship": 2,
@@ -154,3 +156,11 @@ def test_the_kinships_are_a_code_table_in_both_languages() -> None:
     rows = table("kinship").rows
     assert [row.code for row in rows] == [int(kinship) for kinship in Kinship]
     assert (rows[0].vi, rows[1].vi, rows[4].vi, rows[5].en) == ("Cha", "Mẹ", "Người giám hộ", "Other")
+
+
+def test_the_ages_in_force_are_those_that_the_guides_tell() -> None:
+    told, guide = ((DOCS / name).read_text("utf-8") for name in ("api.md", "huong-dan-co-so.md"))
+    for rule in {minor_rule(kind, DAY) for kind in FacilityKind}:
+        assert rule is not None
+        assert f" {rule.below_age} years |" in told
+        assert f"dưới {rule.below_age} tuổi" in guide
