@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
-from collections.abc import AsyncIterator
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
 import pytest
+import structlog
 
 from asm_daemon import embedded
 from asm_daemon.embedded import EmbeddedPostgres
@@ -101,3 +105,17 @@ async def empty_database(server: EmbeddedPostgres, superuser: asyncpg.Connection
     """A database in which nothing has been migrated."""
     async with cloned(server, superuser, "template0", f"e_{secrets.token_hex(6)}") as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def logging_stays_with_its_test() -> Iterator[None]:
+    """What a test configures for the whole process (a command does, a page in debug) must not reach the next one."""
+    root, hooks = logging.getLogger(), (sys.excepthook, sys.unraisablehook, threading.excepthook)
+    level, known = root.level, list(root.handlers)
+    yield
+    for handler in set(root.handlers) - set(known):
+        if type(handler).__module__.startswith("asm_daemon"):  # the others are pytest's own
+            root.removeHandler(handler)
+    root.setLevel(level)
+    sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
+    structlog.reset_defaults()
