@@ -22,9 +22,10 @@ from aiohttp import web
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from asm_daemon import admissions, audit, feeds, jobs, mllp, no_shows, rules
+from asm_daemon import admissions, audit, feeds, import_jobs, inbox, jobs, mllp, no_shows, rules
 from asm_daemon.crypto import FileKeyStore, KeyPurpose, Keyring, epoch_at, epoch_bounds, next_epoch
 from asm_daemon.directory import Gate
+from asm_daemon.import_jobs import Importer
 from asm_daemon.intake import Intake
 from asm_daemon.issuing import Issuer
 from asm_daemon.jobs import Job, Leadership
@@ -39,6 +40,7 @@ from asm_daemon.web.app import Runner, make_app
 from asm_daemon.web.documents_api import document_routes
 from asm_daemon.web.expected_api import expected_routes
 from asm_daemon.web.feeds_api import feed_routes
+from asm_daemon.web.imports_api import import_routes
 from asm_daemon.web.kbtt import Readers, kbtt_routes
 from asm_daemon.web.pages import page_routes
 from asm_daemon.web.police_api import police_routes
@@ -95,6 +97,7 @@ class Daemon:
     gate: Gate
     issuer: Issuer
     intake: Intake
+    importer: Importer
     desk: Desk
     doorbell: Doorbell
     population: PopulationClient
@@ -152,6 +155,7 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
             flush_rows=settings.flush_rows,
             queue_rows=settings.intake_queue_rows,
         )
+        importer = Importer(pools["asm_intake"], intake, keyring, now=now, slice_rows=settings.flush_rows)
         auditor = settings.auditor_public_key_file
         desk = Desk(
             pools["asm_police"],
@@ -173,10 +177,10 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
                 pools["asm_intake"],
                 keyring,
                 issuer,
-                connectors,
                 settings.max_body_bytes,
                 settings.max_batch_rows,
             ),
+            *import_routes(intake, importer, pools["asm_intake"], keyring, connectors, settings.max_body_bytes),
             *expected_routes(intake, pools["asm_intake"], keyring, settings.max_body_bytes, settings.max_batch_rows),
             *document_routes(identity.read),
             *kbtt_routes(
@@ -201,6 +205,7 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
             gate=gate,
             issuer=issuer,
             intake=intake,
+            importer=importer,
             desk=desk,
             doorbell=doorbell,
             population=population,
@@ -237,6 +242,7 @@ async def run(daemon: Daemon, stop: asyncio.Event, ready: Callable[[Ports], None
         async with asyncio.TaskGroup() as tasks:
             intake = tasks.create_task(_lasting("intake", daemon.intake.run(), stop))
             tasks.create_task(_lasting("sync", daemon.worker.run(working), stop))
+            files = tasks.create_task(_lasting("imports", daemon.importer.run(stop), stop))
             clock = jobs.run(job_table(daemon), leadership, working, grace_seconds=settings.shutdown_seconds)
             tasks.create_task(_lasting("jobs", clock, stop))
             bell = tasks.create_task(daemon.doorbell.run(daemon.pools["asm_sync"]))
@@ -245,7 +251,7 @@ async def run(daemon: Daemon, stop: asyncio.Event, ready: Callable[[Ports], None
             await stop.wait()
             log.info("stopping")
             async with asyncio.timeout(settings.shutdown_seconds * (1 - SYNC_SHARE)):
-                await asyncio.gather(runner.cleanup(), _stopped(listener, settings.shutdown_seconds))
+                await asyncio.gather(runner.cleanup(), _stopped(listener, settings.shutdown_seconds), files)
                 await daemon.intake.close()
                 await intake
             working.set()
@@ -318,8 +324,27 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
     async def erase_expected() -> Mapping[str, int]:
         return await no_shows.erase_expected_once(pools["asm_intake"], daemon.settings.expected_kept_days, now())
 
+    async def erase_imports() -> Mapping[str, int]:
+        settings = daemon.settings
+        return await import_jobs.erase_once(
+            pools["asm_intake"],
+            now(),
+            file_hours=settings.import_file_hours,
+            report_days=settings.import_report_days,
+        )
+
+    async def read_inbox() -> Mapping[str, int]:
+        folder = daemon.settings.inbox
+        if folder is None:
+            return {}
+        return await inbox.read_once(
+            folder, daemon.importer, pools["asm_intake"], daemon.connectors, now(), daemon.settings.max_body_bytes
+        )
+
     return (
         Job("seal-audit", IntervalTrigger(seconds=1), seal_audit, everywhere=True),
+        Job("read-inbox", IntervalTrigger(seconds=5), read_inbox, everywhere=True),
+        Job("erase-imports", IntervalTrigger(minutes=10), erase_imports),
         Job("prepare-months", CronTrigger(hour=2, minute=10), prepare_months),
         Job("erase-expected", CronTrigger(minute=25), erase_expected),
         Job("publish", CronTrigger(hour=PUBLISH_HOUR, minute=5), publish, at_start=True),

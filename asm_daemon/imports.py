@@ -6,10 +6,12 @@ import asyncio
 import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import PurePath
+
+import orjson
 
 from asm_daemon.intake import Command, Intake, batch_result, row_result, unreadable_result
 from asm_daemon.model import Facility
@@ -22,6 +24,9 @@ READ_SECONDS = 30.0
 
 OUTPUT_BYTES_LIMIT = 64 << 20
 """The most a child may answer; its rows are limited (`schemas.act.RESULTS_LIMIT`), their cells are not."""
+
+ANNOTATE = "--annotate"
+"""What the child is asked for instead of a connector (`connectors.__main__`)."""
 
 _CHILDREN = asyncio.Semaphore(2)  # each may take 1 GiB and a core (`connectors.__main__`)
 _NO_SUCH_CONNECTOR, _UNREADABLE = 64, 65  # exit statuses of `connectors.__main__`
@@ -43,26 +48,43 @@ async def read_document(connector_name: str, document: bytes, *, timeout_seconds
 
 
 async def _read_in_child(connector_name: str, document: bytes, timeout_seconds: float) -> list[Act | Unreadable]:
+    output = await _ask_child((connector_name,), document, timeout_seconds)
+    return [_refused("unreadable_file")] if output is None else await asyncio.to_thread(_decoded, output)
+
+
+async def annotate_document(document: bytes, notes: Mapping[int, str], first_row: int) -> bytes | None:
+    """The document with a column of errors, `notes` by row as its user counts; None if it is of a format without
+    columns. `first_row` is the first row that was read: the title of the column goes above it.
+
+    It is made in the same limited child process, since it is as hostile as the document.
+    """
+    said = orjson.dumps({"notes": {str(row): text for row, text in notes.items()}, "first_row": first_row})
+    async with _CHILDREN:
+        return await _ask_child((ANNOTATE,), len(said).to_bytes(4, "big") + said + document, READ_SECONDS)
+
+
+async def _ask_child(arguments: Sequence[str], given: bytes, timeout_seconds: float) -> bytes | None:
+    """What `python -m connectors` answers; None where it could not read the document within its limits."""
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", "-B", "-m", "connectors", connector_name,
+        sys.executable, "-I", "-B", "-m", "connectors", *arguments,
         stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment, start_new_session=True,
     )  # fmt: skip
     try:
         async with asyncio.timeout(timeout_seconds):
-            output = await _exchange(child, document)
+            output = await _exchange(child, given)
             status = await child.wait() if output is not None else None
     except TimeoutError:
-        return [_refused("unreadable_file")]
+        return None
     finally:
         await _end(child)
     if status == _NO_SUCH_CONNECTOR:
-        raise LookupError(f"no connector named {connector_name}")
+        raise LookupError(f"no connector named {arguments[0]}")
     if output is None or status is None or status == _UNREADABLE or status < 0:
-        return [_refused("unreadable_file")]
+        return None
     if status != 0:
         raise RuntimeError(f"python -m connectors ended with status {status}")
-    return await asyncio.to_thread(_decoded, output)
+    return output
 
 
 async def _exchange(child: Process, document: bytes) -> bytes | None:
@@ -130,6 +152,19 @@ def choose_connector(
     raise Refused("unknown_connector")
 
 
+async def read_rows(connector_name: str, document: bytes) -> list[Act | Unreadable]:
+    """The rows of a document, at least one. Raises `Refused`: no_rows, or declaration_invalid when the document as a
+    whole cannot be read."""
+    read = await read_document(connector_name, document, timeout_seconds=READ_SECONDS)
+    for result in read:
+        if isinstance(result, Unreadable) and result.row == 0:
+            nothing = any(found.code == "no_rows" for found in result.violations)
+            raise Refused("no_rows" if nothing else "declaration_invalid", violations=result.violations)
+    if not read:
+        raise Refused("no_rows")
+    return read
+
+
 async def import_document(
     intake: Intake,
     connector: Connector,
@@ -144,13 +179,7 @@ async def import_document(
 
     Raises `Refused`: no_rows, declaration_invalid when the document as a whole cannot be read, and what intake raises.
     """
-    read = await read_document(connector.name, document, timeout_seconds=READ_SECONDS)
-    for result in read:
-        if isinstance(result, Unreadable) and result.row == 0:
-            nothing = any(found.code == "no_rows" for found in result.violations)
-            raise Refused("no_rows" if nothing else "declaration_invalid", violations=result.violations)
-    if not read:
-        raise Refused("no_rows")
+    read = await read_rows(connector.name, document)
     commands = [Command(facility, act, received_at, actor) for act in read if isinstance(act, Act)]
     take = intake.rehearse if rehearse else intake.submit
     taken = iter(zip(commands, await take(commands), strict=True))

@@ -194,3 +194,30 @@ class ExpectedContents:
 
     def __repr__(self) -> str:
         return "<ExpectedContents>"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportJob:
+    """An uploaded file on its way in (tệp khai báo), and how far it has come. Nothing here is about a guest.
+
+    `rows` is how many the file holds, None until it is read; `done` = accepted + duplicate + expected + refused.
+    """
+
+    id: UUID
+    facility_id: int
+    connector: str
+    actor: str
+    state: Literal["waiting", "running", "finished", "failed"]
+    received_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    attempts: int
+    rows: int | None
+    done: int
+    accepted: int
+    duplicate: int
+    expected: int
+    refused: int
+    problem: bytes | None
+    file_bytes: int
+    file_erased_at: datetime | None

@@ -120,6 +120,24 @@ PROBLEMS = _table(
         "Lượt lưu trú này đã bị huỷ. Nếu khách thật sự lưu trú: khai báo lại với mã tham chiếu mới.",
         "This stay was cancelled. If the guest does stay, declare again under a new source_ref.",
     ),
+    (
+        "import_not_ended",
+        409,
+        "Tệp chưa được đọc xong. Hãy thử lại sau giây lát.",
+        "The file is still being taken in. Try again in a moment.",
+    ),
+    (
+        "file_erased",
+        410,
+        "Tệp đã được xoá sau khi trả lại hoặc hết thời hạn. Kết quả từng dòng vẫn xem được trong báo cáo.",
+        "The file was erased after it had been given back, or its time was over. The report still has every row.",
+    ),
+    (
+        "not_annotatable",
+        409,
+        "Định dạng tệp này không có cột để ghi lỗi. Hãy xem lỗi trong báo cáo.",
+        "A file of this format has no columns to write errors into. The report tells them.",
+    ),
     ("no_rows", 422, "Không có dòng nào: không có gì được khai báo.", "No rows: nothing was declared."),
     (
         "all_rows_refused",

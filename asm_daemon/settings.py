@@ -184,6 +184,26 @@ class Settings(BaseModel):
         description="Single declarations that may wait for a commit; beyond it the answer is 503 with Retry-After. At "
         "least flush_rows.",
     )
+    import_file_hours: int = Field(
+        default=24,
+        ge=1,
+        le=720,
+        description="Hours that an uploaded file is kept, sealed, unless its owner fetches it with its errors before. "
+        "Longer keeps personal data longer than anybody needs them.",
+    )
+    import_report_days: int = Field(
+        default=30,
+        ge=1,
+        le=730,
+        description="Days that the report of an uploaded file is kept. It holds rows, codes and receipts, and nothing "
+        "about a guest.",
+    )
+    inbox: _AbsolutePath | None = Field(
+        default=None,
+        description="A directory with a folder for each facility, named by its code: files put there are read, taken "
+        "in and deleted, and a report is left in its folder reports. Until then they lie there unsealed: have it on an "
+        "encrypted disk. Absent: no inbox.",
+    )
     lease_seconds: int = Field(
         default=15,
         ge=3,
@@ -271,6 +291,7 @@ _EXAMPLES = {
     "database_url": "postgresql://{role}@db.internal/asm?passfile=/etc/asm-daemon/pgpass&sslmode=verify-full",
     "key_store": "/var/lib/asm-daemon/keys",
     "public_url": "https://asm.hungyen.example",
+    "inbox": "/var/lib/asm-daemon/inbox",
     "mllp_listen": "10.0.0.5:2575",
     "population_url": "https://population.example",
     "population_client_id": "asm-hungyen",

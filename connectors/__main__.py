@@ -3,7 +3,9 @@
 A spreadsheet of 2 kB can make its reader take all memory or abort, so nobody reads one in a process that matters. The
 child limits itself before it sees a byte: address space, processor time, no core dump, no files to write. It prints one
 line of JSON per result (`schemas.act.to_json`), all of them or none, and nothing at all on standard error once it holds
-the document. Whoever started it takes any other exit than 0 for a document that cannot be read.
+the document. With `--annotate` in the place of the name it reads notes and a document (`connectors.annotate.unpacked`)
+and prints the document with a column of them. Whoever started it takes any other exit than 0 for a document that cannot
+be read.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from itertools import islice
 from schemas.act import DOCUMENT_BYTES_LIMIT, RESULTS_LIMIT, Act, Connector, Unreadable, to_json
 from schemas.violations import violation
 
+ANNOTATE = "--annotate"
 GROUP = "asm_daemon.connectors"
 MEMORY_BYTES = 1 << 30
 CPU_SECONDS = 20
@@ -31,6 +34,8 @@ UNREADABLE = 65
 def main(arguments: list[str]) -> int:
     """Read the document on standard input with the connector named by the only argument; return the exit status."""
     limit_resources()
+    if arguments == [ANNOTATE]:
+        return annotate_input()
     found = entry_points(group=GROUP, name=arguments[0]) if len(arguments) == 1 else ()
     if not found:
         sys.stderr.write("usage: python -m connectors NAME, one of the connectors that are installed\n")
@@ -43,6 +48,23 @@ def main(arguments: list[str]) -> int:
     except BaseException:  # noqa: BLE001 - no memory, a panic of a library: this is what the process is for
         return UNREADABLE
     sys.stdout.buffer.writelines(lines)
+    sys.stdout.buffer.flush()
+    return 0
+
+
+def annotate_input() -> int:
+    """Print the document on standard input with its column of errors; return the exit status."""
+    from connectors.annotate import annotated, unpacked  # what it takes to write a workbook, nobody else waits for
+
+    silence_standard_error()
+    try:
+        notes, first_row, document = unpacked(sys.stdin.buffer.read())
+        made = annotated(document, notes, first_row)
+    except BaseException:  # noqa: BLE001 - as in `main`
+        return UNREADABLE
+    if made is None:
+        return UNREADABLE
+    sys.stdout.buffer.write(made)
     sys.stdout.buffer.flush()
     return 0
 

@@ -32,6 +32,7 @@ from python_calamine import CalamineError, CalamineSheet, CalamineWorkbook, Shee
 from connectors.cells import Cell, whole_number, writes_month_first
 from connectors.tables import Table, Vocabulary, is_filled, letters
 from schemas.act import Unreadable
+from schemas.columns import ERRORS_TITLE
 from schemas.violations import Violation, violation
 
 HEADING_WITHIN_ROWS = 10
@@ -129,6 +130,7 @@ def _unknown(
     charset: str | None,
 ) -> tuple[str, ...]:
     known = set(columns.values())
+    known |= {index for index, title in enumerate(titles) if title == ERRORS_TITLE}  # a file that we gave back
     indexes = {index for index, title in enumerate(titles) if title and index not in known}
     for _, cells in rows:
         indexes.update(index for index, cell in enumerate(cells or ()) if index not in known and is_filled(cell))
@@ -187,7 +189,7 @@ def _leading_of_sheet(sheet: CalamineSheet, words: Vocabulary) -> _Leading:
 
 def table_of_text(document: bytes, words: Vocabulary) -> Table | Unreadable:
     """The table in a text with separators."""
-    written, charset = _decoded(document)
+    written, charset = decoded(document)
     if written is None:
         return Unreadable(0, (violation("undecodable", expected=charset),))
     lines = list(io.StringIO(written, newline=""))
@@ -200,7 +202,7 @@ def table_of_text(document: bytes, words: Vocabulary) -> Table | Unreadable:
     return _table(_Leading(found.start + 1, found.cells, found.known, rows), words, charset)
 
 
-def _decoded(document: bytes) -> tuple[str | None, str]:
+def decoded(document: bytes) -> tuple[str | None, str]:
     """The text and the name of its charset. Bytes that do not decode become lone surrogates, found row by row later."""
     if document.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         try:

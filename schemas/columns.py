@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+ERRORS_TITLE = "Lỗi · Errors"
+"""The column that a file has when it is given back; whoever sends such a file again need not remove it."""
+
 HEADINGS: Mapping[str, str] = MappingProxyType(
     {
         "running_number": "STT | Số thứ tự | TT | No | Number",

@@ -10,6 +10,7 @@ from schemas.limits import LIST_ROWS
 from schemas.stay import SOURCE_REF_LIMIT, Code, Input
 
 CURSOR_LIMIT = 512
+WAIT_SECONDS = 30
 
 
 class StaysQuery(Input):
@@ -61,6 +62,11 @@ class ImportQuery(Input):
         default=None, description="Bộ đọc (xem /v1/limits); mặc định theo tệp · The reader; by default that of the file"
     )
     rehearse: bool = Field(default=False, description="true: chỉ kiểm tra thử · only rehearse, nothing is stored")
+    wait: Annotated[int, Field(ge=0, le=WAIT_SECONDS)] = Field(
+        default=10,
+        description="Số giây chờ kết quả; lâu hơn thì trả lời 202 và đọc tiếp · "
+        "Seconds to wait for the result; after them the answer is 202 and the reading goes on",
+    )
 
 
 class ReceiptQuery(Input):

@@ -14,6 +14,7 @@ import pytest
 
 from asm_daemon import directory
 from asm_daemon.crypto import Keyring, create_store, epoch_at, epoch_bounds, next_epoch, open_keyring
+from asm_daemon.import_jobs import Importer
 from asm_daemon.intake import Command, Intake
 from asm_daemon.issuing import Issuer
 from asm_daemon.model import Facility
@@ -154,6 +155,17 @@ async def intake(
             tasks.create_task(made.run())
             yield made
             await made.close()
+
+
+@pytest.fixture
+async def importer(pools: Pools, intake: Intake, keyring: Keyring, clock: Clock) -> AsyncIterator[Importer]:
+    """Running workers for files."""
+    made = Importer(await pools.get("asm_intake"), intake, keyring, now=clock, slice_rows=100)
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(made.run(stop))
+        yield made
+        stop.set()
 
 
 def declaration(index: int = 1, **changes: Any) -> dict[str, Any]:

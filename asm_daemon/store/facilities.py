@@ -54,6 +54,18 @@ async def facility_by_code(connection: Connection, code: str) -> Facility | None
     return None if row is None else facility(row)
 
 
+async def facility_by_id(connection: Connection, facility_id: int) -> Facility | None:
+    """The facility with this id, closed ones too."""
+    row = await connection.fetchrow(
+        """
+        SELECT id, code, name, kind, province, commune, address, zone, authority, capacity, sandbox
+        FROM facilities WHERE id = $1
+        """,
+        facility_id,
+    )
+    return None if row is None else facility(row)
+
+
 async def list_facilities(connection: Connection, after_code: str, limit: int) -> list[Facility]:
     """At most `limit` facilities whose code sorts after `after_code` ("" = from the start), by code."""
     rows = await connection.fetch(

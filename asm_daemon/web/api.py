@@ -17,7 +17,7 @@ from uuid import UUID
 import asyncpg
 from aiohttp import web
 
-from asm_daemon import imports, owners
+from asm_daemon import owners
 from asm_daemon.crypto import Keyring
 from asm_daemon.directory import authorise
 from asm_daemon.intake import Command, Intake, Outcome, batch_result, row_result
@@ -25,14 +25,14 @@ from asm_daemon.issuing import Issuer
 from asm_daemon.model import Scope
 from asm_daemon.problems import Refused, problem_document
 from asm_daemon.web import examples
-from asm_daemon.web.bodies import MERGE_PATCH, NO_BODY, Document, Row, document_body, object_body, rows_body
+from asm_daemon.web.bodies import MERGE_PATCH, NO_BODY, Row, object_body, rows_body
 from asm_daemon.web.pages import receipt_page
 from asm_daemon.web.rendering import AllRowsRefused, answer, entity_tag, prefers_html
 from asm_daemon.web.route import HTML, JSON, STAY_ID, Call, Header, NoQuery, Route, Shown, Table, owner
-from schemas.act import Act, ActKind, Connector
+from schemas.act import Act, ActKind
 from schemas.answers import FacilityStates, Receipt
 from schemas.limits import DECLARATION_BYTES, IDEMPOTENCY_KEY_LIMIT
-from schemas.queries import BatchQuery, ImportQuery, ReceiptQuery, StaysQuery, StayViewQuery
+from schemas.queries import BatchQuery, ReceiptQuery, StaysQuery, StayViewQuery
 from schemas.stay import (
     BatchResult,
     Cancellation,
@@ -250,33 +250,6 @@ def _expected_version(headers: Mapping[str, str]) -> int | None:
     return int(match[1])
 
 
-# -- files -------------------------------------------------------------------------------------------------------------
-
-
-async def import_file(
-    intake: Intake, connectors: Mapping[str, Connector], call: Call[ImportQuery, Document]
-) -> web.Response:
-    """Declare what a file holds, or rehearse it; the results name the file's own rows and cells."""
-    file, fields = call.body, call.body.fields
-    facility = authorise(call.principal, fields.get("facility", call.query.facility), Scope.DECLARE)
-    connector = imports.choose_connector(
-        connectors,
-        name=fields.get("connector", call.query.connector),
-        file_name=file.filename,
-        media_type=file.media_type,
-    )
-    result = await imports.import_document(
-        intake,
-        connector,
-        file.content,
-        facility=facility,
-        actor=str(call.principal.id),
-        received_at=call.received_at,
-        rehearse=call.query.rehearse,
-    )
-    return batch_answer(result)
-
-
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 _DECLARE, _STATUS = owner(Scope.DECLARE), owner(Scope.STATUS)
@@ -306,7 +279,6 @@ _DECLARE_PROBLEMS = (*_JSON, *_ADDRESSED, *_TAKEN, "content_differs", "stay_canc
 _CHANGE_PROBLEMS = (*_JSON, *_TAKEN, "not_found", "wrong_state", "version_conflict")
 _ROWS_PROBLEMS = ("request_invalid", "no_rows", "all_rows_refused", "too_many_rows", "overloaded", "outcome_unknown")
 _BATCH_PROBLEMS = ("not_json", "count_mismatch", *_ROWS_PROBLEMS)
-_FILE_PROBLEMS = ("declaration_invalid", "unknown_connector", *_ROWS_PROBLEMS, *_ADDRESSED)
 
 
 def owner_routes(
@@ -314,16 +286,13 @@ def owner_routes(
     pool: asyncpg.Pool,
     keyring: Keyring,
     issuer: Issuer,
-    connectors: Mapping[str, Connector],
     max_body_bytes: int,
     max_batch_rows: int,
 ) -> Table:
-    """The routes of owners and vendors. `pool` connects as asm_intake; `connectors` read files, by name."""
+    """The routes of owners and vendors. `pool` connects as asm_intake."""
     change = partial(_change, intake, pool)
     one = object_body(StayDeclaration, DECLARATION_BYTES, examples.DECLARATION)
     many = rows_body(StayDeclaration, max_body_bytes, max_batch_rows, [examples.DECLARATION])
-    media = tuple(dict.fromkeys(each for connector in connectors.values() for each in connector.media_types))
-    file = document_body(media, max_body_bytes, ("facility", "connector"))
     patch = object_body(StayCorrection, DECLARATION_BYTES, examples.CORRECTION, media=(MERGE_PATCH, JSON))
     left = object_body(CheckOut, DECLARATION_BYTES, examples.CHECK_OUT)
     nothing = object_body(UndoCheckOut, DECLARATION_BYTES, {}, optional=True)
@@ -337,8 +306,6 @@ def owner_routes(
               "Khai báo nhiều lượt", "Declare many stays", _BATCH_PROBLEMS, (_IDEMPOTENCY,)),
         Route("POST", "/v1/stays:validate", _DECLARE, partial(rehearse_stays, intake), BatchQuery, many, _BATCH,
               "Kiểm tra thử, không ghi nhận gì", "Rehearse; nothing is stored", _BATCH_PROBLEMS, (_IDEMPOTENCY,)),
-        Route("POST", "/v1/imports", _DECLARE, partial(import_file, intake, connectors), ImportQuery, file, _BATCH,
-              "Khai báo từ tệp", "Declare what a file holds", _FILE_PROBLEMS),
         Route("GET", "/v1/stays", _STATUS, partial(list_stays, pool, keyring), StaysQuery, NO_BODY, _PAGE,
               "Danh sách, không có dữ liệu cá nhân", "List stays, without personal data", ("facility_not_granted",)),
         Route("GET", stay, _STATUS, partial(read_stay, pool, keyring), StayViewQuery, NO_BODY, _STAY,

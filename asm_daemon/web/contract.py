@@ -12,6 +12,7 @@ from asm_daemon.web.api import owner_routes
 from asm_daemon.web.documents_api import document_routes
 from asm_daemon.web.expected_api import expected_routes
 from asm_daemon.web.feeds_api import feed_routes
+from asm_daemon.web.imports_api import import_routes
 from asm_daemon.web.kbtt import kbtt_routes
 from asm_daemon.web.openapi import document
 from asm_daemon.web.pages import page_routes
@@ -29,7 +30,8 @@ def unbound_table() -> Table:
     connectors = {entry.name: entry.load() for entry in entry_points(group="asm_daemon.connectors")}
     return (
         *public_routes(0, 0, (), {}, False),
-        *owner_routes(_UNBOUND, _UNBOUND, _UNBOUND, _UNBOUND, connectors, 0, 0),
+        *owner_routes(_UNBOUND, _UNBOUND, _UNBOUND, _UNBOUND, 0, 0),
+        *import_routes(_UNBOUND, _UNBOUND, _UNBOUND, _UNBOUND, connectors, 0),
         *expected_routes(_UNBOUND, _UNBOUND, _UNBOUND, 0, 0),
         *document_routes(_UNBOUND),
         *kbtt_routes(_UNBOUND, _UNBOUND, _UNBOUND, _UNBOUND, 0, 0),

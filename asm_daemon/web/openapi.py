@@ -25,6 +25,7 @@ _PATH_PARAMETER = re.compile(r"\{(\w+)(?::((?:[^{}]|\{[^{}]*\})*))?\}")
 _PATH_PARAMETERS = {
     "stay_id": "Mã lượt lưu trú (UUIDv7) · The stay's id",
     "expected_id": "Mã khách dự kiến (UUIDv7) · The expected guest's id",
+    "import_id": "Mã của lần gửi tệp · The id of the import",
     "table": "Tên danh mục · Name of the table",
     "facility_kind": "Loại cơ sở, mã trong danh mục facility_kinds · Kind of facility, a code of facility_kinds",
     "template": "Mẫu trích xuất · Name of the extract template",

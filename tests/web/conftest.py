@@ -17,6 +17,7 @@ from aiohttp import ClientSession, web
 from asm_daemon import directory
 from asm_daemon.crypto import Keyring
 from asm_daemon.directory import Gate
+from asm_daemon.import_jobs import Importer
 from asm_daemon.intake import Intake
 from asm_daemon.issuing import Issuer
 from asm_daemon.log import configure_logging
@@ -27,6 +28,7 @@ from asm_daemon.web.app import Runner, make_app
 from asm_daemon.web.documents_api import document_routes
 from asm_daemon.web.expected_api import expected_routes
 from asm_daemon.web.feeds_api import feed_routes
+from asm_daemon.web.imports_api import import_routes
 from asm_daemon.web.kbtt import Readers, kbtt_routes
 from asm_daemon.web.pages import page_routes
 from asm_daemon.web.police_api import police_routes
@@ -101,14 +103,23 @@ async def gate(pools: Pools) -> Gate:
 
 
 @pytest.fixture
-async def table(intake: Intake, gate: Gate, pools: Pools, keyring: Keyring, issuer: Issuer, failing: set[str]) -> Table:
+async def table(
+    intake: Intake,
+    importer: Importer,
+    gate: Gate,
+    pools: Pools,
+    keyring: Keyring,
+    issuer: Issuer,
+    failing: set[str],
+) -> Table:
     """The route table, as the daemon composes it."""
     pool = await pools.get("asm_intake")
     connectors = installed_connectors()
     desk = Desk(await pools.get("asm_police"), await pools.get("asm_audit"), keyring, DEPLOYMENT, None)
     return (
         *public_routes(MAX_BODY_BYTES, MAX_BATCH_ROWS, list(connectors), {"database": _check(failing)}, True),
-        *owner_routes(intake, pool, keyring, issuer, connectors, MAX_BODY_BYTES, MAX_BATCH_ROWS),
+        *owner_routes(intake, pool, keyring, issuer, MAX_BODY_BYTES, MAX_BATCH_ROWS),
+        *import_routes(intake, importer, pool, keyring, connectors, MAX_BODY_BYTES),
         *expected_routes(intake, pool, keyring, MAX_BODY_BYTES, MAX_BATCH_ROWS),
         *document_routes(identity.read),
         *kbtt_routes(intake, gate, await pools.get("asm_auth"), PORTAL_ROWS, MAX_BODY_BYTES, MAX_BATCH_ROWS),

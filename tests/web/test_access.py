@@ -58,6 +58,10 @@ WHO = {
     "POST /v1/expected/{expected_id}:declare": "owner:declare",
     "POST /v1/expected:batch": "owner:declare",
     "POST /v1/imports": "owner:declare",
+    "GET /v1/imports": "owner:declare",
+    "GET /v1/imports/{import_id}": "owner:declare",
+    "GET /v1/imports/{import_id}/annotated": "owner:declare",
+    "GET /v1/imports/{import_id}/report": "owner:declare",
     "POST /v1/police/searches": "officer",
     "POST /v1/stays": "owner:declare",
     "POST /v1/stays/{stay_id}:cancel": "owner:declare",
@@ -76,7 +80,7 @@ def shape(route: Route) -> str:  # type: ignore[type-arg]  # any route
 
 def address(pattern: str) -> str:
     """An address that the pattern matches."""
-    parameters = {"stay_id": NOWHERE, "expected_id": NOWHERE, "code": "0", "period": "2026-11"}
+    parameters = {"stay_id": NOWHERE, "expected_id": NOWHERE, "import_id": NOWHERE, "code": "0", "period": "2026-11"}
     for name in re.findall(r"{(\w+)", pattern):
         pattern = pattern.replace(f"{{{name}}}", parameters.get(name, "x"))
     return pattern
