@@ -101,8 +101,8 @@ class Prepared:
     guest_ref: str | None = field(default=None, repr=False)
     guest_tag: int | None = None
     refusal: Refused | None = None
-    ties: Ties | None = None
     sifted: Sifted | None = None
+    ties: Ties | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,8 +354,8 @@ class World:
         earlier: Iterable[StayRow],
         left: Iterable[tuple[StayRow, int]],
         drafts: Draft,
-        expected: Iterable[ExpectedRow] = (),
         heads: Iterable[PartyHead] = (),
+        expected: Iterable[ExpectedRow] = (),
     ) -> None:
         """`left` are stays that have ended lately, each with the presence tag that it is asked for by; `heads` those
         in house who lead the parties that the acts are about."""
@@ -877,9 +877,12 @@ def _guest_value(contents: Contents) -> str:
 
 def guests_after(contents: Contents, patches: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Who a stay is about now and, one correction after the other, would be about (`rules.guest_value`)."""
-    guest: Any = contents.declared["guest"]
-    yield rules.guest_value(guest)
-    for patch in patches:
+    yield from guests_over(contents.declared["guest"], patches)
+
+
+def guests_over(guest: Any, patches: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Whom the `guest` of a declaration names, and whom it would after each patch (`rules.guest_value`)."""
+    for patch in ({}, *patches):
         guest = merge_patch(guest, patch.get("guest", {}))
         with suppress(KeyError, TypeError, AttributeError):  # no guest at all; deciding will say so
             yield rules.guest_value(guest)

@@ -30,7 +30,7 @@ EXPECTED_AHEAD_LIMIT = timedelta(days=2 * 366)
 """How far ahead a guest may be expected."""
 _ROUNDS = 8
 """How often wrong members are taken away before the rest is given up: one may hide another, seldom more."""
-_LACKING = frozenset({"required", "document_name_required", "document_or_guardian_required"})
+_LACKING = frozenset({"required", "document_name_required"})
 _ELSEWHERE = ("source_ref", "facility", "present")
 _INSTANT = TypeAdapter[datetime](Instant)
 
@@ -103,11 +103,13 @@ def _faults(
 ) -> list[tuple[tuple[int | str, ...], Violation]]:
     """What keeps these members from being a declaration on the day of the arrival: (where, what)."""
     arrives_at = arrival_of(fields)
-    judged_at = received_at
+    judged_at, arrives_on = received_at, rules.local_day(arrives_at) if arrives_at is not None else None
     if arrives_at is not None and arrives_at > received_at and arrives_at - received_at <= EXPECTED_AHEAD_LIMIT:
         judged_at = arrives_at
     try:
-        StayDeclaration.model_validate_json(orjson.dumps(fields), context=DeclarationContext(kind, judged_at))
+        StayDeclaration.model_validate_json(
+            orjson.dumps(fields), context=DeclarationContext(kind, judged_at, arrives_on)
+        )
     except ValidationError as error:
         locations = [
             item["loc"] for item in error.errors(include_url=False, include_input=False, include_context=False)

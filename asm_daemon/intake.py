@@ -29,13 +29,13 @@ from asm_daemon.decisions import (
     Prepared,
     World,
     guests_after,
+    guests_over,
     prepare,
 )
 from asm_daemon.families import party_led
 from asm_daemon.issuing import Draft, Issuer
 from asm_daemon.model import ExpectedRow, PartyHead, Presence, StayRow, lane_of
 from asm_daemon.problems import Refused, problem_document, violated
-from asm_daemon.rules import guest_value
 from asm_daemon.sealing import open_contents, open_expected
 from asm_daemon.store import LOST, Connection
 from asm_daemon.store import expected as expected_store
@@ -309,10 +309,10 @@ class Intake:
         families = [(act.command.facility.id, act.ties) for act in acts if act.ties is not None]
         named += [(place, tag) for place, ties in families if (tag := ties.guardian_ref_tag) is not None]
         refs, expected = await expected_store.find_named(connection, *_columns(named)) if named else ({}, [])
+        expected += await self._expected(connection, acts)
         tags = [(act.command.facility.id, act.document_tag) for act in acts if act.document_tag is not None]
         tags += [(place, seen) for place, ties in families if (seen := ties.guardian_tag) is not None]
-        expected += await self._expected(connection, acts)
-        tags += self._tags_of(expected)
+        tags += self._tags_of(expected, acts)
         present = await store.find_present(connection, *_columns(tags)) if tags else []
         guests = [(act.command.facility.id, act.guest_tag) for act in acts if act.guest_tag is not None]
         if guests:
@@ -334,7 +334,7 @@ class Intake:
         rows += [row for row, _ in left]
         changed = {(row.facility_id, row.id) for row in rows if row.version > 1}
         earlier = await store.read_versions(connection, *_columns(changed)) if changed else []
-        return World(self._keyring, self._now(), refs, present, rows, earlier, left, draft, expected, heads)
+        return World(self._keyring, self._now(), refs, present, rows, earlier, left, draft, heads, expected)
 
     async def _expected(self, connection: Connection, acts: Sequence[Prepared]) -> list[ExpectedRow]:
         """The expected guests whom acts name otherwise than by reference."""
@@ -349,15 +349,36 @@ class Intake:
             rows += await expected_store.find_guests(connection, *_columns(guests))
         return rows
 
-    def _tags_of(self, rows: Iterable[ExpectedRow]) -> list[tuple[int, int]]:
-        """The presence tags of expected guests: declared, they may meet another stay of the same guest."""
-        tags = []
+    def _tags_of(self, rows: Sequence[ExpectedRow], acts: Sequence[Prepared]) -> list[tuple[int, int]]:
+        """The presence tags of expected guests as they are and as these acts make them, one after the other: declared,
+        they may meet another stay of the same guest."""
+        named: dict[tuple[int, object], list[ExpectedRow]] = {}
+        patches: dict[tuple[int, bytes], list[Mapping[str, Any]]] = {}
+        for row in rows:
+            for name in (row.ref_tag, row.id, row.guest_tag):
+                named.setdefault((row.facility_id, name), []).append(row)
+        awaited = {(row.facility_id, row.ref_tag) for row in rows}
+        awaited |= {(act.command.facility.id, act.ref_tag) for act in acts if act.sifted is not None and act.ref_tag}
+        if not awaited:  # as nearly always
+            return []
+        for act in acts:
+            if act.command.act.kind not in _TELLS:
+                continue
+            place = act.command.facility.id
+            keys = {(place, act.ref_tag)} & awaited if act.ref_tag is not None else set()
+            for name in (act.command.expected_id, act.guest_tag):
+                keys |= {(place, row.ref_tag) for row in named.get((place, name), ()) if name is not None}
+            for key in keys:
+                patches.setdefault(key, []).append(act.command.act.fields)
+        known: dict[tuple[int, bytes], Mapping[str, Any]] = {key: {} for key in patches}
         for row in rows:
             with suppress(Tampered, UnknownEpoch):  # deciding will say so
-                known = open_expected(self._keyring, row).known
-                with suppress(KeyError, TypeError):  # not known well enough to be told from others
-                    tags.append((row.facility_id, self._keyring.presence_tag(guest_value(known["guest"]))))
-        return tags
+                known[row.facility_id, row.ref_tag] = open_expected(self._keyring, row).known
+        return [
+            (key[0], self._keyring.presence_tag(guest))
+            for key, fields in known.items()
+            for guest in guests_over(fields.get("guest", {}), patches.get(key, ()))
+        ]
 
     async def _ended_lately(
         self, connection: Connection, acts: Iterable[Prepared], present: Iterable[Presence]
@@ -397,26 +418,25 @@ class Intake:
         return await store.find_present(connection, *_columns(tags))
 
 
+_TELLS = frozenset({ActKind.EXPECT, ActKind.CORRECT, ActKind.DECLARE})
 _MOVES = frozenset({ActKind.CORRECT, ActKind.EXTEND, ActKind.UNDO_CHECK_OUT})
 
 
 def _moved(
-    acts: Sequence[Prepared], refs: Mapping[tuple[int, bytes], UUID], present: Iterable[Presence]
+    acts: Sequence[Prepared], refs: Mapping[tuple[int, bytes], UUID], present: Sequence[Presence]
 ) -> dict[tuple[int, UUID], list[Mapping[str, Any]]]:
     """The stays that these acts may bring to another time, or make another guest's: (facility, stay) → corrections."""
     moved: dict[tuple[int, UUID], list[Mapping[str, Any]]] = {}
-    of_guest: dict[tuple[int, int | None], list[UUID]] = {}
-    for entry in present:
-        of_guest.setdefault((entry.facility_id, entry.guest_tag), []).append(entry.stay_id)
     for act in acts:
         facility_id, stay_id = act.command.facility.id, act.command.stay_id
         if stay_id is None and act.ref_tag is not None:
             stay_id = refs.get((facility_id, act.ref_tag))
-        meant = [stay_id] if stay_id is not None else []
+        named = [] if stay_id is None else [stay_id]
         if act.guest_tag is not None:
-            meant += of_guest.get((facility_id, act.guest_tag), [])
-        for each in meant if act.command.act.kind in _MOVES else ():
-            patches = moved.setdefault((facility_id, each), [])
+            wanted = (facility_id, act.guest_tag)
+            named += [each.stay_id for each in present if (each.facility_id, each.guest_tag) == wanted]
+        for each_id in named if act.command.act.kind in _MOVES else ():
+            patches = moved.setdefault((facility_id, each_id), [])
             if act.command.act.kind is ActKind.CORRECT:
                 patches.append(act.command.act.fields)
     return moved
