@@ -22,7 +22,7 @@ from aiohttp import web
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from asm_daemon import admissions, audit, feeds, jobs, mllp, rules
+from asm_daemon import admissions, audit, feeds, jobs, mllp, rosters, rules
 from asm_daemon.crypto import FileKeyStore, KeyPurpose, Keyring, epoch_at, epoch_bounds, next_epoch
 from asm_daemon.directory import Gate
 from asm_daemon.intake import Intake
@@ -30,6 +30,7 @@ from asm_daemon.issuing import Issuer
 from asm_daemon.jobs import Job, Leadership
 from asm_daemon.pacing import Doorbell
 from asm_daemon.police import Desk
+from asm_daemon.rosters import Rosters
 from asm_daemon.settings import Settings
 from asm_daemon.store import stays as stays_store
 from asm_daemon.store.pool import open_connection, open_pool
@@ -42,6 +43,7 @@ from asm_daemon.web.kbtt import Readers, kbtt_routes
 from asm_daemon.web.pages import page_routes
 from asm_daemon.web.police_api import police_routes
 from asm_daemon.web.public_api import public_routes
+from asm_daemon.web.rosters_api import roster_routes
 from connectors import identity, kbtt_api
 from connectors.hl7_adt import read_message
 from connectors.population.client import PopulationClient
@@ -94,6 +96,7 @@ class Daemon:
     gate: Gate
     issuer: Issuer
     intake: Intake
+    rosters: Rosters
     desk: Desk
     doorbell: Doorbell
     population: PopulationClient
@@ -151,6 +154,13 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
             flush_rows=settings.flush_rows,
             queue_rows=settings.intake_queue_rows,
         )
+        rosters_desk = Rosters(
+            intake,
+            pools["asm_intake"],
+            keyring,
+            absence_nights=settings.roster_absence_nights,
+            plan_hours=settings.roster_plan_hours,
+        )
         auditor = settings.auditor_public_key_file
         desk = Desk(
             pools["asm_police"],
@@ -176,6 +186,15 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
                 settings.max_body_bytes,
                 settings.max_batch_rows,
             ),
+            *roster_routes(
+                rosters_desk,
+                pools["asm_intake"],
+                keyring,
+                connectors,
+                settings.max_body_bytes,
+                settings.max_batch_rows,
+                trial,
+            ),
             *document_routes(identity.read),
             *kbtt_routes(
                 intake,
@@ -199,6 +218,7 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
             gate=gate,
             issuer=issuer,
             intake=intake,
+            rosters=rosters_desk,
             desk=desk,
             doorbell=doorbell,
             population=population,
@@ -313,10 +333,14 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
             raise leaking
         return totals
 
+    async def erase_roster_plans() -> Mapping[str, int]:
+        return await rosters.erase_once(pools["asm_intake"], now())
+
     return (
         Job("seal-audit", IntervalTrigger(seconds=1), seal_audit, everywhere=True),
         Job("prepare-months", CronTrigger(hour=2, minute=10), prepare_months),
         Job("publish", CronTrigger(hour=PUBLISH_HOUR, minute=5), publish, at_start=True),
+        Job("erase-roster-plans", CronTrigger(minute=20), erase_roster_plans),
     )
 
 

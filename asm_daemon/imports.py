@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import PurePath
@@ -130,6 +130,16 @@ def choose_connector(
     raise Refused("unknown_connector")
 
 
+def refuse_unreadable(read: Sequence[Act | Unreadable]) -> None:
+    """Raise `Refused` for a document that could not be read as a whole: no_rows, declaration_invalid."""
+    for result in read:
+        if isinstance(result, Unreadable) and result.row == 0:
+            nothing = any(found.code == "no_rows" for found in result.violations)
+            raise Refused("no_rows" if nothing else "declaration_invalid", violations=result.violations)
+    if not read:
+        raise Refused("no_rows")
+
+
 async def import_document(
     intake: Intake,
     connector: Connector,
@@ -145,12 +155,7 @@ async def import_document(
     Raises `Refused`: no_rows, declaration_invalid when the document as a whole cannot be read, and what intake raises.
     """
     read = await read_document(connector.name, document, timeout_seconds=READ_SECONDS)
-    for result in read:
-        if isinstance(result, Unreadable) and result.row == 0:
-            nothing = any(found.code == "no_rows" for found in result.violations)
-            raise Refused("no_rows" if nothing else "declaration_invalid", violations=result.violations)
-    if not read:
-        raise Refused("no_rows")
+    refuse_unreadable(read)
     commands = [Command(facility, act, received_at, actor) for act in read if isinstance(act, Act)]
     take = intake.rehearse if rehearse else intake.submit
     taken = iter(zip(commands, await take(commands), strict=True))

@@ -303,6 +303,24 @@ _DIRECTORY = {
     ),
 }
 
+_ROSTER = {
+    "outside_scope": Text(
+        "Dòng này không thuộc phạm vi của danh sách ({scope}).", "The line is not of the roster's scope ({scope})."
+    ),
+    "listed_twice": Text(
+        "Người mang giấy tờ này đã có trong danh sách, ở dòng {limit}.",
+        "The person with this document is on the list already, in line {limit}.",
+    ),
+    "not_a_guest_line": Text(
+        "Danh sách chỉ gồm người đang ở: dòng này là việc khác.", "A roster lists guests: this line is something else."
+    ),
+    "no_such_decision": Text(
+        "Dòng {row} không có gì để quyết định, hoặc không quyết định như vậy được.",
+        "There is nothing to decide about line {row}, or not this.",
+    ),
+    "in_future": Text("Ngày này chưa đến.", "This day has not come yet."),
+}
+
 CATALOGUE: dict[str, Text] = {
     **_SHAPE,
     **_QUERY,
@@ -313,4 +331,5 @@ CATALOGUE: dict[str, Text] = {
     **_DECLARATION,
     **_WARNINGS,
     **_DIRECTORY,
+    **_ROSTER,
 }
