@@ -1,7 +1,7 @@
 """Temporary residence (tạm trú): who stays 30 days and more, and who has registered, as the manager says.
 
-Reminders come from who is in house; a mark ends them, and the guest stays in the in-house count. The registration itself
-is the guest's, with the commune police: nothing is filed here.
+Reminders come from who is in house; a mark ends them, and the guest stays in the in-house count. The registration
+itself is the guest's, with the commune police: nothing is filed here.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def _chosen(principal: Principal, facility_code: str | None, now: datetime) -> d
 
 
 def _reminder(keyring: Keyring, facility: Facility, row: StayRow, now: datetime) -> Reminder | None:
-    """A foreigner's temporary residence has a law of its own; a stay that cannot be opened is reminded of all the same."""
+    """None for a foreigner, whose temporary residence has a law of its own. One that cannot be opened is shown."""
     source_ref, day = None, rules.thirtieth_day(row.arrived_at)
     with suppress(Tampered, UnknownEpoch):
         contents = open_contents(keyring, row)

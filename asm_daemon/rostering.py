@@ -58,8 +58,8 @@ class Step:
     """What one line, or one stay that no line names, leads to.
 
     `kind` and `fields` are the act if there is one; `choices` what can be decided where it is not settled. `differs`
-    points at what differs and is left alone. `version` is the one of `stay_id` that was looked at. `joins`: the stay was
-    of no known part of the facility, and becomes one of the scope.
+    points at what differs and is left alone. `version` is the one of `stay_id` that was looked at. `joins`: the stay
+    was of no known part of the facility, and becomes one of the scope.
     """
 
     action: RosterAction
@@ -263,9 +263,8 @@ def plan(
         else:
             steps.append(_check_in(line, back_at=now if departed(line) else None))
     incomplete = bool(refused)
-    for each in within:
-        if each.stay_id not in named and each.stay_id not in held:
-            steps.append(_missing(each, absence_nights, now, incomplete))
+    missing = [each for each in within if each.stay_id not in named | held]
+    steps += [_missing(each, absence_nights, now, incomplete) for each in missing]
     steps.sort(key=lambda step: (step.row is None, step.row or 0))
     return Plan(tuple(steps), len(within), len(residents) - len(within), incomplete)
 

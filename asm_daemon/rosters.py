@@ -1,8 +1,8 @@
 """Rosters (danh sách người ở): read a full list, show what it would change, and change exactly that.
 
 A plan is kept, sealed, until it expires, and changes nothing. Applying it makes the comparison again: if the outcome is
-not the one that was reviewed, the house has changed and nothing is done. The acts go through intake like all others, and
-are idempotent by nature, so an execution that broke off is simply repeated.
+not the one that was reviewed, the house has changed and nothing is done. The acts go through intake like all others,
+and are idempotent by nature, so an execution that broke off is simply repeated.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -514,8 +514,8 @@ def _limits(made: Plan) -> list[RosterLimit]:
             RosterLimit(
                 code="check_outs",
                 message={
-                    "vi": f"Trả phòng {made.check_outs} trên {made.in_house} người là nhiều hơn {made.check_out_limit}. "
-                    f"Nếu danh sách đúng và đủ, hãy xác nhận con số {made.check_outs}.",
+                    "vi": f"Trả phòng {made.check_outs} trên {made.in_house} người là nhiều hơn {made.check_out_limit}."
+                    f" Nếu danh sách đúng và đủ, hãy xác nhận con số {made.check_outs}.",
                     "en": f"{made.check_outs} of {made.in_house} would check out, more than {made.check_out_limit}. If "
                     f"the list is right and whole, confirm the number {made.check_outs}.",
                 },

@@ -92,7 +92,7 @@ RESIDENCE_RULES = (
     ResidenceRule(_HOUSING, date(2021, 7, 1), True, False,
                   "Luật Cư trú 68/2020/QH14, Điều 2: lưu trú là ở nơi không phải nơi thường trú, nơi tạm trú; Điều 27"),
     ResidenceRule(_MEDICAL, date(2021, 7, 1), False, True,
-                  "Luật Cư trú 68/2020/QH14, Điều 30: nằm viện không phải là nơi ở để đăng ký tạm trú (chưa có hướng dẫn)"),
+                  "Luật Cư trú 68/2020/QH14, Điều 30: nằm viện không là nơi ở để đăng ký tạm trú (chưa có hướng dẫn)"),
     ResidenceRule(frozenset(FacilityKind) - _HOUSING - _MEDICAL, date(2021, 7, 1), True, True,
                   "Luật Cư trú 68/2020/QH14, Điều 27, Điều 30: chưa có hướng dẫn cho cơ sở lưu trú du lịch"),
 )  # fmt: skip

@@ -208,8 +208,8 @@ class Settings(BaseModel):
         default=3,
         ge=0,
         le=60,
-        description="Nights that a guest may be missing from a roster before the next one checks them out. 0 checks out "
-        "at once; more keeps people in house who are gone.",
+        description="Nights that a guest may be missing from a roster before the next one checks them out. 0 checks "
+        "out at once; more keeps people in house who are gone.",
     )
     roster_plan_hours: int = Field(
         default=24,

@@ -38,14 +38,14 @@ class RosterQuery(Input):
     )
     scope: Annotated[str, Field(min_length=1, max_length=SCOPE_LIMIT)] | None = Field(
         default=None,
-        description="Bắt buộc. Danh sách này đầy đủ cho phần nào: all, building:A, employer:Tên công ty, shift:1; nhiều "
-        "điều kiện cách nhau bằng dấu chấm phẩy · Required: what the list is complete for",
+        description="Bắt buộc. Danh sách này đầy đủ cho phần nào: all, building:A, employer:Tên công ty, shift:1; "
+        "nhiều điều kiện cách nhau bằng dấu chấm phẩy · Required: what the list is complete for",
     )
     connector: Code | None = Field(default=None, description="Bộ đọc; mặc định dorm_roster · The reader")
     absence_nights: Annotated[int, Field(ge=0, le=ABSENCE_NIGHTS_LIMIT)] | None = Field(
         default=None,
-        description="Vắng ít hơn số đêm này thì chưa trả phòng; mặc định theo cài đặt · Fewer nights off the list are an "
-        "absence, no check-out",
+        description="Vắng ít hơn số đêm này thì chưa trả phòng; mặc định theo cài đặt · Fewer nights off the list are "
+        "an absence, no check-out",
     )
 
 
@@ -74,7 +74,7 @@ class RosterConfirmation(Input):
         default=None,
         description="Đúng số người trả phòng, khi kế hoạch vượt giới hạn · The exact number, over the limit",
     )
-    decisions: Annotated[list[RosterDecision], Field(max_length=RESULTS_LIMIT)] = []
+    decisions: Annotated[list[RosterDecision], Field(max_length=RESULTS_LIMIT)] = Field(default=[])
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ class RosterRow(Output):
     nights_missing: int | None = None
     guest: RosterGuest | None = None
     problem: Problem | None = None
-    warnings: list[Violated] = []
+    warnings: list[Violated] = Field(default=[])
 
 
 class RosterCounts(Output):

@@ -50,7 +50,8 @@ async def put_seen(connection: Connection, facility_id: int, stay_ids: Sequence[
     """These stays stood on a roster of that day; an older list does not make them seen earlier."""
     await connection.execute(
         """
-        INSERT INTO roster_seen (facility_id, stay_id, seen_on) SELECT $1, stay_id, $3 FROM unnest($2::uuid[]) AS stay_id
+        INSERT INTO roster_seen (facility_id, stay_id, seen_on)
+        SELECT $1, stay_id, $3 FROM unnest($2::uuid[]) AS stay_id
         ON CONFLICT (facility_id, stay_id) DO UPDATE SET seen_on = greatest(roster_seen.seen_on, EXCLUDED.seen_on)
         """,
         facility_id,

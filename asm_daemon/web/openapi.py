@@ -23,6 +23,7 @@ Schemas = Mapping[tuple[Any, JsonSchemaMode], Member]
 _REF = "#/components/schemas/{model}"
 _PATH_PARAMETER = re.compile(r"\{(\w+)(?::((?:[^{}]|\{[^{}]*\})*))?\}")
 _PATH_PARAMETERS = {
+    "plan_id": "Mã kế hoạch theo danh sách · The plan's id",
     "stay_id": "Mã lượt lưu trú (UUIDv7) · The stay's id",
     "table": "Tên danh mục · Name of the table",
     "facility_kind": "Loại cơ sở, mã trong danh mục facility_kinds · Kind of facility, a code of facility_kinds",
