@@ -41,7 +41,13 @@ def line(row: int, index: int, room: str = "101", *, code: str | None = None, **
 
 
 def resident(
-    index: int, room: str = "101", building: str | None = "A", *, code: str | None = None, seen: int | None = 0, **more: Any
+    index: int,
+    room: str = "101",
+    building: str | None = "A",
+    *,
+    code: str | None = None,
+    seen: int | None = 0,
+    **more: Any,
 ) -> Resident:
     """Somebody in house who stood on a roster `seen` days ago (None: never)."""
     return Resident(
