@@ -320,10 +320,8 @@ def _shown(result: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: result[name] for name in ("outcome", "version", "late_minutes")}
 
 
-async def _import(
-    site: Site, facility: str, name: str, document: bytes, rows: int, connector: str = "spreadsheet"
-) -> Mapping[str, int]:
-    form = aiohttp.FormData({"connector": connector})
+async def _import(site: Site, facility: str, name: str, document: bytes, rows: int) -> Mapping[str, int]:
+    form = aiohttp.FormData({"connector": "spreadsheet"})
     form.add_field("file", document, filename=name)
     result = await site.call(site.keys.owners[facility], "POST", "/v1/imports", data=form)
     if result["refused"] or result["received"] != rows:
