@@ -18,7 +18,7 @@ from asm_daemon.model import Contents, Facility, Principal, Scope, StayRow
 from asm_daemon.problems import Refused, invalid
 from asm_daemon.sealing import open_contents
 from asm_daemon.store import Connection, owned
-from asm_daemon.store import residence as residence_store
+from asm_daemon.store import long_stays as long_stays_store
 from asm_daemon.store import stays as stays_store
 from schemas.answers import FacilityState, FacilityStates
 from schemas.queries import StaysQuery
@@ -165,7 +165,7 @@ async def list_facilities(pool: asyncpg.Pool, principal: Principal, now: datetim
         today = await owned.today(connection, ids, _id_at(midnight))
         house = await owned.presence(connection, ids, now, sorted(_CHECK_AGAIN))
         newest = await owned.last_declared(connection, ids)
-        registered = await residence_store.count_marked(connection, ids)
+        registered = await long_stays_store.count_marked(connection, ids)
     nothing, nobody = owned.Today(0, 0), owned.House(0, 0)
     return FacilityStates(
         facilities=[

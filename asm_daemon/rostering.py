@@ -214,7 +214,7 @@ def faults_of(lines: Sequence[Act], scope: Mapping[str, str]) -> dict[int, list[
             found.append(violation("not_a_guest_line"))
         for dimension, value in scope.items():
             if line.groups.get(dimension) and _folded(line.groups[dimension]) != _folded(value):
-                found.append(violation("outside_scope", "", f"dòng {line.row}", scope=dimension))
+                found.append(violation("outside_scope", "", f"dòng {line.row}", expected=dimension))
         number = _document_of(line.fields)
         if number is not None and first_of.setdefault(number, line.row) != line.row:
             found.append(

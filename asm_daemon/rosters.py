@@ -346,7 +346,7 @@ def _check(made: Plan, confirmation: RosterConfirmation, decisions: Mapping[int,
     wrong = rostering.check_decisions(made, decisions)
     if wrong:
         raise Refused(
-            "request_invalid", violations=[violation("no_such_decision", "/decisions", row=row) for row in wrong]
+            "request_invalid", violations=[violation("no_such_decision", "/decisions", limit=row) for row in wrong]
         )
     if made.check_outs > made.check_out_limit and confirmation.confirm_check_outs != made.check_outs:
         raise Refused("roster_unconfirmed")

@@ -305,7 +305,8 @@ _DIRECTORY = {
 
 _ROSTER = {
     "outside_scope": Text(
-        "Dòng này không thuộc phạm vi của danh sách ({scope}).", "The line is not of the roster's scope ({scope})."
+        "Dòng này không thuộc phạm vi của danh sách ({expected}).",
+        "The line is not of the roster's scope ({expected}).",
     ),
     "listed_twice": Text(
         "Người mang giấy tờ này đã có trong danh sách, ở dòng {limit}.",
@@ -315,8 +316,8 @@ _ROSTER = {
         "Danh sách chỉ gồm người đang ở: dòng này là việc khác.", "A roster lists guests: this line is something else."
     ),
     "no_such_decision": Text(
-        "Dòng {row} không có gì để quyết định, hoặc không quyết định như vậy được.",
-        "There is nothing to decide about line {row}, or not this.",
+        "Dòng {limit} không có gì để quyết định, hoặc không quyết định như vậy được.",
+        "There is nothing to decide about line {limit}, or not this.",
     ),
     "in_future": Text("Ngày này chưa đến.", "This day has not come yet."),
 }

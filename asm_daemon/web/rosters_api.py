@@ -13,7 +13,7 @@ import orjson
 from aiohttp import web
 from pydantic import ValidationError
 
-from asm_daemon import residence, rostering
+from asm_daemon import long_stays, rostering
 from asm_daemon.crypto import Keyring
 from asm_daemon.directory import authorise
 from asm_daemon.model import Facility, Scope
@@ -25,7 +25,7 @@ from asm_daemon.web.rendering import answer, page, prefers_html
 from asm_daemon.web.route import HTML, JSON, STAY_ID, Call, NoQuery, Route, Shown, Table, owner
 from schemas.act import Connector
 from schemas.limits import DECLARATION_BYTES
-from schemas.residence import (
+from schemas.long_stays import (
     Reminders,
     RemindersQuery,
     ResidenceMark,
@@ -108,7 +108,7 @@ async def mark_temporary_residence(
 ) -> web.Response:
     """The guest has registered temporary residence."""
     given = StayTemporaryResidence(**call.body.model_dump(), stay_id=UUID(call.path["stay_id"]))
-    [result] = await residence.mark(pool, keyring, call.principal, [(1, given)], call.received_at)
+    [result] = await long_stays.mark(pool, keyring, call.principal, [(1, given)], call.received_at)
     if isinstance(result, Refused):
         raise result
     return answer(result)
@@ -119,8 +119,8 @@ async def mark_temporary_residences(
 ) -> web.Response:
     """Many of them; what is wrong with one row is that row's result."""
     given = [(row.number, _read_mark(row)) for row in call.body]
-    results = await residence.mark(pool, keyring, call.principal, given, call.received_at)
-    marks = residence.marks_result([row.number for row in call.body], results)
+    results = await long_stays.mark(pool, keyring, call.principal, given, call.received_at)
+    marks = long_stays.marks_result([row.number for row in call.body], results)
     return answer(marks, 207 if marks.refused else 200)
 
 
@@ -137,7 +137,7 @@ def _read_mark(row: Row) -> StayTemporaryResidence | Refused:
 
 async def list_reminders(pool: asyncpg.Pool, keyring: Keyring, call: Call[RemindersQuery, None]) -> web.Response:
     """Who stays 30 days and more and is not marked as registered, without personal data."""
-    shown = await residence.reminders(pool, keyring, call.principal, call.query, call.received_at)
+    shown = await long_stays.reminders(pool, keyring, call.principal, call.query, call.received_at)
     headers = {}
     if shown.next is not None:
         following = call.query.model_copy(update={"cursor": shown.next})

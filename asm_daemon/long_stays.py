@@ -18,9 +18,9 @@ from asm_daemon.crypto import Keyring, RecordName, Tampered, UnknownEpoch, epoch
 from asm_daemon.model import Facility, Principal, Scope, StayRow
 from asm_daemon.problems import Refused, problem_document
 from asm_daemon.sealing import open_contents
-from asm_daemon.store import residence as store
+from asm_daemon.store import long_stays as store
 from asm_daemon.store import stays as stays_store
-from schemas.residence import (
+from schemas.long_stays import (
     Reminder,
     Reminders,
     RemindersQuery,
