@@ -193,7 +193,14 @@ class House:
         """The stays of somebody with another document who has the employee code, or else name and birth date, of the
         line: the number may be mistyped, here or there."""
         alike = self._by_code.get(_folded(act.guest_ref), []) if act.guest_ref else []
+        alike = [each for each in alike if _may_be_colleagues(act.groups, each.groups)]
         return alike or self._by_person.get(_person_of(act.fields) or "", [])
+
+
+def _may_be_colleagues(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether two codes may be of one employer: every employer has a number 1."""
+    employers = {_folded(groups["employer"]) for groups in (one, other) if groups.get("employer")}
+    return len(employers) < 2
 
 
 # -- the lines ---------------------------------------------------------------------------------------------------------

@@ -231,7 +231,10 @@ class Rosters:
                 return await self._result(connection, row)
             if row.started_at is None:
                 _check(kept.plan, confirmation, decisions)
-                await self._compare(connection, facility, row, kept)
+                if await self._is_outdated(connection, facility, row, kept):
+                    row, _ = await self._kept(connection, list(facilities), plan_id, now)
+                    if row.started_at is None:  # else it is the plan itself that changes the house just now
+                        raise Refused("roster_outdated")
                 async with connection.transaction():
                     named = orjson.dumps({str(key): value.value for key, value in decisions.items()}).decode()
                     if await store.start_plan(connection, plan_id, now, named):
@@ -239,16 +242,15 @@ class Rosters:
                 row, _ = await self._kept(connection, list(facilities), plan_id, now)  # perhaps somebody else's start
         return await self._execute(facility, caller, row, kept, now)
 
-    async def _compare(self, connection: Connection, facility: Facility, row: store.PlanRow, kept: _Kept) -> None:
-        """Refuse a plan that would not be made any more."""
+    async def _is_outdated(self, connection: Connection, facility: Facility, row: store.PlanRow, kept: _Kept) -> bool:
+        """Whether the same list would lead to another plan now."""
         residents = await self._residents(connection, facility)
         departed = await self._departed(connection, facility, kept.lines)
         again = rostering.plan(
             kept.lines, kept.refused, residents, departed, kept.scope,
             absence_nights=kept.absence_nights, now=row.created_at,
         )  # fmt: skip
-        if [step.essence() for step in again.steps] != [step.essence() for step in kept.steps]:
-            raise Refused("roster_outdated")
+        return [step.essence() for step in again.steps] != [step.essence() for step in kept.steps]
 
     async def _execute(
         self, facility: Facility, caller: Caller, row: store.PlanRow, kept: _Kept, now: datetime

@@ -163,6 +163,14 @@ def test_without_codes_name_and_birth_date_show_a_mistyped_number() -> None:
     assert step.fields == {"guest": {"document": {"type": 1, "number": "000090000099"}}}
 
 
+def test_the_same_code_of_another_employer_means_nobody() -> None:
+    staying = replace(resident(1, code="7"), groups={"employer": "Công ty Mẫu", "building": "A"})
+    other = replace(line(2, 2, code="7"), groups={"employer": "Công ty Khác"})
+    own = replace(line(2, 2, code="7"), groups={"employer": "CÔNG TY MẪU"})
+    assert actions(made([other], [staying])) == [(2, "check_in"), (None, "absent")]
+    assert actions(made([own], [staying])) == [(2, "possible_typo")]
+
+
 def test_the_document_counts_before_the_code() -> None:
     staying = [resident(1, code="NV2"), resident(2, code="NV1")]
     found = made([line(2, 1, code="NV1"), line(3, 2, code="NV2")], staying)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -9,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 from aiohttp import FormData
 
@@ -166,6 +168,25 @@ async def test_an_execution_that_broke_off_is_finished_by_repeating_it(
     again = await apply(planned)
     assert again.json["counts"] == {"accepted": 0, "duplicate": 3, "refused": 0, "undecided": 0}
     assert await house(pools, keyring, dorm) == after
+
+
+async def test_two_who_apply_at_once_do_it_once(
+    plan: Plan, apply: Plan, clock: Clock, pools: Pools, keyring: Keyring, dorm: Facility
+) -> None:
+    planned = await plan(roster(clock, *((index, "A", "101") for index in range(20))))
+    done = await asyncio.gather(*(apply(planned) for _ in range(4)))
+    assert [each.status for each in done] == [200] * 4
+    for each in done:
+        assert each.json["counts"]["accepted"] + each.json["counts"]["duplicate"] == 20
+    assert len(await house(pools, keyring, dorm)) == 20
+
+
+@pytest.mark.parametrize("role", ["auth", "sync", "police", "guest", "feeds", "publish", "audit", "retention"])
+async def test_no_other_login_reads_plans_or_marks(database: Database, role: str) -> None:
+    connection = await database.connect(f"asm_{role}")
+    for name in ("roster_plans", "roster_plan_parts", "roster_seen", "temporary_residence"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(f"SELECT FROM {name}")
 
 
 async def test_a_plan_is_refused_when_the_house_has_changed_since_in_a_way_that_matters(
