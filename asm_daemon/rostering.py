@@ -254,7 +254,8 @@ def plan(
     house, within = House(residents), [each for each in residents if is_within(each.groups, scope)]
     own = {each.stay_id for each in within}
     named = {each.stay_id for line in lines for each in house.named(line)}
-    steps = [_refused(row, problem) for row, problem in refused.items()]
+    lines_by_row = {line.row: line for line in lines}
+    steps = [_refused(row, problem, lines_by_row.get(row), house) for row, problem in refused.items()]
     held: set[UUID] = set()
     for line in lines:
         if line.row in refused:
@@ -280,8 +281,9 @@ def _arrival(resident: Resident) -> datetime:
     return resident.arrived_at
 
 
-def _refused(row: int, problem: Problem) -> Step:
-    return Step("refused", row, problem=problem)
+def _refused(row: int, problem: Problem, line: Act | None, house: House) -> Step:
+    resident = max(house.named(line), key=_arrival, default=None) if line is not None else None
+    return Step("refused", row, resident.stay_id if resident else None, problem=problem)
 
 
 def _check_in(line: Act, back_at: datetime | None) -> Step:
@@ -402,6 +404,23 @@ def settled(step: Step, lines: Mapping[int, Act], decisions: Mapping[int, Decisi
     if decision is Decision.NEW_PERSON:
         return replace(_check_in(lines[step.row or 0], None), action=step.action)
     return step
+
+
+def seen_by(made: Plan, decisions: Mapping[int, Decision]) -> list[UUID]:
+    """The stays of whom a line says that they are there, each once.
+
+    Also where the line is refused, and where a number may be mistyped and nobody has said that it is another person. Who
+    lives in another part is not seen until moved here.
+    """
+    stays = [
+        step.stay_id
+        for step in made.steps
+        if step.stay_id is not None
+        and step.row is not None
+        and decisions.get(step.row) is not Decision.NEW_PERSON
+        and (step.action != "elsewhere" or decisions.get(step.row) is Decision.MOVE)
+    ]
+    return list(dict.fromkeys(stays))
 
 
 def act_of(step: Step) -> Act:

@@ -277,10 +277,9 @@ class Rosters:
                     "undecided": counts["undecided"]},
             results=results,
         )  # fmt: skip
-        seen = [step.stay_id for step, settled in done if step.row is not None and settled and step.stay_id is not None
-                and (settled.kind is not ActKind.DECLARE)]  # fmt: skip
-        seen += [stay.id for step in acting if step.kind is ActKind.DECLARE
-                 and (stay := outcomes[_key(step)].stay) is not None]  # fmt: skip
+        seen = rostering.seen_by(kept.plan, decisions)
+        declared = (outcomes[_key(step)].stay for step in acting if step.kind is ActKind.DECLARE)
+        seen += {stay.id for stay in declared if stay is not None} - set(seen)
         async with self._pool.acquire() as connection, connection.transaction():
             await store.put_seen(connection, facility.id, seen, rules.local_day(row.created_at))
             if not passing and await store.finish_plan(connection, row.id, now):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asm_daemon.problems import Refused, problem_document
-from asm_daemon.rostering import Decision, Plan, Resident, Step, faults_of, plan, read_scope, scoped, settled
+from asm_daemon.rostering import Decision, Plan, Resident, Step, faults_of, plan, read_scope, scoped, seen_by, settled
 from schemas.act import Act, ActKind
 from schemas.synthetic import person
 
@@ -238,6 +238,15 @@ def test_who_belonged_nowhere_joins_the_scope_of_the_list() -> None:
     assert actions(found) == [(2, "assignment")]
     assert found.steps[0].groups == A
     assert (found.in_house, found.in_house_after) == (0, 1)
+
+
+def test_who_is_seen_is_whoever_a_line_means_unless_it_is_another_person_or_lives_elsewhere() -> None:
+    house = [resident(1), resident(2, code="NV2"), resident(3, building="B"), resident(4)]
+    refused = {5: problem_document(Refused("declaration_invalid"))}
+    found = made([line(2, 1), line(3, 9, code="NV2"), line(4, 3), line(5, 4)], house, refused=refused)
+    ids = [each.stay_id for each in house]
+    assert set(seen_by(found, {})) == {ids[0], ids[1], ids[3]}
+    assert set(seen_by(found, {3: Decision.NEW_PERSON, 4: Decision.MOVE})) == {ids[0], ids[2], ids[3]}
 
 
 def test_shared_rooms_and_beds_are_nothing_special() -> None:

@@ -170,6 +170,17 @@ async def test_an_execution_that_broke_off_is_finished_by_repeating_it(
     assert await house(pools, keyring, dorm) == after
 
 
+async def test_a_file_may_be_the_body_and_the_rest_parameters(asm: Web, key: str, clock: Clock, dorm: Facility) -> None:
+    path = f"/v1/rosters?scope=building:A&facility={dorm.code}&absence_nights=0"
+    csv = {"Content-Type": "text/csv"}
+    answer = await asm.ask("POST", path, key, data=roster(clock, (1, "A", "101")), headers=csv)
+    assert (counted(answer), answer.json["scope"], answer.json["absence_nights"]) == (
+        {"check_in": 1},
+        {"building": "A"},
+        0,
+    )
+
+
 async def test_two_who_apply_at_once_do_it_once(
     plan: Plan, apply: Plan, clock: Clock, pools: Pools, keyring: Keyring, dorm: Facility
 ) -> None:
