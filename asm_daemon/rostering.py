@@ -409,8 +409,8 @@ def settled(step: Step, lines: Mapping[int, Act], decisions: Mapping[int, Decisi
 def seen_by(made: Plan, decisions: Mapping[int, Decision]) -> list[UUID]:
     """The stays of whom a line says that they are there, each once.
 
-    Also where the line is refused, and where a number may be mistyped and nobody has said that it is another person. Who
-    lives in another part is not seen until moved here.
+    Also where the line is refused, and where a number may be mistyped and nobody has said that it is another person.
+    Who lives in another part is not seen until moved here.
     """
     stays = [
         step.stay_id

@@ -309,6 +309,19 @@ async def test_a_mistyped_number_is_corrected_or_another_person_only_as_the_mana
     }  # fmt: skip
 
 
+async def test_two_lines_that_may_be_one_person_mistyped_are_two_questions(
+    plan: Plan, apply: Plan, clock: Clock
+) -> None:
+    await apply(await plan(roster(clock, (1, "A", "101"))))
+    one, other = (cells(clock, (1, "A", "101"), number=person(1).document_number[:-1] + last) for last in "89")
+    planned = await plan(roster(clock, one, other))
+    assert counted(planned) == {"possible_typo": 2}
+    decisions = [{"row": row, "decision": "correct"} for row in (2, 3)]
+    done = await apply(planned, decisions=decisions)
+    assert [each["outcome"] for each in done.json["results"]] == ["accepted", "refused"]
+    assert done.json["results"][1]["problem"]["code"] == "version_conflict"
+
+
 async def test_a_corrected_number_leaves_the_name_as_it_was_declared(plan: Plan, apply: Plan, clock: Clock) -> None:
     await apply(await plan(roster(clock, (1, "A", "101"))))
     planned = await plan(roster(clock, cells(clock, (3, "A", "101"), code="NV0001")))
