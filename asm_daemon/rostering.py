@@ -207,8 +207,8 @@ def _may_be_colleagues(one: Mapping[str, str], other: Mapping[str, str]) -> bool
 
 
 def scoped(line: Act, scope: Mapping[str, str]) -> Act:
-    """The line with what the scope says of everybody on the list."""
-    return replace(line, groups={**line.groups, **scope})
+    """The line with what the scope says of everybody on the list; where it says so too, its own spelling stays."""
+    return replace(line, groups={**scope, **line.groups})
 
 
 def faults_of(lines: Sequence[Act], scope: Mapping[str, str]) -> dict[int, list[Violation]]:
@@ -300,8 +300,8 @@ def _known(line: Act, stays: Sequence[Resident], own: set[UUID], scope: Mapping[
     """The line of somebody in house. Who belongs to another part of the facility is moved only by a decision."""
     resident = max(stays, key=lambda each: (each.stay_id in own, each.arrived_at))
     patch = _patch(line, resident)
-    regrouped = bool({**resident.groups, **line.groups} != resident.groups) or (
-        line.guest_ref is not None and line.guest_ref != resident.guest_ref
+    regrouped = _folded(line.guest_ref) not in ("", _folded(resident.guest_ref)) or any(
+        _folded(resident.groups.get(dimension)) != _folded(value) for dimension, value in line.groups.items()
     )
     belongs = {dimension: value for dimension in scope if (value := resident.groups.get(dimension))}
     elsewhere = not is_within(belongs, {dimension: scope[dimension] for dimension in belongs})

@@ -249,6 +249,11 @@ def test_who_is_seen_is_whoever_a_line_means_unless_it_is_another_person_or_live
     assert set(seen_by(found, {3: Decision.NEW_PERSON, 4: Decision.MOVE})) == {ids[0], ids[2], ids[3]}
 
 
+def test_another_spelling_of_a_building_or_a_code_is_no_change() -> None:
+    found = made([line(2, 1, code="nv1")], [resident(1, code="NV1")], {"building": " a"})
+    assert actions(found) == [(2, "unchanged")]
+
+
 def test_shared_rooms_and_beds_are_nothing_special() -> None:
     assert actions(made([line(2, 1, "9-1"), line(3, 2, "9-1")], [])) == [(2, "check_in"), (3, "check_in")]
 

@@ -16,6 +16,7 @@ from tests.conftest import Database
 from tests.stack import Clock, FacilityMaker, command, declaration
 from tests.test_at_rest import found_in, tables
 from tests.web.conftest import Answer, KeyMaker, Web
+from tests.web.test_openapi import fits
 
 NOWHERE = "00000000-0000-7000-8000-000000000000"
 
@@ -86,6 +87,8 @@ async def test_a_batch_takes_what_it_can_and_tells_the_rest_by_row(asm: Web, key
     rows = [good, good, {**good, "stay_id": NOWHERE}, {**good, "stay_id": "x", "note": "?"}, 7]
     answer = await asm.ask("POST", "/v1/temporary-residence:batch", key, json=rows)
     assert answer.status == 207
+    assert fits("/v1/temporary-residence:batch", "post", 207, answer.json)
+    assert fits("/v1/reminders", "get", 200, (await asm.ask("GET", "/v1/reminders", key)).json)
     assert {name: answer.json[name] for name in ("received", "accepted", "duplicate", "refused")} == {
         "received": 5, "accepted": 1, "duplicate": 1, "refused": 3,
     }  # fmt: skip

@@ -28,6 +28,7 @@ from tests.conftest import Database
 from tests.stack import Clock, FacilityMaker, Pools, command
 from tests.test_at_rest import found_in, tables
 from tests.web.conftest import Answer, KeyMaker, Web
+from tests.web.test_openapi import fits
 
 HEADING = "Họ tên;Ngày sinh;Giới tính;Quốc tịch;Loại giấy tờ;Số giấy tờ;Mã nhân viên;Tòa nhà;Phòng;Ngày vào"
 Worker = tuple[int, str, str]
@@ -143,11 +144,13 @@ async def test_a_plan_changes_nothing_until_it_is_applied_and_then_only_once(
 ) -> None:
     planned = await plan(roster(clock, (1, "A", "101"), (2, "A", "101")))
     assert counted(planned) == {"check_in": 2}
+    assert fits("/v1/rosters", "post", 201, planned.json)
     assert await house(pools, keyring, dorm) == []
     first = await apply(planned)
     assert (first.status, first.json["state"]) == (200, "applied")
     assert first.json["counts"] == {"accepted": 2, "duplicate": 0, "refused": 0, "undecided": 0}
     assert all(each["receipt"]["code"] and each["late_minutes"] > 0 for each in first.json["results"])
+    assert fits("/v1/rosters/{plan_id}:apply", "post", 200, first.json)
     assert len(await house(pools, keyring, dorm)) == 2
     clock.instant += timedelta(hours=1)
     assert (await apply(planned)).json == first.json
