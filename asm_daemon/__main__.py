@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command("run")(installation.run_daemon)
 app.command("migrate")(installation.migrate_database)
 app.command("import")(work.import_file)
+app.command("roster")(work.apply_roster)
 app.command("once")(work.run_once)
 for name, commands in {
     "keys": installation.key_store_commands,

@@ -22,7 +22,7 @@ from aiohttp import web
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from asm_daemon import admissions, audit, feeds, import_jobs, inbox, jobs, mllp, no_shows, rules
+from asm_daemon import admissions, audit, feeds, import_jobs, inbox, jobs, mllp, no_shows, rosters, rules
 from asm_daemon.crypto import FileKeyStore, KeyPurpose, Keyring, epoch_at, epoch_bounds, next_epoch
 from asm_daemon.directory import Gate
 from asm_daemon.import_jobs import Importer
@@ -31,6 +31,7 @@ from asm_daemon.issuing import Issuer
 from asm_daemon.jobs import Job, Leadership
 from asm_daemon.pacing import Doorbell
 from asm_daemon.police import Desk
+from asm_daemon.rosters import Rosters
 from asm_daemon.settings import Settings
 from asm_daemon.store import stays as stays_store
 from asm_daemon.store.pool import open_connection, open_pool
@@ -45,6 +46,7 @@ from asm_daemon.web.kbtt import Readers, kbtt_routes
 from asm_daemon.web.pages import page_routes
 from asm_daemon.web.police_api import police_routes
 from asm_daemon.web.public_api import public_routes
+from asm_daemon.web.rosters_api import roster_routes
 from connectors import identity, kbtt_api
 from connectors.hl7_adt import read_message
 from connectors.population.client import PopulationClient
@@ -98,6 +100,7 @@ class Daemon:
     issuer: Issuer
     intake: Intake
     importer: Importer
+    rosters: Rosters
     desk: Desk
     doorbell: Doorbell
     population: PopulationClient
@@ -156,6 +159,13 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
             queue_rows=settings.intake_queue_rows,
         )
         importer = Importer(pools["asm_intake"], intake, keyring, now=now, slice_rows=settings.flush_rows)
+        rosters_desk = Rosters(
+            intake,
+            pools["asm_intake"],
+            keyring,
+            absence_nights=settings.roster_absence_nights,
+            plan_hours=settings.roster_plan_hours,
+        )
         auditor = settings.auditor_public_key_file
         desk = Desk(
             pools["asm_police"],
@@ -182,6 +192,15 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
             ),
             *import_routes(intake, importer, pools["asm_intake"], keyring, connectors, settings.max_body_bytes),
             *expected_routes(intake, pools["asm_intake"], keyring, settings.max_body_bytes, settings.max_batch_rows),
+            *roster_routes(
+                rosters_desk,
+                pools["asm_intake"],
+                keyring,
+                connectors,
+                settings.max_body_bytes,
+                settings.max_batch_rows,
+                trial,
+            ),
             *document_routes(identity.read),
             *kbtt_routes(
                 intake,
@@ -206,6 +225,7 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
             issuer=issuer,
             intake=intake,
             importer=importer,
+            rosters=rosters_desk,
             desk=desk,
             doorbell=doorbell,
             population=population,
@@ -341,6 +361,9 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
             folder, daemon.importer, pools["asm_intake"], daemon.connectors, now(), daemon.settings.max_body_bytes
         )
 
+    async def erase_roster_plans() -> Mapping[str, int]:
+        return await rosters.erase_once(pools["asm_intake"], now())
+
     return (
         Job("seal-audit", IntervalTrigger(seconds=1), seal_audit, everywhere=True),
         Job("read-inbox", IntervalTrigger(seconds=5), read_inbox, everywhere=True),
@@ -348,6 +371,7 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
         Job("prepare-months", CronTrigger(hour=2, minute=10), prepare_months),
         Job("erase-expected", CronTrigger(minute=25), erase_expected),
         Job("publish", CronTrigger(hour=PUBLISH_HOUR, minute=5), publish, at_start=True),
+        Job("erase-roster-plans", CronTrigger(minute=20), erase_roster_plans),
     )
 
 

@@ -591,7 +591,7 @@ class World:
         else:
             after, row = _cancelled(current, contents, body)
         tag = _content_tag(self._keyring, after.declared, row.status, row.departed_at)
-        if tag == current.content_tag:
+        if tag == current.content_tag and not _is_regrouped(contents, after):
             return Decision("duplicate", row=current)
         if act.command.expected_version not in (None, current.version):
             raise Refused("version_conflict")
@@ -651,7 +651,9 @@ class World:
         row = replace(current, arrived_at=after.arrived_at, planned_departure_at=after.planned_departure_at)
         if row.departed_at is not None and row.departed_at < row.arrived_at:
             raise invalid("departure_before_arrival", "/arrived_at")
-        return replace(contents, declared=declared), row
+        told = act.command.act
+        groups = {**contents.groups, **told.groups}
+        return replace(contents, declared=declared, guest_ref=told.guest_ref or contents.guest_ref, groups=groups), row
 
     # -- guests who are expected, or here without an identity ----------------------------------------------------------
 
@@ -886,6 +888,11 @@ def guests_over(guest: Any, patches: Iterable[Mapping[str, Any]]) -> Iterator[st
         guest = merge_patch(guest, patch.get("guest", {}))
         with suppress(KeyError, TypeError, AttributeError):  # no guest at all; deciding will say so
             yield rules.guest_value(guest)
+
+
+def _is_regrouped(before: Contents, after: Contents) -> bool:
+    """Whether the guest's own name at the facility, or what the guest belongs to there, has changed."""
+    return (before.guest_ref, before.groups) != (after.guest_ref, after.groups)
 
 
 def _has_left_before(row: StayRow, arrived_at: datetime) -> bool:

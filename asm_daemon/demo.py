@@ -310,8 +310,7 @@ async def _declare_samples(site: Site, summary: Summary) -> Mapping[str, Any]:
     rented = await summary.step("rental housing: JSON", site.call(owners[RENTAL], "POST", "/v1/stays", json=tenant))
     summary.steps["rental housing: JSON"] = _shown(rented)
     roster = samples.dorm_roster_csv(day, DORM_ROWS, block + 3)
-    sent = _import(site, DORM, "roster.csv", roster, DORM_ROWS, "dorm_roster")
-    await summary.step("industrial-zone dorm: CSV roster", sent)
+    await summary.step("industrial-zone dorm: CSV roster", _apply_roster(site, roster))
     await summary.step("hospital ward: HL7 over MLLP", _admit_and_discharge(site))
     receipt: Mapping[str, Any] = filed["receipt"]
     return receipt
@@ -321,15 +320,27 @@ def _shown(result: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: result[name] for name in ("outcome", "version", "late_minutes")}
 
 
-async def _import(
-    site: Site, facility: str, name: str, document: bytes, rows: int, connector: str = "spreadsheet"
-) -> Mapping[str, int]:
-    form = aiohttp.FormData({"connector": connector})
+async def _import(site: Site, facility: str, name: str, document: bytes, rows: int) -> Mapping[str, int]:
+    form = aiohttp.FormData({"connector": "spreadsheet"})
     form.add_field("file", document, filename=name)
     result = await site.call(site.keys.owners[facility], "POST", "/v1/imports", data=form)
     if result["refused"] or result["received"] != rows:
         raise StepFailed(f"{name}: {result['received']} rows read, {result['refused']} refused, {rows} sent")
     return {count: result[count] for count in ("received", "accepted", "duplicate", "refused")}
+
+
+async def _apply_roster(site: Site, document: bytes) -> Mapping[str, int]:
+    """The dorm's full list: a plan, looked at, then done. Another day of a kept demo lists other workers."""
+    form = aiohttp.FormData({"scope": "all"})
+    form.add_field("file", document, filename="roster.csv")
+    key = site.keys.owners[DORM]
+    plan = await site.call(key, "POST", "/v1/rosters", data=form)
+    actions = plan["counts"]["actions"]
+    confirmed = {"confirm_check_outs": actions["check_out"]}
+    result = await site.call(key, "POST", f"/v1/rosters/{plan['plan_id']}:apply", json=confirmed)
+    if actions["refused"] or result["counts"]["refused"] or plan["counts"]["rows"] != DORM_ROWS:
+        raise StepFailed(f"roster.csv: {plan['counts']['rows']} rows read, {result['counts']['refused']} refused")
+    return {action: count for action, count in actions.items() if count}
 
 
 async def _admit_and_discharge(site: Site) -> Mapping[str, str]:

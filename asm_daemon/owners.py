@@ -19,6 +19,7 @@ from asm_daemon.problems import Refused, invalid, violated
 from asm_daemon.sealing import open_contents, open_expected
 from asm_daemon.store import Connection, owned
 from asm_daemon.store import expected as expected_store
+from asm_daemon.store import long_stays as long_stays_store
 from asm_daemon.store import stays as stays_store
 from schemas.answers import ExpectedPage, ExpectedState, FacilityState, FacilityStates
 from schemas.queries import ExpectedQuery, StaysQuery
@@ -235,6 +236,7 @@ async def list_facilities(pool: asyncpg.Pool, principal: Principal, now: datetim
         house = await owned.presence(connection, ids, now, sorted(_CHECK_AGAIN))
         newest = await owned.last_declared(connection, ids)
         awaited = await expected_store.waiting(connection, ids, midnight, next_midnight)
+        registered = await long_stays_store.count_marked(connection, ids)
     nothing, nobody, none = owned.Today(0, 0), owned.House(0, 0), expected_store.Waiting(0, 0, None)
     return FacilityStates(
         facilities=[
@@ -249,6 +251,7 @@ async def list_facilities(pool: asyncpg.Pool, principal: Principal, now: datetim
                 late_today=today.get(facility.id, nothing).late,
                 in_house=house.get(facility.id, nobody).guests,
                 check_document=house.get(facility.id, nobody).check_document,
+                temporary_residence=registered.get(facility.id, 0),
                 last_declared_at=newest.get(facility.id),
                 expected_today=awaited.get(facility.id, none).expected_today,
                 identity_pending=awaited.get(facility.id, none).present,

@@ -196,6 +196,18 @@ PROBLEMS = _table(
         "It is not known whether this was recorded: send it again with the same source_ref, nothing is doubled.",
     ),
     (
+        "roster_outdated",
+        409,
+        "Từ khi lập kế hoạch, tình hình ở cơ sở đã thay đổi: hãy gửi lại danh sách để có kế hoạch mới.",
+        "The house has changed since the plan was made: send the roster again for a new plan.",
+    ),
+    (
+        "roster_unconfirmed",
+        409,
+        "Kế hoạch trả phòng cho nhiều người hơn giới hạn: nếu đúng, gửi lại kèm confirm_check_outs bằng đúng số người.",
+        "The plan checks out more guests than the limit: if it is right, confirm_check_outs says the exact number.",
+    ),
+    (
         "purpose_not_allowed",
         403,
         "Mục đích tra cứu này không cho phép loại tra cứu đã nêu.",

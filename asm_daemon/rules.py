@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from typing import Any
 
-from schemas.codes import DocumentType
+from schemas.codes import DocumentType, FacilityKind
 from schemas.folding import fold_document, fold_name
 from schemas.personal_number import disagreements
 from schemas.stay import Document, StayDeclaration
@@ -55,6 +56,52 @@ def day_bounds(day: date) -> tuple[datetime, datetime]:
 def is_foreigner(nationality: str) -> bool:
     """Whether the separate duty for foreigners applies (form NA17)."""
     return nationality != "VNM"
+
+
+TEMPORARY_RESIDENCE_DAYS = 30
+"""From how many days at one place on a citizen registers temporary residence (Article 27, Law on Residence)."""
+
+
+def thirtieth_day(arrived_at: datetime) -> date:
+    """The day on which a stay is one of 30 days; the day of arrival is the first."""
+    return local_day(arrived_at) + timedelta(days=TEMPORARY_RESIDENCE_DAYS - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ResidenceRule:
+    """What follows from a long stay at facilities of these kinds, from `valid_from` on.
+
+    `is_reminded`: whether the facility is reminded of guests who stay 30 days. `notice_after`: whether a guest who has
+    registered temporary residence there is still to be declared under Article 30.
+    """
+
+    kinds: frozenset[FacilityKind]
+    valid_from: date
+    is_reminded: bool
+    notice_after: bool
+    source: str
+
+
+_HOUSING = frozenset(
+    {FacilityKind.RENTAL_HOUSING, FacilityKind.INDUSTRIAL_ZONE_HOUSING, FacilityKind.OFFICIAL_RESIDENCE}
+)
+_MEDICAL = frozenset({FacilityKind.MEDICAL_FACILITY})
+# A later row of a kind replaces an earlier one from its day on. Where the words of the law leave it open, the notice
+# stays due: a notice too many costs nothing, one too few is fined.
+RESIDENCE_RULES = (
+    ResidenceRule(_HOUSING, date(2021, 7, 1), True, False,
+                  "Luật Cư trú 68/2020/QH14, Điều 2: lưu trú là ở nơi không phải nơi thường trú, nơi tạm trú; Điều 27"),
+    ResidenceRule(_MEDICAL, date(2021, 7, 1), False, True,
+                  "Luật Cư trú 68/2020/QH14, Điều 30: nằm viện không là nơi ở để đăng ký tạm trú (chưa có hướng dẫn)"),
+    ResidenceRule(frozenset(FacilityKind) - _HOUSING - _MEDICAL, date(2021, 7, 1), True, True,
+                  "Luật Cư trú 68/2020/QH14, Điều 27, Điều 30: chưa có hướng dẫn cho cơ sở lưu trú du lịch"),
+)  # fmt: skip
+
+
+def residence_rule(kind: FacilityKind, day: date) -> ResidenceRule:
+    """The rule in force for a kind of facility on a day."""
+    found = [rule for rule in RESIDENCE_RULES if kind in rule.kinds and rule.valid_from <= day]
+    return max(found, key=lambda rule: rule.valid_from)
 
 
 def guest_value(guest: Mapping[str, Any]) -> str:

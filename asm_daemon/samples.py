@@ -10,7 +10,7 @@ until 23:00.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime, time, timedelta, timezone
 from functools import partial
 from io import BytesIO
@@ -309,16 +309,34 @@ def _portal_row(guest: Person, day: date, number: int) -> dict[str, Any]:
 
 # -- a dormitory: its roster -------------------------------------------------------------------------------------------
 
-_ROSTER = (
-    "STT;Họ tên;Ngày sinh;Giới tính;Quốc tịch;Loại giấy tờ;Số giấy tờ;Mã nhân viên;Tòa nhà;Phòng;Giường;Ngày vào;"
-    "Ngày ra dự kiến;Lý do"
+_ROSTER_HEADING = (
+    "STT;Họ tên;Ngày sinh;Giới tính;Quốc tịch;Loại giấy tờ;Số giấy tờ;Mã nhân viên;Công ty;Ca;Tòa nhà;Phòng;Giường;"
+    "Ngày vào;Ngày ra dự kiến;Lý do"
 )
 
 
 def dorm_roster_csv(day: date, count: int, seed: int) -> bytes:
     """The roster of a dormitory with `count` workers, foreigners among them, who move in on `day` without an end."""
-    rows = [";".join(_roster_cells(guest, day, number)) for number, guest in enumerate(people(seed, count), 1)]
-    return "\r\n".join(["DANH SÁCH NGƯỜI Ở KHU NHÀ Ở CÔNG NHÂN (DỮ LIỆU MẪU)", _ROSTER, *rows, ""]).encode("utf-8-sig")
+    return _roster(_roster_cells(guest, day, number) for number, guest in enumerate(people(seed, count), 1))
+
+
+def later_roster_csv(day: date, count: int, seed: int) -> bytes:
+    """The same roster on the next day: the first worker in another room, the second missing, the third with a mistyped
+    document, and one more who moves in."""
+    first, _, third, *others, new = (
+        _roster_cells(guest, day, number) for number, guest in enumerate(people(seed, count + 1), 1)
+    )
+    first[_ROOM], new[_ARRIVED] = "115", _written(day + timedelta(days=1))
+    third[_NUMBER] = f"{third[_NUMBER][:-1]}{(int(third[_NUMBER][-1]) + 1) % 10}"
+    return _roster([first, third, *others, new])
+
+
+_NUMBER, _ROOM, _ARRIVED = 6, 11, 13
+
+
+def _roster(rows: Iterable[list[str]]) -> bytes:
+    lines = ["DANH SÁCH NGƯỜI Ở KHU NHÀ Ở CÔNG NHÂN (DỮ LIỆU MẪU)", _ROSTER_HEADING, *map(";".join, rows), ""]
+    return "\r\n".join(lines).encode("utf-8-sig")
 
 
 def _roster_cells(guest: Person, day: date, number: int) -> list[str]:
@@ -331,6 +349,8 @@ def _roster_cells(guest: Person, day: date, number: int) -> list[str]:
         next(row.vi for row in table("document_types").rows if row.code == guest.document_type),
         guest.document_number,
         f"NV{number:04d}",
+        "Công ty May Mẫu" if number % 3 else "Công ty Điện tử Mẫu",
+        str(1 + number % 3),
         "AB"[number % 2],
         f"{1 + number // 40 % 9}{1 + number // 4 % 10:02d}",
         str(1 + number % 4),
@@ -416,6 +436,7 @@ def files(day: date = SAMPLE_DAY) -> dict[str, bytes]:
         "guesthouse-family.csv": family_csv(day, seed=8),
         "rental-housing.json": _indented(declaration(day, seed=3)),
         "dorm-roster.csv": dorm_roster_csv(day, 15, seed=4),
+        "dorm-roster-later.csv": later_roster_csv(day, 15, seed=4),
         "hospital-admit.hl7": adt_a01(day, 0, seed=5),
         "hospital-discharge.hl7": adt_a03(day, 0, seed=5),
     }

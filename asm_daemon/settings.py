@@ -231,6 +231,20 @@ class Settings(BaseModel):
         description="Days after which an expected guest who did not come, or whose booking was cancelled, is erased. "
         "Longer helps a desk whose guests come late, and keeps data of people who never came.",
     )
+    roster_absence_nights: int = Field(
+        default=3,
+        ge=0,
+        le=60,
+        description="Nights that a guest may be missing from a roster before the next one checks them out. 0 checks "
+        "out at once; more keeps people in house who are gone.",
+    )
+    roster_plan_hours: int = Field(
+        default=24,
+        ge=1,
+        le=168,
+        description="Hours for which the plan of a roster can be looked at and applied. Its sealed content is erased "
+        "within an hour after that.",
+    )
     auditor_public_key_file: _File | None = Field(
         default=None,
         description="The public key of the auditor, to whom the terms of police searches are sealed. Absent: the terms "

@@ -4,25 +4,36 @@
 how a line becomes a declaration. Besides:
 
 * The reason is 19 (Lao động) where none is given.
-* The employee code (mã nhân viên) and other columns of the employer are not part of a declaration and are not kept.
+* The employee code (mã nhân viên) is the `guest_ref` of the act, and building, employer and shift are its `groups`: by
+  them a roster is compared with who is in house. None of them is part of what is declared; the building is part of the
+  room besides.
+* Other columns are not read.
 * A row with the document and the day of arrival of an earlier row is refused, naming that row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from functools import partial
+from dataclasses import replace
 
+from connectors.cells import text
 from connectors.guest_lines import DATE_COLUMNS, NUMBER_COLUMNS, guest_of, read_guest
 from connectors.table_files import read_table
-from connectors.tables import results, vocabulary
+from connectors.tables import Line, results, vocabulary
 from schemas.act import Act, Connector, Unreadable
 from schemas.codes import Reason
 from schemas.columns import HEADINGS
 
+GROUPS = ("building", "employer", "shift")
+"""The columns that say what a worker belongs to."""
+
 _WORDS = vocabulary(
     {
         **HEADINGS,
+        "employee_code": "Mã nhân viên | Mã NV | Mã số nhân viên | MSNV | Mã công nhân | Mã số | Employee code"
+        " | Employee ID | Employee number | Employee no | Staff ID",
+        "employer": "Công ty | Tên công ty | Đơn vị | Đơn vị công tác | Nơi làm việc | Nhà máy | Employer | Company",
+        "shift": "Ca | Ca làm việc | Tổ | Shift | Shift group",
         "room": f"Phòng | {HEADINGS['room']}",
         "arrived": f"Ngày vào | {HEADINGS['arrived']}",
         "departs": f"Ngày ra dự kiến | {HEADINGS['departs']}",
@@ -41,7 +52,16 @@ def read(document: bytes) -> Iterator[Act | Unreadable]:
     if isinstance(table, Unreadable):
         yield table
     else:
-        yield from results(table, partial(read_guest, default_reason=int(Reason.LABOUR)), _guest_and_day)
+        yield from results(table, _read_worker, _guest_and_day)
+
+
+def _read_worker(line: Line) -> Act | Unreadable:
+    groups = {column: line.look(column, "", text) for column in GROUPS}
+    code = line.look("employee_code", "", text)
+    act = read_guest(line, default_reason=int(Reason.LABOUR))
+    if isinstance(act, Unreadable):
+        return act
+    return replace(act, guest_ref=code, groups={column: name for column, name in groups.items() if name})
 
 
 def _guest_and_day(act: Act) -> tuple[Hashable, str]:

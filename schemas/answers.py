@@ -26,6 +26,7 @@ class FacilityState(Output):
     late_today: int = Field(description="… of which declared late")
     in_house: int = Field(description="Guests declared and not departed")
     check_document: int = Field(description="… whose document should be checked again (kiểm tra lại giấy tờ)")
+    temporary_residence: int = Field(description="… who are marked as registered (đã đăng ký tạm trú)")
     last_declared_at: datetime | None = Field(description="When the newest stay was declared")
     expected_today: int = Field(description="Guests expected today and not declared (khách dự kiến)")
     identity_pending: int = Field(description="Guests in house, or gone, without a declaration (chưa đủ nhân thân)")

@@ -337,6 +337,25 @@ _DIRECTORY = {
     ),
 }
 
+_ROSTER = {
+    "outside_scope": Text(
+        "Dòng này không thuộc phạm vi của danh sách ({expected}).",
+        "The line is not of the roster's scope ({expected}).",
+    ),
+    "listed_twice": Text(
+        "Người mang giấy tờ này đã có trong danh sách, ở dòng {limit}.",
+        "The person with this document is on the list already, in line {limit}.",
+    ),
+    "not_a_guest_line": Text(
+        "Danh sách chỉ gồm người đang ở: dòng này là việc khác.", "A roster lists guests: this line is something else."
+    ),
+    "no_such_decision": Text(
+        "Dòng {limit} không có gì để quyết định, hoặc không quyết định như vậy được.",
+        "There is nothing to decide about line {limit}, or not this.",
+    ),
+    "in_future": Text("Ngày này chưa đến.", "This day has not come yet."),
+}
+
 CATALOGUE: dict[str, Text] = {
     **_SHAPE,
     **_QUERY,
@@ -347,4 +366,5 @@ CATALOGUE: dict[str, Text] = {
     **_DECLARATION,
     **_WARNINGS,
     **_DIRECTORY,
+    **_ROSTER,
 }

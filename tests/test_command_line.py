@@ -484,6 +484,31 @@ async def test_a_refused_row_is_named_by_its_place_and_the_others_are_taken_in(
     assert await stays(database) == 2
 
 
+async def test_a_roster_is_only_shown_until_it_shall_be_applied_and_wrong_words_are_named(
+    asm: Command, make_facility: FacilityMaker, tmp_path: Path, database: Database
+) -> None:
+    dorm = await make_facility("HY-KCN-0001", FacilityKind.INDUSTRIAL_ZONE_HOUSING, zone="KCN Mẫu")
+    file = tmp_path / "roster.csv"
+    file.write_bytes(samples.dorm_roster_csv(DAY, 9, seed=1))
+    asked = ["roster", str(file), "--facility", dorm.code, "--scope"]
+    for wrong in (["tầng 1"], ["all", "--decide", "7=perhaps"], ["all", "--connector", "fax"]):
+        assert (await asm(*asked, *wrong)).exit_code == WRONG
+    other = await asm(*asked, "building:A", "--apply")
+    assert other.exit_code == NO  # half of the lines are of building B
+    assert "outside_scope" not in other.stdout
+    assert "Dòng này không thuộc phạm vi của danh sách (building)." in other.stdout
+    shown = await asm(*asked, "all", "--absence-nights", "0")
+    assert shown.exit_code == DONE
+    assert "Đang ở: 4 người; sau khi áp dụng: 9 người." in shown.stdout
+    assert "Nothing was changed" in shown.stderr
+    assert await stays(database) == 4
+    done = await asm(*asked, "all", "--apply")
+    assert (done.exit_code, await stays(database)) == (DONE, 9)
+    assert "5 accepted" in done.stdout
+    again = json.loads((await asm(*asked, "all", "--apply", "--json")).stdout)
+    assert (again["state"], again["results"]) == ("applied", [])
+
+
 async def test_a_file_is_rehearsed_without_a_trace_and_sent_twice_declared_once(
     asm: Command, facility: Facility, workbook: Path, database: Database
 ) -> None:
@@ -573,7 +598,8 @@ async def test_an_audit_is_whole_until_somebody_changes_it(
 async def test_a_job_runs_once_and_says_what_it_did(asm: Command, facility: Facility) -> None:
     unknown = await asm("once", "dance")
     assert unknown.exit_code == WRONG
-    assert "seal-audit, prepare-months, erase-expected, publish, sync" in unknown.stderr
+    jobs = "seal-audit, read-inbox, erase-imports, prepare-months, erase-expected, publish, erase-roster-plans, sync"
+    assert jobs in unknown.stderr
     assert json.loads((await asm("once", "prepare-months")).stdout) == {"keys": 0, "partitions": 0}
     assert json.loads((await asm("once", "erase-expected")).stdout) == {"ended": 0, "no_shows": 0}
     yesterday = (DAY - timedelta(days=1)).isoformat()

@@ -81,6 +81,21 @@ def test_every_worker_of_the_roster_is_taken_and_some_are_foreigners() -> None:
     assert sum(guest.nationality != "VNM" for guest in guests) == 3
 
 
+def test_the_later_roster_moves_misses_mistypes_and_adds_one() -> None:
+    first = {
+        act.guest_ref: act for act in dorm_roster.read(samples.dorm_roster_csv(DAY, 15, seed=4)) if isinstance(act, Act)
+    }
+    later = {
+        act.guest_ref: act
+        for act in dorm_roster.read(samples.later_roster_csv(DAY, 15, seed=4))
+        if isinstance(act, Act)
+    }
+    assert (first.keys() - later.keys(), later.keys() - first.keys()) == ({"NV0002"}, {"NV0016"})
+    changed = {code for code in first.keys() & later.keys() if first[code].fields != later[code].fields}
+    assert changed == {"NV0001", "NV0003"}
+    assert not any(act.violations for act in later.values())
+
+
 def test_every_declaration_is_valid_and_every_document_type_occurs() -> None:
     types = set()
     for index in range(40):

@@ -9,10 +9,12 @@ from dataclasses import asdict
 from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 import typer
+from pydantic import ValidationError
 
-from asm_daemon import directory, feeds, imports, sync
+from asm_daemon import directory, feeds, imports, rostering, sync
 from asm_daemon.commands.console import (
     NO,
     note,
@@ -27,9 +29,11 @@ from asm_daemon.daemon import ROLES, Daemon, job_table, load_connectors, open_da
 from asm_daemon.intake import Intake
 from asm_daemon.model import Facility
 from asm_daemon.problems import Refused
+from asm_daemon.rosters import Caller
 from asm_daemon.settings import Settings
 from schemas.act import DOCUMENT_BYTES_LIMIT
-from schemas.stay import BatchResult, RowResult, Violated
+from schemas.roster import ABSENCE_NIGHTS_LIMIT, RosterConfirmation, RosterPlan, RosterResult
+from schemas.stay import BatchResult, Problem, RowResult, Violated
 from schemas.violations import violation
 
 _DIRECTORY_LOGIN, _INTAKE_LOGINS = "asm_auth", ("asm_intake", "asm_retention")
@@ -149,11 +153,132 @@ def _both(found: Violated) -> str:
     return f"{found.message['vi']} · {found.message['en']}"
 
 
+# -- rosters -----------------------------------------------------------------------------------------------------------
+
+
+def apply_roster(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", exists=True, dir_okay=False, readable=True, help="a full list of who is in house"
+        ),
+    ],
+    facility: Annotated[str, typer.Option(help="code of the facility (mã cơ sở)")],
+    scope: Annotated[
+        str, typer.Option(help="what the list is complete for (phạm vi): all, building:A, employer:…, shift:…")
+    ],
+    connector: Annotated[str, typer.Option(help="who reads it (bộ đọc)")] = "dorm_roster",
+    absence_nights: Annotated[
+        int | None, typer.Option(min=0, max=ABSENCE_NIGHTS_LIMIT, help="fewer nights off the list are an absence")
+    ] = None,
+    execute: Annotated[bool, typer.Option("--apply", help="do what the plan says, at once (thực hiện)")] = False,
+    confirm_check_outs: Annotated[
+        int | None, typer.Option(min=0, help="the exact number of check-outs, where it is over the limit")
+    ] = None,
+    decide: Annotated[
+        list[str] | None, typer.Option(metavar="ROW=DECISION", help="7=correct, 9=new_person, 12=move; may be repeated")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the plan, or the result, as JSON")] = False,
+) -> None:
+    """Show what a full list would change, and with --apply change it (danh sách người ở).
+
+    Ends with 0 only if no line was refused.
+    """
+    confirmation = _confirmation(confirm_check_outs, decide or [])
+    plan, result = asyncio.run(
+        _roster(settings(), file, facility, scope, connector, absence_nights, confirmation if execute else None)
+    )
+    if as_json:
+        print_json((result or plan).model_dump(mode="json"))
+    elif result is not None:
+        print_table(("row", "action", "outcome", "stay", "message"), _result_lines(result))
+        typer.echo(", ".join(f"{count} {outcome}" for outcome, count in result.counts.items()))
+    else:
+        print_table(("row", "action", "stay", "message"), _plan_lines(plan))
+        typer.echo(f"{plan.summary['vi']} · {plan.summary['en']}")
+        for limit in plan.limits_exceeded:
+            note(f"{limit.message['vi']} · {limit.message['en']}")
+        note("Chưa thay đổi gì: thêm --apply để thực hiện. · Nothing was changed: --apply does it.")
+    if plan.counts.actions["refused"] or (result is not None and result.counts["refused"]):
+        raise typer.Exit(NO)
+
+
+def _confirmation(check_outs: int | None, decisions: list[str]) -> RosterConfirmation:
+    given = [each.partition("=") for each in decisions]
+    members = {
+        "confirm_check_outs": check_outs,
+        "decisions": [{"row": int(row) if row.isdigit() else row, "decision": name} for row, _, name in given],
+    }
+    try:
+        return RosterConfirmation.model_validate(members)
+    except ValidationError:
+        raise typer.BadParameter("ROW=correct, new_person, move or skip is wanted", param_hint="--decide") from None
+
+
+async def _roster(
+    given: Settings,
+    file: Path,
+    facility_code: str,
+    scope: str,
+    connector_name: str,
+    absence_nights: int | None,
+    confirmation: RosterConfirmation | None,
+) -> tuple[RosterPlan, RosterResult | None]:
+    wanted = rostering.read_scope(scope)
+    if connector_name not in load_connectors():
+        raise Refused("unknown_connector")
+    document = await asyncio.to_thread(_read, file)
+    now = utc_now()
+    facility = await _facility(given, facility_code)
+    await require_database(given.database_url, *_INTAKE_LOGINS)
+    caller = Caller(operator(), "operator", None, reads=False)
+    async with open_daemon(given) as opened, _taking_in(opened.intake):
+        plan = await opened.rosters.plan(
+            connector_name,
+            document,
+            facility=facility,
+            scope=wanted,
+            absence_nights=absence_nights,
+            caller=caller,
+            now=now,
+        )
+        if confirmation is None:
+            return plan, None
+        callers = {facility.id: (facility, caller)}
+        return plan, await opened.rosters.apply(callers, UUID(plan.plan_id), confirmation, utc_now())
+
+
+def _plan_lines(plan: RosterPlan) -> Iterator[tuple[object, ...]]:
+    """A line for each row that is not unchanged."""
+    for row in plan.rows:
+        if row.action != "unchanged" or row.differs or row.warnings:
+            told = [f"{row.nights_missing} đêm · nights"] if row.nights_missing is not None else []
+            told += [", ".join(row.differs)] if row.differs else []
+            told += [f"--decide {row.row}={' | '.join(row.choices)}"] if row.choices else []
+            told += _problem_texts(row.problem)
+            told += [f"{each.place or each.pointer}: {_both(each)}" for each in row.warnings]
+            yield row.row, f"{row.label['vi']} · {row.label['en']}", row.stay_id, "; ".join(told)
+
+
+def _result_lines(result: RosterResult) -> Iterator[tuple[object, ...]]:
+    for row in result.results:
+        code = [str(row.receipt["code"])] if row.receipt is not None else []
+        yield row.row, row.action, row.outcome, row.stay_id, "; ".join([*code, *_problem_texts(row.problem)])
+
+
+def _problem_texts(problem: Problem | None) -> list[str]:
+    if problem is None:
+        return []
+    return [f"{each.place or each.pointer}: {_both(each)}" for each in problem.errors or ()] or [problem.title]
+
+
 # -- jobs --------------------------------------------------------------------------------------------------------------
 
 
 def run_once(
-    job: Annotated[str, typer.Argument(metavar="JOB", help="seal-audit, prepare-months, publish or sync")],
+    job: Annotated[
+        str, typer.Argument(metavar="JOB", help="seal-audit, read-inbox, prepare-months, publish, sync or an erase-…")
+    ],
     period: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="publish this day, instead of every day that is due")
     ] = None,

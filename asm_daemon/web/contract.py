@@ -18,6 +18,7 @@ from asm_daemon.web.openapi import document
 from asm_daemon.web.pages import page_routes
 from asm_daemon.web.police_api import police_routes
 from asm_daemon.web.public_api import public_routes
+from asm_daemon.web.rosters_api import roster_routes
 from asm_daemon.web.route import Table
 from schemas.generate import DIRECTORY
 
@@ -33,6 +34,7 @@ def unbound_table() -> Table:
         *owner_routes(_UNBOUND, _UNBOUND, _UNBOUND, _UNBOUND, 0, 0),
         *import_routes(_UNBOUND, _UNBOUND, _UNBOUND, _UNBOUND, connectors, 0),
         *expected_routes(_UNBOUND, _UNBOUND, _UNBOUND, 0, 0),
+        *roster_routes(_UNBOUND, _UNBOUND, _UNBOUND, connectors, 0, 0, False),
         *document_routes(_UNBOUND),
         *kbtt_routes(_UNBOUND, _UNBOUND, _UNBOUND, _UNBOUND, 0, 0),
         *police_routes(_UNBOUND),

@@ -46,6 +46,9 @@ CORRECTION: dict[str, Any] = {"room": "305", "guest": {"phone": None}}
 CHECK_OUT: dict[str, Any] = {"departed_at": "2026-11-25T11:40:00+07:00"}
 EXTENSION: dict[str, Any] = {"planned_departure_at": "2026-11-27T12:00:00+07:00"}
 CANCELLATION: dict[str, Any] = {"reason": "entered_by_mistake"}
+ROSTER_CONFIRMATION: dict[str, Any] = {"confirm_check_outs": 12, "decisions": [{"row": 7, "decision": "correct"}]}
+TEMPORARY_RESIDENCE: dict[str, Any] = {"registered_on": "2026-11-20", "reference": "TT-2026-000001"}
+STAY_TEMPORARY_RESIDENCE: dict[str, Any] = {"stay_id": "019ac000-0000-7000-8000-000000000001", **TEMPORARY_RESIDENCE}
 SEARCH: dict[str, Any] = {
     "document_number": _GUEST.document_number,
     "purpose": "criminal_investigation",

@@ -159,7 +159,7 @@ def test_no_fault_repeats_what_a_person_wrote() -> None:
 # -- lines that are taken ----------------------------------------------------------------------------------------------
 
 
-def test_every_column_lands_in_its_place_and_the_employee_code_in_none() -> None:
+def test_every_column_lands_in_its_place_and_code_and_groups_beside_what_is_declared() -> None:
     act = accepted(read_worker())
     assert act.kind is ActKind.DECLARE
     assert act.fields == {
@@ -172,6 +172,16 @@ def test_every_column_lands_in_its_place_and_the_employee_code_in_none() -> None
         "room": "A-203-2", "reason": 19,
     }  # fmt: skip
     assert act.origin["/room"] == "dòng 2, cột Phòng"
+    assert (act.guest_ref, act.groups) == ("NV0001", {"building": "A"})
+
+
+def test_code_employer_and_shift_are_known_by_other_headings_and_may_be_missing() -> None:
+    heading = "Họ tên;Ngày sinh;Giới tính;Số giấy tờ;Ngày vào;MSNV;Công ty;Ca làm việc"
+    worker = "Nguyễn Văn Thử;14/05/1990;Nam;000090000001;23/11/2026"
+    full, bare = read(heading, f"{worker};7;Công ty  Mẫu;1", worker.replace("000090000001", "000090000002"))
+    assert accepted(full).guest_ref == "7"
+    assert accepted(full).groups == {"employer": "Công ty Mẫu", "shift": "1"}
+    assert (accepted(bare).guest_ref, accepted(bare).groups) == (None, {})
 
 
 def test_what_is_read_is_a_valid_declaration_with_and_without_an_end() -> None:

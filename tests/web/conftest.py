@@ -23,6 +23,7 @@ from asm_daemon.issuing import Issuer
 from asm_daemon.log import configure_logging
 from asm_daemon.model import Facility, PrincipalKind, Scope
 from asm_daemon.police import Desk
+from asm_daemon.rosters import Rosters
 from asm_daemon.web.api import owner_routes
 from asm_daemon.web.app import Runner, make_app
 from asm_daemon.web.documents_api import document_routes
@@ -33,6 +34,7 @@ from asm_daemon.web.kbtt import Readers, kbtt_routes
 from asm_daemon.web.pages import page_routes
 from asm_daemon.web.police_api import police_routes
 from asm_daemon.web.public_api import Check, public_routes
+from asm_daemon.web.rosters_api import roster_routes
 from asm_daemon.web.route import Table
 from connectors import identity, kbtt_api
 from schemas.act import Connector
@@ -121,6 +123,15 @@ async def table(
         *owner_routes(intake, pool, keyring, issuer, MAX_BODY_BYTES, MAX_BATCH_ROWS),
         *import_routes(intake, importer, pool, keyring, connectors, MAX_BODY_BYTES),
         *expected_routes(intake, pool, keyring, MAX_BODY_BYTES, MAX_BATCH_ROWS),
+        *roster_routes(
+            Rosters(intake, pool, keyring, absence_nights=3, plan_hours=24),
+            pool,
+            keyring,
+            connectors,
+            MAX_BODY_BYTES,
+            MAX_BATCH_ROWS,
+            True,
+        ),
         *document_routes(identity.read),
         *kbtt_routes(intake, gate, await pools.get("asm_auth"), PORTAL_ROWS, MAX_BODY_BYTES, MAX_BATCH_ROWS),
         *police_routes(desk),

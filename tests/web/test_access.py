@@ -39,6 +39,8 @@ WHO = {
     "GET /v1/limits": "public",
     "GET /v1/police/purposes": "officer",
     "GET /v1/problems": "public",
+    "GET /v1/reminders": "owner:status",
+    "GET /v1/rosters/{plan_id}": "owner:declare",
     "GET /v1/sandbox": "public",
     "GET /v1/templates/{facility_kind}.xlsx": "public",
     "GET /v1/stays": "owner:status",
@@ -63,13 +65,17 @@ WHO = {
     "GET /v1/imports/{import_id}/annotated": "owner:declare",
     "GET /v1/imports/{import_id}/report": "owner:declare",
     "POST /v1/police/searches": "officer",
+    "POST /v1/rosters": "owner:declare",
+    "POST /v1/rosters/{plan_id}:apply": "owner:declare",
     "POST /v1/stays": "owner:declare",
     "POST /v1/stays/{stay_id}:cancel": "owner:declare",
     "POST /v1/stays/{stay_id}:check-out": "owner:declare",
     "POST /v1/stays/{stay_id}:extend": "owner:declare",
+    "POST /v1/stays/{stay_id}:temporary-residence": "owner:declare",
     "POST /v1/stays/{stay_id}:undo-check-out": "owner:declare",
     "POST /v1/stays:batch": "owner:declare",
     "POST /v1/stays:validate": "owner:declare",
+    "POST /v1/temporary-residence:batch": "owner:declare",
 }
 NOWHERE = "00000000-0000-7000-8000-000000000000"
 
@@ -81,6 +87,7 @@ def shape(route: Route) -> str:  # type: ignore[type-arg]  # any route
 def address(pattern: str) -> str:
     """An address that the pattern matches."""
     parameters = {"stay_id": NOWHERE, "expected_id": NOWHERE, "import_id": NOWHERE, "code": "0", "period": "2026-11"}
+    parameters = {"stay_id": NOWHERE, "plan_id": NOWHERE, "code": "0", "period": "2026-11"}
     for name in re.findall(r"{(\w+)", pattern):
         pattern = pattern.replace(f"{{{name}}}", parameters.get(name, "x"))
     return pattern

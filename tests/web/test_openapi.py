@@ -17,7 +17,9 @@ from asm_daemon.web.route import is_portal
 from schemas.codes import FacilityKind
 from schemas.generate import DIRECTORY
 from schemas.identity import ScannedDocument
+from schemas.long_stays import StayTemporaryResidence, TemporaryResidence
 from schemas.police import DocumentSearch
+from schemas.roster import RosterConfirmation
 from schemas.stay import Cancellation, CheckOut, DeclarationContext, Extension, StayDeclaration
 from tests.stack import declaration
 from tests.web.conftest import Web
@@ -120,6 +122,9 @@ def test_the_examples_are_taken_by_the_models_themselves() -> None:
         (Cancellation, examples.CANCELLATION),
         (DocumentSearch, examples.SEARCH),
         (ScannedDocument, examples.SCAN),
+        (RosterConfirmation, examples.ROSTER_CONFIRMATION),
+        (TemporaryResidence, examples.TEMPORARY_RESIDENCE),
+        (StayTemporaryResidence, examples.STAY_TEMPORARY_RESIDENCE),
     ):
         model.model_validate_json(orjson.dumps(example), context=context)
 
