@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,6 +24,7 @@ from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from asm_daemon import admissions, audit, feeds, jobs, mllp, no_shows, rules
+from asm_daemon.admissions import Admissions
 from asm_daemon.crypto import FileKeyStore, KeyPurpose, Keyring, epoch_at, epoch_bounds, next_epoch
 from asm_daemon.directory import Gate
 from asm_daemon.intake import Intake
@@ -43,8 +45,7 @@ from asm_daemon.web.kbtt import Readers, kbtt_routes
 from asm_daemon.web.pages import page_routes
 from asm_daemon.web.police_api import police_routes
 from asm_daemon.web.public_api import public_routes
-from connectors import identity, kbtt_api
-from connectors.hl7_adt import read_message
+from connectors import hl7_adt, identity, kbtt_api
 from connectors.population.client import PopulationClient
 from schemas.act import Connector
 
@@ -273,8 +274,31 @@ async def _listen_for_hospitals(daemon: Daemon) -> mllp.Listener | None:
     address = daemon.settings.mllp_listen
     if address is None:
         return None
-    handle = admissions.handler(daemon.intake, daemon.gate, read_message)
-    return await mllp.listen(handle, address.host, address.port)
+    ward = Admissions(daemon.intake, daemon.gate, daemon.keyring, daemon.pools["asm_intake"], hl7_adt.read_message)
+    return await mllp.listen(
+        ward.handle,
+        address.host,
+        address.port,
+        limits=mllp.Limits(idle_seconds=daemon.settings.mllp_idle_seconds),
+        ssl_context=mllp_tls(daemon.settings),
+        split=hl7_adt.split_batch,
+        refuse=ward.refused,
+    )
+
+
+def mllp_tls(settings: Settings) -> ssl.SSLContext | None:
+    """What the HL7 listener shows and demands: TLS 1.2 or later, and a client certificate; None without a certificate.
+
+    Raises `OSError` (`ssl.SSLError`) if the files are not what they should be.
+    """
+    if settings.mllp_tls_certificate_file is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(settings.mllp_tls_certificate_file, settings.mllp_tls_key_file)
+    context.load_verify_locations(settings.mllp_tls_client_ca_file)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 async def _stopped(listener: mllp.Listener | None, grace_seconds: float) -> None:
@@ -318,10 +342,14 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
     async def erase_expected() -> Mapping[str, int]:
         return await no_shows.erase_expected_once(pools["asm_intake"], daemon.settings.expected_kept_days, now())
 
+    async def erase_hl7_messages() -> Mapping[str, int]:
+        return await admissions.erase_once(pools["asm_retention"], now(), days=daemon.settings.hl7_message_days)
+
     return (
         Job("seal-audit", IntervalTrigger(seconds=1), seal_audit, everywhere=True),
         Job("prepare-months", CronTrigger(hour=2, minute=10), prepare_months),
         Job("erase-expected", CronTrigger(minute=25), erase_expected),
+        Job("erase-hl7-messages", CronTrigger(hour=3, minute=20), erase_hl7_messages),
         Job("publish", CronTrigger(hour=PUBLISH_HOUR, minute=5), publish, at_start=True),
     )
 

@@ -428,7 +428,7 @@ async def test_facilities_and_their_senders_are_listed_and_found(
     assert "medical_facility" in (await asm("facility", "list")).stdout
     sender = {"--sending-application": "HIS-MAU", "--sending-facility": "BV-MAU-01", "--facility": "HY-YT-0002"}
     assert (await asm("sender", "add", *options(sender))).exit_code == DONE
-    found = await Gate(await pools.get("asm_auth"), 0).facility_of_sender("HIS-MAU", "BV-MAU-01")
+    found = await Gate(await pools.get("asm_auth"), 0).find_sender("HIS-MAU", "BV-MAU-01")
     assert found is not None
     assert found.code == "HY-YT-0002"
 

@@ -450,17 +450,17 @@ def test_a_commune_lies_in_its_province_and_housing_in_a_zone_names_it() -> None
 async def test_an_unknown_sender_speaks_for_nobody_until_it_is_assigned(
     pool: asyncpg.Pool, gate: Gate, seconds: Seconds
 ) -> None:
-    assert await gate.facility_of_sender("HIS", "BV") is None
-    assert await gate.facility_of_sender("H" * 1000, "BV") is None
-    assert await gate.facility_of_sender("HIS\x00", "BV") is None
+    assert await gate.find_sender("HIS", "BV") is None
+    assert await gate.find_sender("H" * 1000, "BV") is None
+    assert await gate.find_sender("HIS\x00", "BV") is None
     added = await directory.add_facility(pool, ACTOR, facility(), NOW)
     await directory.assign_sender(pool, ACTOR, "HIS", "BV", added.code, NOW)
     seconds.passed += 2
-    assert await gate.facility_of_sender("HIS", "BV") == added
+    assert await gate.find_sender("HIS", "BV") == added
     await pool.close()
-    assert await gate.facility_of_sender("HIS", "BV") == added
+    assert await gate.find_sender("HIS", "BV") == added
     with pytest.raises(Refused, match="unavailable"):
-        await gate.facility_of_sender("HIS", "ANOTHER")
+        await gate.find_sender("HIS", "ANOTHER")
 
 
 async def test_a_sender_speaks_for_one_facility_the_one_assigned_last(
@@ -469,7 +469,7 @@ async def test_a_sender_speaks_for_one_facility_the_one_assigned_last(
     for code in ("HY-YT-0001", "HY-YT-0002"):
         await directory.add_facility(pool, ACTOR, facility(code), NOW)
         await directory.assign_sender(pool, ACTOR, "HIS", "BV", code, NOW)
-    found = await gate.facility_of_sender("HIS", "BV")
+    found = await gate.find_sender("HIS", "BV")
     assert found is not None
     assert found.code == "HY-YT-0002"
 

@@ -89,8 +89,8 @@ def test_every_declaration_is_valid_and_every_document_type_occurs() -> None:
 
 @pytest.mark.parametrize("index", [0, 9, 10])
 def test_an_admission_and_its_discharge_are_about_the_same_stay(index: int) -> None:
-    admitted = hl7_adt.read_message(samples.adt_a01(DAY, index, seed=5))
-    left = hl7_adt.read_message(samples.adt_a03(DAY, index, seed=5, at=time(0, 40)))
+    [admitted] = hl7_adt.read_message(samples.adt_a01(DAY, index, seed=5))
+    [left] = hl7_adt.read_message(samples.adt_a03(DAY, index, seed=5, at=time(0, 40)))
     assert isinstance(admitted, Act)
     assert isinstance(left, Act)
     assert (

@@ -41,10 +41,13 @@ def message(*changes: tuple[str, str], of: tuple[str, ...] = ADMISSION, charset:
     return text.encode(charset)
 
 
-def read(*changes: tuple[str, str], of: tuple[str, ...] = ADMISSION) -> Act | Unreadable:
-    result = read_message(message(*changes, of=of))
-    assert result is not None
+def only(said: tuple[Act | Unreadable, ...]) -> Act | Unreadable:
+    [result] = said
     return result
+
+
+def read(*changes: tuple[str, str], of: tuple[str, ...] = ADMISSION) -> Act | Unreadable:
+    return only(read_message(message(*changes, of=of)))
 
 
 def faults(result: Act | Unreadable | None) -> list[tuple[str, str | None]]:
@@ -77,10 +80,10 @@ def accepted(result: Act | Unreadable | None) -> Act:
     ],
 )
 def test_bytes_that_are_no_message_are_refused(raw: bytes) -> None:
-    assert [code for code, _ in faults(read_message(raw))] in (["not_hl7"], ["unsupported_event"])
+    assert [code for code, _ in faults(only(read_message(raw)))] in (["not_hl7"], ["unsupported_event"])
 
 
-@pytest.mark.parametrize("event", ["A02", "A06", "A08", "A11", "A12", "A13", "A17", "A40", "A99", ""])
+@pytest.mark.parametrize("event", ["A17", "A18", "A24", "A35", "A44", "A99", ""])
 def test_an_event_that_would_have_to_be_acted_on_is_refused_not_ignored(event: str) -> None:
     result = read(("ADT^A01^ADT_A01", f"ADT^{event}"), ("EVN|A01", "EVN|"))
     assert faults(result) == [("unsupported_event", "MSH-9")]
@@ -95,24 +98,23 @@ def test_every_missing_segment_is_named() -> None:
 
 
 def test_every_fault_of_a_message_is_named_by_its_field() -> None:
-    result = read(("19900514", "19901414"), ("000190000001", ""), ("202611230810", "2026112308x"), ("20261126", "2026"))
+    result = read(("19900514", "19901414"), ("VS1", "VS 1"), ("202611230810", "2026112308x"), ("20261126", "2026"))
     assert faults(result) == [
+        ("wrong_source_ref", "PV1-19"),
         ("wrong_date", "PID-7"),
-        ("required", "PID-3"),
-        ("required", "PID-26"),
         ("wrong_date", "PV1-44"),
         ("wrong_date", "PV2-9"),
     ]
 
 
 def test_a_null_is_nothing() -> None:
-    assert ("required", "PID-5") in faults(read(("Nguyễn^Thử^Thị^^^^L", '""')))
+    assert "full_name" not in accepted(read(("Nguyễn^Thử^Thị^^^^L", '""'))).fields["guest"]
 
 
 @pytest.mark.parametrize(("charset", "name"), [("utf-8", "Nguyễn".encode("utf-16")), ("ASCII", b"Nguy\xffn")])
 def test_bytes_that_do_not_fit_the_charset_are_refused_and_never_replaced(charset: str, name: bytes) -> None:
     raw = message(("UNICODE UTF-8", charset)).replace("Nguyễn".encode(), name)
-    assert faults(read_message(raw)) == [("undecodable", "MSH-18")]
+    assert faults(only(read_message(raw))) == [("undecodable", "MSH-18")]
 
 
 def test_a_charset_that_nobody_knows_is_refused() -> None:
@@ -141,13 +143,13 @@ def test_no_fault_repeats_what_a_person_wrote() -> None:
 
 @pytest.mark.parametrize("event", ["A04", "A05", "A14", "A16", "A21", "A31", "A38", "A60"])
 def test_events_that_change_no_overnight_stay_yield_nothing(event: str) -> None:
-    assert read_message(message(("ADT^A01^ADT_A01", f"ADT^{event}"))) is None
+    assert read_message(message(("ADT^A01^ADT_A01", f"ADT^{event}"))) == ()
 
 
 @pytest.mark.parametrize("patient_class", ["O", "P", "R"])
 def test_out_patients_yield_nothing(patient_class: str) -> None:
-    assert read_message(message(("PV1|1|I", f"PV1|1|{patient_class}"))) is None
-    assert read_message(message(("PV1|1|I", f"PV1|1|{patient_class}"), of=DISCHARGE)) is None
+    assert read_message(message(("PV1|1|I", f"PV1|1|{patient_class}"))) == ()
+    assert read_message(message(("PV1|1|I", f"PV1|1|{patient_class}"), of=DISCHARGE)) == ()
 
 
 # -- admissions and discharges -----------------------------------------------------------------------------------------
@@ -262,7 +264,7 @@ def test_escaped_separators_come_back_and_nothing_is_logged(caplog: pytest.LogCa
 
 def test_other_separators_are_understood() -> None:
     swapped = message().translate(bytes.maketrans(b"|^~&", b"#!*%"))
-    assert read_message(swapped) == read()
+    assert only(read_message(swapped)) == read()
 
 
 @pytest.mark.parametrize(
@@ -278,12 +280,12 @@ def test_the_charset_of_the_header_counts(charset: str, named: str, name: str) -
     raw = message(
         ("UNICODE UTF-8", named), ("Nguyễn^Thử^Thị^^^^L", name.replace(" ", "^")), ("phố Mẫu^^Thái Bình", "A")
     ).decode().encode(charset)  # fmt: skip
-    assert accepted(read_message(raw)).fields["guest"]["full_name"] == unicodedata.normalize("NFC", name)
+    assert accepted(only(read_message(raw))).fields["guest"]["full_name"] == unicodedata.normalize("NFC", name)
 
 
 @pytest.mark.parametrize("line_end", ["\r", "\n", "\r\n"])
 def test_any_line_end_separates_segments(line_end: str) -> None:
-    assert read_message(line_end.join(ADMISSION).encode()) == read()
+    assert only(read_message(line_end.join(ADMISSION).encode())) == read()
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -338,5 +340,5 @@ def test_a_message_garbled_anywhere_gives_an_act_a_reason_or_nothing(data: st.Da
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(raw)))
         raw[start : start + data.draw(st.integers(0, 12))] = data.draw(st.binary(max_size=12))
-    result = read_message(bytes(raw))
-    assert result is None or from_json(to_json(result)) == result
+    for result in read_message(bytes(raw)):
+        assert from_json(to_json(result)) == result
