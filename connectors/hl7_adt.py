@@ -151,7 +151,7 @@ def _arrival(row: Row, ref: str | None, guest_ref: str | None) -> Act:
     if row.violations or _is_complete(row):
         return _act(row, ActKind.DECLARE, ref, guest_ref)
     if ref is None:
-        row.refuse("required", "/source_ref", row.origin["/source_ref"])  # under which name to complete it later
+        row.refuse("required", "/source_ref", "PV1-19")  # under which name to complete it later
         return _act(row, ActKind.DECLARE, ref, guest_ref)
     row.put("/present", True)
     return _act(row, ActKind.EXPECT, ref, guest_ref)
