@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -274,29 +275,30 @@ async def _listen_for_hospitals(daemon: Daemon) -> mllp.Listener | None:
     address = daemon.settings.mllp_listen
     if address is None:
         return None
+    settings = daemon.settings
+    certificate, key = settings.mllp_tls_certificate_file, settings.mllp_tls_key_file
+    client_ca = settings.mllp_tls_client_ca_file
     ward = Admissions(daemon.intake, daemon.gate, daemon.keyring, daemon.pools["asm_intake"], hl7_adt.read_message)
     return await mllp.listen(
         ward.handle,
         address.host,
         address.port,
-        limits=mllp.Limits(idle_seconds=daemon.settings.mllp_idle_seconds),
-        ssl_context=mllp_tls(daemon.settings),
+        limits=mllp.Limits(idle_seconds=settings.mllp_idle_seconds),
+        ssl_context=mllp_tls(certificate, key, client_ca) if certificate and key and client_ca else None,
         split=hl7_adt.split_batch,
         refuse=ward.refused,
     )
 
 
-def mllp_tls(settings: Settings) -> ssl.SSLContext | None:
-    """What the HL7 listener shows and demands: TLS 1.2 or later, and a client certificate; None without a certificate.
+def mllp_tls(certificate: Path, key: Path, client_ca: Path) -> ssl.SSLContext:
+    """What the HL7 listener shows and demands: TLS 1.2 or later, and a client certificate of these authorities.
 
     Raises `OSError` (`ssl.SSLError`) if the files are not what they should be.
     """
-    if settings.mllp_tls_certificate_file is None:
-        return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(settings.mllp_tls_certificate_file, settings.mllp_tls_key_file)
-    context.load_verify_locations(settings.mllp_tls_client_ca_file)
+    context.load_cert_chain(certificate, key)
+    context.load_verify_locations(client_ca)
     context.verify_mode = ssl.CERT_REQUIRED
     return context
 

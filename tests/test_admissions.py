@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -14,6 +16,7 @@ import pytest
 from asm_daemon import admissions, directory
 from asm_daemon.admissions import Admissions
 from asm_daemon.crypto import Keyring
+from asm_daemon.daemon import mllp_tls
 from asm_daemon.directory import Gate
 from asm_daemon.intake import Intake
 from asm_daemon.mllp import Limits, Peer, Reply, listen
@@ -23,6 +26,7 @@ from asm_daemon.store.hospital import RefusedMessage
 from connectors import hl7_adt
 from schemas.codes import FacilityKind
 from schemas.hospital import HospitalProfile
+from tests.certificates import Authority, Issued
 from tests.conftest import Database
 from tests.stack import Clock, FacilityMaker, Pools
 
@@ -425,4 +429,37 @@ async def test_a_frame_that_is_no_message_is_refused_kept_as_refused_and_the_nex
 async def test_senders_have_their_habits(ward: Ward, change: Any) -> None:
     [answer] = await converse(ward, framed(change(adt("A01", "H1"))))
     assert "MSA|AA|H1|" in answer
+    assert await ward.stays() == [("declared", "declare", 1)]
+
+
+# -- over TLS ----------------------------------------------------------------------------------------------------------
+
+
+async def answered_over_tls(port: int, message: bytes, authority: Authority, client: Issued | None) -> str:
+    """MSA-1 of the answer; empty if the listener hangs up instead."""
+    context = ssl.create_default_context(cafile=authority.certificate)
+    if client is not None:
+        context.load_cert_chain(client.certificate, client.key)
+    async with asyncio.timeout(20):
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost")
+            writer.write(framed(message))
+            answer = (await reader.readuntil(b"\x1c\r")).decode()
+        except (ConnectionError, ssl.SSLError, asyncio.IncompleteReadError):
+            return ""
+        writer.close()
+    return answer.split("MSA|", 1)[1][:2]
+
+
+async def test_hospitals_show_a_certificate_and_a_bound_sender_its_own(ward: Ward, tmp_path: Path) -> None:
+    authority, strangers = Authority(tmp_path), Authority(tmp_path, "strangers")
+    server, hospital, other = (authority.issue(name) for name in ("localhost", "hospital", "other"))
+    await ward.assign(certificate_sha256=hospital.fingerprint)
+    context = mllp_tls(server.certificate, server.key, authority.certificate)
+    listener = await listen(ward.admissions.handle, "127.0.0.1", 0, ssl_context=context)
+    try:
+        for client, answer in ((None, ""), (strangers.issue("stranger"), ""), (other, "AR"), (hospital, "AA")):
+            assert await answered_over_tls(listener.port, adt("A01"), authority, client) == answer
+    finally:
+        await listener.stop(grace_seconds=5)
     assert await ward.stays() == [("declared", "declare", 1)]

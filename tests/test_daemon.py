@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -14,16 +13,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from asm_daemon import directory, samples, sync
+from asm_daemon import directory, sync
 from asm_daemon.crypto import create_store, epoch_at, epoch_bounds
 from asm_daemon.daemon import Daemon, Ports, TaskEnded, due_days, open_daemon, run
-from asm_daemon.mllp import START
 from asm_daemon.model import Facility, PrincipalKind
-from asm_daemon.rules import local_day
-from asm_daemon.settings import Address, Settings, load_settings
+from asm_daemon.settings import Settings, load_settings
 from asm_daemon.store import stays as stays_store
 from connectors.population import simulator
-from tests.certificates import Authority, Issued
 from tests.stack import FacilityMaker, declaration
 
 CLIENT, SECRET, ADMIN = "asm-test", "test-secret", "test-admin"
@@ -41,7 +37,6 @@ class Site:
     stop: asyncio.Event
     task: asyncio.Task[None]
     database: Any
-    mllp: int
 
     async def declare(self, session: aiohttp.ClientSession, index: int) -> int:
         """The status of a declaration."""
@@ -114,7 +109,7 @@ async def _site(settings: Settings, make_facility: FacilityMaker, database: Any)
         if task.done():
             task.result()
         ports: Ports = ready.result()
-        yield Site(daemon, f"http://127.0.0.1:{ports.http}", key, facility, stop, task, database, ports.mllp or 0)
+        yield Site(daemon, f"http://127.0.0.1:{ports.http}", key, facility, stop, task, database)
         stop.set()
         await asyncio.gather(task, return_exceptions=True)
 
@@ -183,52 +178,6 @@ async def test_stopping_under_load_loses_nothing_that_was_accepted(start: Runnin
         assert await connection.fetchval("SELECT count(*) FROM stays") >= len(accepted)
         lanes = await connection.fetchval("SELECT count(*) FROM leases WHERE owner IS NOT NULL")
     assert lanes == 0
-
-
-# -- hospitals over TLS ------------------------------------------------------------------------------------------------
-
-
-async def _admit(port: int, control_id: str, authority: Authority, client: Issued | None) -> str:
-    """The answer to an admission over TLS; empty if the listener hangs up instead."""
-    context = ssl.create_default_context(cafile=authority.certificate)
-    if client is not None:
-        context.load_cert_chain(client.certificate, client.key)
-    message = samples.adt_a01(local_day(datetime.now(UTC)), 0, seed=5).replace(b"|A01-", f"|{control_id}-".encode())
-    async with asyncio.timeout(30):
-        try:
-            reader, writer = await asyncio.open_connection("localhost", port, ssl=context)
-            writer.write(b"\x0b" + message + b"\x1c\r")
-            answer = (await reader.readuntil(b"\x1c\r")).decode()
-        except (ConnectionError, ssl.SSLError, asyncio.IncompleteReadError):
-            return ""
-        writer.close()
-    return answer.split("MSA|", 1)[1][:2]
-
-
-async def test_hospitals_show_a_certificate_and_a_bound_sender_its_own(
-    settings: Settings, make_facility: FacilityMaker, database: Any, tmp_path: Path
-) -> None:
-    authority, strangers = Authority(tmp_path), Authority(tmp_path, "strangers")
-    server, hospital, other = (authority.issue(name) for name in ("localhost", "hospital", "other"))
-    tls = settings.model_copy(
-        update={
-            "mllp_tls_certificate_file": server.certificate,
-            "mllp_tls_key_file": server.key,
-            "mllp_tls_client_ca_file": authority.certificate,
-            "mllp_listen": Address("localhost", 0),
-        }
-    )
-    async with _site(tls, make_facility, database) as site:
-        pool, now = site.daemon.pools["asm_auth"], site.daemon.now()
-        names = ("HIS-MAU", "BV-MAU-01", site.facility.code, now)
-        await directory.assign_sender(pool, "test", *names, certificate_sha256=hospital.fingerprint)
-        assert await _admit(site.mllp, "NONE", authority, None) == ""
-        assert await _admit(site.mllp, "STRANGER", authority, strangers.issue("stranger")) == ""
-        assert await _admit(site.mllp, "OTHER", authority, other) == "AR"
-        assert await _admit(site.mllp, "OWN", authority, hospital) == "AA"
-        reader, writer = await asyncio.open_connection("localhost", site.mllp)
-        writer.write(b"\x0bMSH|^~\\&|HIS-MAU|BV-MAU-01\x1c\r")
-        assert START not in await reader.read()  # nobody is heard without TLS
 
 
 def test_a_day_is_due_after_the_last_deadline_of_its_arrivals() -> None:

@@ -103,6 +103,14 @@ def test_an_admission_and_its_discharge_are_about_the_same_stay(index: int) -> N
     assert left.fields["departed_at"] > admitted.fields["arrived_at"]
 
 
+def test_the_events_of_a_ward_are_seven_acts_of_which_one_is_refused() -> None:
+    acts = list(hl7_adt.read(samples.adt_events(DAY, seed=8)))
+    assert [act.kind for act in acts if isinstance(act, Act)] == [
+        "declare", "correct", "expect", "correct", "declare", "check_out", "undo_check_out",
+    ]  # fmt: skip
+    assert [[fault.code for fault in act.violations] for act in acts] == [[], [], [], [], ["wrong_date"], [], []]
+
+
 def test_people_of_different_seeds_are_different() -> None:
     first = {each.document_number for each in samples.people(1, 1_000)}
     second = {each.document_number for each in samples.people(2, 1_000)}
