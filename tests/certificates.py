@@ -64,7 +64,7 @@ def _named(name: str) -> x509.Name:
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
     return (
-        x509.CertificateBuilder(subject, issuer, key.public_key(), x509.random_serial_number())
+        x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
         .not_valid_before(_FROM)
         .not_valid_after(_UNTIL)
     )

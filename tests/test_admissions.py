@@ -440,14 +440,17 @@ async def answered_over_tls(port: int, message: bytes, authority: Authority, cli
     context = ssl.create_default_context(cafile=authority.certificate)
     if client is not None:
         context.load_cert_chain(client.certificate, client.key)
-    async with asyncio.timeout(20):
-        try:
+    writer = None
+    try:
+        async with asyncio.timeout(20):
             reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost")
             writer.write(framed(message))
             answer = (await reader.readuntil(b"\x1c\r")).decode()
-        except (ConnectionError, ssl.SSLError, asyncio.IncompleteReadError):
-            return ""
-        writer.close()
+    except (ConnectionError, ssl.SSLError, asyncio.IncompleteReadError):
+        return ""
+    finally:
+        if writer is not None:
+            writer.close()
     return answer.split("MSA|", 1)[1][:2]
 
 

@@ -39,12 +39,18 @@ async def put_answer(
     reasons: Sequence[str],
     received_at: datetime,
 ) -> None:
-    """Remember what was answered to a message, in place of an earlier answer to the same one."""
+    """Remember what was answered to a message, in place of an earlier answer to the same one.
+
+    An AA does not wait for the disk: what it says is stored already, and if this row is lost with the server, the
+    message that comes again meets intake's own idempotence. A refusal is nowhere else, and waits.
+    """
     await connection.execute(
         """
         INSERT INTO hl7_messages (message_tag, sending_application, sending_facility, code, answer, control_id, reasons,
             times, received_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, 1, $8)
+        SELECT $1::bytea, $2::text, $3::text, $4::text, $5::text, $6::text, $7::text[], 1, $8::timestamptz
+        FROM set_config('synchronous_commit',
+            CASE WHEN $4 = 'AA' THEN 'off' ELSE current_setting('synchronous_commit') END, true)
         ON CONFLICT (message_tag) DO UPDATE SET code = EXCLUDED.code, answer = EXCLUDED.answer,
             control_id = EXCLUDED.control_id, reasons = EXCLUDED.reasons, times = hl7_messages.times + 1,
             received_at = EXCLUDED.received_at

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from asm_daemon.samples_directory import HOSPITAL_SENDER
+from schemas.codes import DocumentType
 from schemas.synthetic import person
 
 _START, _END = b"\x0b", b"\x1c\r"
@@ -23,11 +24,12 @@ def _frame(index: int, admitted: str) -> bytes:
     guest = person(index)
     family, *middle, given = guest.full_name.split()
     sender = "|".join(HOSPITAL_SENDER)
+    kind = "PPN" if guest.document_type == DocumentType.PASSPORT else "NI"
     lines = (
         rf"MSH|^~\&|{sender}|ASM|HY|{admitted}||ADT^A01|BENCH-{index}|P|2.5||||||UNICODE UTF-8",
         f"EVN||{admitted}",
-        f"PID|1||{guest.document_number}^^^^NI~BN{index}^^^^MR||{family}^{given}^{' '.join(middle)}||"
-        f"{guest.birth_date.replace('-', '')}|{guest.gender}" + "|" * 18 + "VNM",
+        f"PID|1||{guest.document_number}^^^^{kind}~BN{index}^^^^MR||{family}^{given}^{' '.join(middle)}||"
+        f"{guest.birth_date.replace('-', '')}|{guest.gender}" + "|" * 18 + guest.nationality,
         f"PV1|1|I|KHOA^1^1||||||||||||||||BENCH-{index}|||||||||||||||||||||||||{admitted}",
     )
     return _START + "\r".join(lines).encode() + _END
