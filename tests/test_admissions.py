@@ -350,6 +350,13 @@ async def test_answers_are_forgotten_after_some_days(ward: Ward) -> None:
     assert await ward.connection.fetchval("SELECT count(*) FROM hl7_messages") == 0
 
 
+@pytest.mark.parametrize("role", ["asm_police", "asm_sync", "asm_publish", "asm_feeds", "asm_guest", "asm_audit"])
+async def test_nobody_else_reads_what_was_answered(database: Database, role: str) -> None:
+    connection = await database.connect(role)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await connection.fetch("SELECT * FROM hl7_messages")
+
+
 # -- over the wire -----------------------------------------------------------------------------------------------------
 
 

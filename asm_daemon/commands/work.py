@@ -153,7 +153,9 @@ def _both(found: Violated) -> str:
 
 
 def run_once(
-    job: Annotated[str, typer.Argument(metavar="JOB", help="seal-audit, prepare-months, publish or sync")],
+    job: Annotated[
+        str, typer.Argument(metavar="JOB", help="seal-audit, prepare-months, publish, erase-hl7-messages or sync")
+    ],
     period: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="publish this day, instead of every day that is due")
     ] = None,
