@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -23,6 +25,7 @@ from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from asm_daemon import admissions, audit, feeds, import_jobs, inbox, jobs, mllp, no_shows, rosters, rules
+from asm_daemon.admissions import Admissions
 from asm_daemon.crypto import FileKeyStore, KeyPurpose, Keyring, epoch_at, epoch_bounds, next_epoch
 from asm_daemon.directory import Gate
 from asm_daemon.import_jobs import Importer
@@ -47,8 +50,7 @@ from asm_daemon.web.pages import page_routes
 from asm_daemon.web.police_api import police_routes
 from asm_daemon.web.public_api import public_routes
 from asm_daemon.web.rosters_api import roster_routes
-from connectors import identity, kbtt_api
-from connectors.hl7_adt import read_message
+from connectors import hl7_adt, identity, kbtt_api
 from connectors.population.client import PopulationClient
 from schemas.act import Connector
 
@@ -299,8 +301,32 @@ async def _listen_for_hospitals(daemon: Daemon) -> mllp.Listener | None:
     address = daemon.settings.mllp_listen
     if address is None:
         return None
-    handle = admissions.handler(daemon.intake, daemon.gate, read_message)
-    return await mllp.listen(handle, address.host, address.port)
+    settings = daemon.settings
+    certificate, key = settings.mllp_tls_certificate_file, settings.mllp_tls_key_file
+    client_ca = settings.mllp_tls_client_ca_file
+    ward = Admissions(daemon.intake, daemon.gate, daemon.keyring, daemon.pools["asm_intake"], hl7_adt.read_message)
+    return await mllp.listen(
+        ward.handle,
+        address.host,
+        address.port,
+        limits=mllp.Limits(idle_seconds=settings.mllp_idle_seconds),
+        ssl_context=mllp_tls(certificate, key, client_ca) if certificate and key and client_ca else None,
+        split=hl7_adt.split_batch,
+        refuse=ward.refused,
+    )
+
+
+def mllp_tls(certificate: Path, key: Path, client_ca: Path) -> ssl.SSLContext:
+    """What the HL7 listener shows and demands: TLS 1.2 or later, and a client certificate of these authorities.
+
+    Raises `OSError` (`ssl.SSLError`) if the files are not what they should be.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate, key)
+    context.load_verify_locations(client_ca)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 async def _stopped(listener: mllp.Listener | None, grace_seconds: float) -> None:
@@ -364,12 +390,16 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
     async def erase_roster_plans() -> Mapping[str, int]:
         return await rosters.erase_once(pools["asm_intake"], now())
 
+    async def erase_hl7_messages() -> Mapping[str, int]:
+        return await admissions.erase_once(pools["asm_retention"], now(), days=daemon.settings.hl7_message_days)
+
     return (
         Job("seal-audit", IntervalTrigger(seconds=1), seal_audit, everywhere=True),
         Job("read-inbox", IntervalTrigger(seconds=5), read_inbox, everywhere=True),
         Job("erase-imports", IntervalTrigger(minutes=10), erase_imports),
         Job("prepare-months", CronTrigger(hour=2, minute=10), prepare_months),
         Job("erase-expected", CronTrigger(minute=25), erase_expected),
+        Job("erase-hl7-messages", CronTrigger(hour=3, minute=20), erase_hl7_messages),
         Job("publish", CronTrigger(hour=PUBLISH_HOUR, minute=5), publish, at_start=True),
         Job("erase-roster-plans", CronTrigger(minute=20), erase_roster_plans),
     )

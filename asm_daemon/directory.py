@@ -25,12 +25,14 @@ from uuid_utils.compat import uuid7
 
 from asm_daemon import audit
 from asm_daemon.audit import AuditEntry
-from asm_daemon.model import Facility, Principal, PrincipalKind, Scope
+from asm_daemon.model import Facility, Principal, PrincipalKind, Scope, Sender
 from asm_daemon.problems import Refused
-from asm_daemon.store import LOST, Connection, accounts, facilities
+from asm_daemon.store import LOST, Connection, accounts, facilities, hospital
 from asm_daemon.store.accounts import HeldKey, HeldSession, KeyFacts, TokenDigests
+from asm_daemon.store.hospital import RefusedMessage
 from schemas.codes import Department
 from schemas.directory import NewFacility
+from schemas.hospital import HospitalProfile
 from schemas.violations import violation
 
 KEY_VALID_DAYS_LIMIT = 366
@@ -88,19 +90,53 @@ async def list_facilities(pool: asyncpg.Pool, after_code: str = "", limit: int =
 
 
 async def assign_sender(
-    pool: asyncpg.Pool, actor: str, sending_application: str, sending_facility: str, facility_code: str, now: datetime
+    pool: asyncpg.Pool,
+    actor: str,
+    sending_application: str,
+    sending_facility: str,
+    facility_code: str,
+    now: datetime,
+    *,
+    profile: HospitalProfile | None = None,
+    certificate_sha256: bytes | None = None,
 ) -> None:
     """Let the HL7 sender that calls itself by these two names (MSH-3, MSH-4) speak for a facility, and for no other.
 
-    Refused `request_invalid` if a name is empty or too long, or the facility unknown.
+    Its messages are read as `profile` says. With `certificate_sha256` it must show this client certificate. Refused
+    `request_invalid` if a name is empty or too long, or the facility unknown.
     """
     if not all(map(_is_sender_name, (sending_application, sending_facility))):
         raise _invalid("out_of_range", "/sender", expected=f"1-{SENDER_FIELD_LIMIT}")
+    profile = profile or HospitalProfile()
     async with pool.acquire() as connection, connection.transaction():
         facility = await _known_facility(connection, facility_code)
-        await facilities.upsert_sender(connection, sending_application, sending_facility, facility.id)
-        names = {"application": sending_application, "facility": sending_facility}
-        await _record(connection, actor, "sender.assign", f"facility/{facility.code}", now, **names)
+        await facilities.upsert_sender(
+            connection, sending_application, sending_facility, facility.id, profile, certificate_sha256
+        )
+        details = {
+            "application": sending_application,
+            "facility": sending_facility,
+            "overnight_classes": ",".join(profile.overnight_classes),
+            "charset": profile.charset,
+            "relative_role": profile.relative_role,
+            "certificate": certificate_sha256.hex() if certificate_sha256 else None,
+        }
+        await _record(connection, actor, "sender.assign", f"facility/{facility.code}", now, **details)
+
+
+async def list_senders(
+    pool: asyncpg.Pool, after: tuple[str, str] = ("", ""), limit: int = PAGE_LIMIT
+) -> list[tuple[str, str, Sender]]:
+    """At most `limit` (≤ 1000) HL7 senders after these two names, in the order of their names."""
+    async with pool.acquire() as connection:
+        return await facilities.list_senders(connection, after, min(limit, PAGE_LIMIT))
+
+
+async def refused_messages(pool: asyncpg.Pool, limit: int = PAGE_LIMIT) -> tuple[int, list[RefusedMessage]]:
+    """How many HL7 messages are kept as refused, and the latest of them, at most `limit` (≤ 1000)."""
+    async with pool.acquire() as connection:
+        count = await hospital.count_refused(connection)
+        return count, await hospital.list_refused(connection, min(limit, PAGE_LIMIT))
 
 
 async def add_principal(
@@ -328,7 +364,7 @@ class Gate:
         refusal_seconds = min(_REFUSAL_SECONDS, cache_seconds)
         self._keys: _Remembered[str, HeldKey] = _Remembered(cache_seconds, refusal_seconds, clock)
         self._sessions: _Remembered[bytes, HeldSession] = _Remembered(cache_seconds, refusal_seconds, clock)
-        self._senders: _Remembered[tuple[str, str], Facility] = _Remembered(cache_seconds, refusal_seconds, clock)
+        self._senders: _Remembered[tuple[str, str], Sender] = _Remembered(cache_seconds, refusal_seconds, clock)
 
     async def authenticate(self, token: str, now: datetime) -> Principal:
         """The principal that holds the key `token`.
@@ -364,12 +400,12 @@ class Gate:
             raise Refused("unauthenticated")
         return held
 
-    async def facility_of_sender(self, sending_application: str, sending_facility: str) -> Facility | None:
-        """The facility for which an HL7 sender (MSH-3, MSH-4) speaks, or None. Refused `unavailable`."""
+    async def find_sender(self, sending_application: str, sending_facility: str) -> Sender | None:
+        """The HL7 sender of these names (MSH-3, MSH-4), or None. Refused `unavailable`."""
         names = (sending_application, sending_facility)
         if not all(map(_is_sender_name, names)):
             return None
-        return await self._senders.get(names, lambda: self._ask(facilities.facility_of_sender, *names))
+        return await self._senders.get(names, lambda: self._ask(facilities.find_sender, *names))
 
     async def _ask(self, question: Callable[..., Coroutine[Any, Any, _V | None]], *about: str | bytes) -> _V | None:
         try:

@@ -3,7 +3,8 @@
 A frame is <VT> message <FS><CR>. The answer to each message is one acknowledgement in the order of arrival: AA once the
 content is durably stored, AE if its content is refused, AR if its structure or its sender is. When the handler fails or
 takes too long, nothing is answered and the connection is closed: the sender sends again what was not acknowledged (an
-AE would make most of them set the message aside for good, though nothing is wrong with it).
+AE would make most of them set the message aside for good, though nothing is wrong with it). A frame with a batch (FHS,
+BHS … BTS, FTS) is answered by a batch with an acknowledgement of each message, in their order.
 """
 
 from __future__ import annotations
@@ -46,13 +47,20 @@ Handler = Callable[[bytes, datetime, Peer], Awaitable[Reply]]
 unacknowledged."""
 
 
+Refuse = Callable[[bytes, str, datetime], Awaitable[None]]
+"""Told of a frame that is refused before it is a message: its beginning, why, and when."""
+Split = Callable[[bytes], list[bytes] | None]
+"""The messages of a batch; None for what is no batch, and an empty list for one that is incomplete."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one sender may take of us.
 
     `frame_bytes` is the longest message; a longer one is answered with AR, and up to `skip_bytes` of it are read to
     find its end before the connection is given up. `idle_seconds` is the longest wait for a whole frame,
-    `answer_seconds` for the handler. Connections beyond `connections` are closed at once.
+    `answer_seconds` for the handler. Connections beyond `connections` are closed at once. `batch_messages` is how many
+    messages a batch may have.
     """
 
     frame_bytes: int = 256 << 10
@@ -60,6 +68,7 @@ class Limits:
     idle_seconds: float = 300
     answer_seconds: float = 30
     connections: int = 200
+    batch_messages: int = 500
 
 
 async def listen(
@@ -69,9 +78,14 @@ async def listen(
     *,
     limits: Limits | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    split: Split | None = None,
+    refuse: Refuse | None = None,
 ) -> Listener:
-    """Start to accept connections on `host`:`port` (0 = any free port); end it with `Listener.stop`."""
-    listener = Listener(handle, limits or Limits())
+    """Start to accept connections on `host`:`port` (0 = any free port); end it with `Listener.stop`.
+
+    Without `split` a batch is a message as any other.
+    """
+    listener = Listener(handle, limits or Limits(), split, refuse)
     await listener.start(host, port, ssl_context)
     return listener
 
@@ -79,9 +93,11 @@ async def listen(
 class Listener:
     """The listening socket and its connections. Each connection has one message in hand at a time."""
 
-    def __init__(self, handle: Handler, limits: Limits) -> None:
+    def __init__(self, handle: Handler, limits: Limits, split: Split | None, refuse: Refuse | None) -> None:
         self._handle = handle
         self._limits = limits
+        self._split = split
+        self._refuse = refuse
         self._connections: set[asyncio.Task[None]] = set()
         self._waiting: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -134,23 +150,39 @@ class Listener:
             async with asyncio.timeout(self._limits.idle_seconds):
                 frame = await _next_frame(reader, self._limits)
             self._waiting.discard(connection)
-            reply = await self._answer(frame, datetime.now(UTC), peer)
-            if reply is None:
+            answer = await self._answer(frame, datetime.now(UTC), peer)
+            if answer is None:
                 return
-            answer = acknowledgement(frame.message, reply, datetime.now(VIETNAM), uuid.uuid4().hex[:20])
             writer.write(START + answer + END + b"\r")
             async with asyncio.timeout(self._limits.idle_seconds):
                 await writer.drain()
 
-    async def _answer(self, frame: _Frame, received_at: datetime, peer: Peer) -> Reply | None:
-        if frame.fault:
-            return Reply("AR", frame.fault)
+    async def _answer(self, frame: _Frame, received_at: datetime, peer: Peer) -> bytes | None:
+        """What goes back for a frame; None if it cannot be answered now."""
+        messages = None if frame.fault or self._split is None else self._split(frame.message)
+        fault = frame.fault or (None if messages is None else self._fault_of(messages))
         try:
-            async with asyncio.timeout(self._limits.answer_seconds):
-                return await self._handle(frame.message, received_at, peer)
+            if fault is not None:
+                async with asyncio.timeout(self._limits.answer_seconds):
+                    if self._refuse is not None:
+                        await self._refuse(frame.message, fault, received_at)
+                return _acknowledged(frame.message, Reply("AR", fault))
+            answers = []
+            for message in [frame.message] if messages is None else messages:
+                async with asyncio.timeout(self._limits.answer_seconds):
+                    answers.append(_acknowledged(message, await self._handle(message, received_at, peer)))
         except Exception:  # noqa: BLE001 - the outermost frame of one message, as a middleware is of one request
             _log.error("mllp.unanswered", exc_info=True)
             return None
+        if messages is None:
+            return answers[0]
+        return batch_acknowledgement(frame.message, answers, datetime.now(VIETNAM), uuid.uuid4().hex[:20])
+
+    def _fault_of(self, messages: list[bytes]) -> str | None:
+        if not messages:
+            return "Lô bản tin không trọn vẹn hoặc rỗng / the batch is incomplete or empty"
+        limit = self._limits.batch_messages
+        return None if len(messages) <= limit else f"Lô có quá {limit} bản tin / a batch of more than {limit} messages"
 
 
 # -- frames ------------------------------------------------------------------------------------------------------------
@@ -198,6 +230,7 @@ def _peer(writer: asyncio.StreamWriter) -> Peer:
 
 _SEPARATORS = re.compile(r"[!-/:-@\[-`{-~]{5}")
 _HEADER_BYTES = 4096
+_BOM = b"\xef\xbb\xbf"
 _TRIGGER = re.compile(r"[A-Z]\d\d")
 
 
@@ -218,13 +251,44 @@ class Header(NamedTuple):
         return parts[position] if len(parts) > position else ""
 
 
-def header_of(message: bytes) -> Header:
-    """Read the header of a message, whatever else is wrong with it."""
-    header = _text(message.lstrip().partition(b"\r")[0].partition(b"\n")[0][:_HEADER_BYTES])
+def header_of(message: bytes, name: str = "MSH") -> Header:
+    """Read the header of a message, whatever else is wrong with it; of a batch by the `name` of its own, BHS or FHS."""
+    header = _text(message.removeprefix(_BOM).lstrip().partition(b"\r")[0].partition(b"\n")[0][:_HEADER_BYTES])
     separators = header[3:8]
-    if header.startswith("MSH") and _SEPARATORS.fullmatch(separators) and len(set(separators)) == 5:
+    if header.startswith(name) and _SEPARATORS.fullmatch(separators) and len(set(separators)) == 5:
         return Header(separators, header.split(separators[0]))
     return Header("|^~\\&", [])
+
+
+def _acknowledged(message: bytes, reply: Reply) -> bytes:
+    return acknowledgement(message, reply, datetime.now(VIETNAM), uuid.uuid4().hex[:20])
+
+
+def batch_acknowledgement(batch: bytes, answers: list[bytes], at: datetime, control_id: str) -> bytes:
+    """The batch of acknowledgements to a batch (HL7 v2.5.1, 2.10.3): BHS-12 repeats its BHS-11, and FHS likewise."""
+    whole = b"".join(answers) + _trailer("BTS", len(answers))
+    for name, trailer in (("BHS", b""), ("FHS", _trailer("FTS", 1))):
+        header = _batch_header(batch, name)
+        if header is not None:
+            whole = _answered(name, header, at, control_id) + whole + trailer
+    return whole
+
+
+def _batch_header(batch: bytes, name: str) -> Header | None:
+    lines = batch.removeprefix(_BOM).replace(b"\n", b"\r").split(b"\r")
+    line = next((line for line in lines if line.startswith(name.encode())), None)
+    return None if line is None else header_of(line, name)
+
+
+def _answered(name: str, header: Header, at: datetime, control_id: str) -> bytes:
+    field, sent = header.separators[0], header.field
+    moment = at.strftime("%Y%m%d%H%M%S%z")
+    parts = [name, header.separators[1:], sent(5), sent(6), sent(3), sent(4), moment, "", "", "", control_id, sent(11)]
+    return f"{field.join(parts)}\r".encode()
+
+
+def _trailer(name: str, count: int) -> bytes:
+    return f"{name}|{count}\r".encode()
 
 
 def acknowledgement(message: bytes, reply: Reply, at: datetime, control_id: str) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from schemas.codes import Department, FacilityKind
+from schemas.hospital import HospitalProfile
 
 LANES = 256
 
@@ -136,6 +137,16 @@ class PartyHead(NamedTuple):
     facility_id: int
     stay_id: UUID
     party_tag: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """An HL7 sender (hệ thống gửi): the facility it speaks for, how its messages are read, and the certificate (SHA-256
+    of its DER form) that it has to show, if one is bound to it."""
+
+    facility: Facility
+    profile: HospitalProfile
+    certificate_sha256: bytes | None
 
 
 class Tags(NamedTuple):

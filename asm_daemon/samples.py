@@ -390,6 +390,32 @@ def adt_a03(day: date, index: int, *, seed: int = 0, at: time = time(0, 30), adm
     )
 
 
+def adt_events(day: date, *, seed: int = 0) -> bytes:
+    """A ward's morning, one message after the other: an admission, a transfer, a patient without identity and how it is
+    completed, a message that is refused (its birth date is none), a discharge, and its cancellation."""
+    first, unknown, wrong = (_person(seed, index) for index in range(3))
+    places = [seed * PEOPLE_OF_SEED + index for index in range(3)]
+    at = [f"{day:%Y%m%d}{hour:02d}0000" for hour in range(8)]
+
+    def message(order: int, event: str, patient: Mapping[int, str], visit: Mapping[int, str]) -> bytes:
+        control_id = f"EV{order}-{day:%Y%m%d}-{seed}"
+        return _message(_header(event, at[order], control_id), {0: "EVN", 2: at[order]}, patient, visit)
+
+    nobody = {0: "PID", 3: f"BN{places[1]:06d}^^^^MR"}
+    moved = _visit(day, 0, seed) | {3: "HỒI SỨC^1^1", 44: at[1]}
+    return b"".join(
+        (
+            message(1, "A01", _patient(first, places[0]), _visit(day, 0, seed) | {44: at[1]}),
+            message(2, "A02", _patient(first, places[0]), moved),
+            message(3, "A01", nobody, _visit(day, 1, seed) | {44: at[3]}),
+            message(4, "A08", _patient(unknown, places[1]), _visit(day, 1, seed) | {44: at[3]}),
+            message(5, "A01", _patient(wrong, places[2]) | {7: "19901414"}, _visit(day, 2, seed) | {44: at[5]}),
+            message(6, "A03", _patient(first, places[0]), moved | {45: at[6]}),
+            message(7, "A13", _patient(first, places[0]), moved),
+        )
+    )
+
+
 def _header(event: str, at: str, control_id: str) -> dict[int, str]:
     """MSH, whose first field is its own separator: the numbers are one lower than in the standard."""
     names = {1: "^~\\&", 2: "HIS-MAU", 3: "BV-MAU-01", 4: "ASM", 5: "HY"}
@@ -439,6 +465,7 @@ def files(day: date = SAMPLE_DAY) -> dict[str, bytes]:
         "dorm-roster-later.csv": later_roster_csv(day, 15, seed=4),
         "hospital-admit.hl7": adt_a01(day, 0, seed=5),
         "hospital-discharge.hl7": adt_a03(day, 0, seed=5),
+        "hospital-events.hl7": adt_events(day, seed=8),
     }
 
 

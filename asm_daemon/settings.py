@@ -147,8 +147,36 @@ class Settings(BaseModel):
     )
     mllp_listen: _Listen | None = Field(
         default=None,
-        description="host:port for HL7 over MLLP from hospitals. MLLP has no encryption of its own: bind it to a "
-        "private network or a TLS tunnel. Absent: no listener.",
+        description="host:port for HL7 over MLLP from hospitals. MLLP has no encryption of its own: set "
+        "mllp_tls_certificate_file, or bind it to a private network or a TLS tunnel. Absent: no listener.",
+    )
+    mllp_tls_certificate_file: _File | None = Field(
+        default=None,
+        description="The certificate chain (PEM) of the HL7 listener: with it the listener speaks only TLS and demands "
+        "a client certificate. Read at start.",
+    )
+    mllp_tls_key_file: _File | None = Field(
+        default=None, description="The private key (PEM) of that certificate, without a password."
+    )
+    mllp_tls_client_ca_file: _File | None = Field(
+        default=None,
+        description="The certificates (PEM) of the authorities whose client certificates HL7 senders may show. Whoever "
+        "holds one may use the names of any sender that is not bound to a certificate of its own.",
+        validate_default=True,
+    )
+    mllp_idle_seconds: int = Field(
+        default=300,
+        ge=5,
+        le=86_400,
+        description="Seconds that an HL7 connection may be silent, or a message take to arrive, before it is closed. "
+        "Senders connect again by themselves; longer keeps dead connections, of which 200 are the limit.",
+    )
+    hl7_message_days: int = Field(
+        default=30,
+        ge=1,
+        le=366,
+        description="Days that is remembered what was answered to an HL7 message, so that it is answered alike when it "
+        "comes again, and that refused ones stay in the list. No content is kept either way.",
     )
     population_url: _WebUrl = Field(
         description="The base URL of the population database (Cơ sở dữ liệu quốc gia về dân cư). While it cannot be "
@@ -254,6 +282,14 @@ class Settings(BaseModel):
         default="info", description="The least level that is logged. No level logs personal data."
     )
 
+    @field_validator("mllp_tls_client_ca_file")
+    @classmethod
+    def _tls_is_whole(cls, client_ca: Path | None, info: ValidationInfo) -> Path | None:
+        given = [info.data.get("mllp_tls_certificate_file"), info.data.get("mllp_tls_key_file"), client_ca]
+        if any(given) and not all(given):
+            raise ValueError("TLS needs mllp_tls_certificate_file, mllp_tls_key_file and mllp_tls_client_ca_file")
+        return client_ca
+
     @field_validator("intake_queue_rows")
     @classmethod
     def _holds_one_flush(cls, rows: int, info: ValidationInfo) -> int:
@@ -307,6 +343,9 @@ _EXAMPLES = {
     "public_url": "https://asm.hungyen.example",
     "inbox": "/var/lib/asm-daemon/inbox",
     "mllp_listen": "10.0.0.5:2575",
+    "mllp_tls_certificate_file": "/etc/asm-daemon/mllp.pem",
+    "mllp_tls_key_file": "/etc/asm-daemon/mllp.key",
+    "mllp_tls_client_ca_file": "/etc/asm-daemon/hospitals-ca.pem",
     "population_url": "https://population.example",
     "population_client_id": "asm-hungyen",
     "population_client_secret_file": "/etc/asm-daemon/population-secret",

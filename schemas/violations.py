@@ -66,6 +66,7 @@ TABLE_NAMES = {
     "communes": Text("phường, xã, đặc khu", "communes"),
     "facility_kinds": Text("loại cơ sở lưu trú", "facility kinds"),
     "kinship": Text("quan hệ với người giám hộ", "kinship"),
+    "patient_classes": Text("loại bệnh nhân (PV1-2)", "patient classes (PV1-2)"),
 }
 """How people call the code tables that `unknown_code` names."""
 _WORDS = {
@@ -129,6 +130,10 @@ _DOCUMENT = {
 
 _MESSAGE = {
     "not_hl7": Text("Không phải bản tin HL7 v2 trọn vẹn.", "Not a complete HL7 v2 message."),
+    "batch_incomplete": Text(
+        "Lô bản tin không trọn vẹn: thiếu BTS, hoặc số bản tin khác BTS-1. Không tiếp nhận bản tin nào.",
+        "The batch is incomplete: no BTS, or not as many messages as BTS-1 says. None of them was taken.",
+    ),
     "missing_segment": Text("Thiếu đoạn {expected}.", "The segment {expected} is missing."),
     "unsupported_event": Text(
         "Chưa tiếp nhận loại sự kiện này: hiện nhận {expected}.", "This event is not taken: {expected} are."

@@ -32,6 +32,7 @@ from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.model import Facility, Scope
 from asm_daemon.rules import local_day
 from asm_daemon.settings import Settings
+from asm_daemon.store import hospital
 from connectors.population import simulator
 from schemas.codes import FacilityKind
 from tests.conftest import Database
@@ -428,9 +429,41 @@ async def test_facilities_and_their_senders_are_listed_and_found(
     assert "medical_facility" in (await asm("facility", "list")).stdout
     sender = {"--sending-application": "HIS-MAU", "--sending-facility": "BV-MAU-01", "--facility": "HY-YT-0002"}
     assert (await asm("sender", "add", *options(sender))).exit_code == DONE
-    found = await Gate(await pools.get("asm_auth"), 0).facility_of_sender("HIS-MAU", "BV-MAU-01")
+    found = await Gate(await pools.get("asm_auth"), 0).find_sender("HIS-MAU", "BV-MAU-01")
     assert found is not None
-    assert found.code == "HY-YT-0002"
+    assert found.facility.code == "HY-YT-0002"
+    more = {"--overnight-classes": "I,NT,E:bed", "--charset": "windows-1258", "--relative-role": "LUUTRU"}
+    bound = {"--certificate-sha256": "AB:" * 31 + "AB"}
+    assert (await asm("sender", "add", *options(sender | more | bound))).exit_code == DONE
+    assert json.loads((await asm("sender", "list", "--json")).stdout) == [
+        {
+            "application": "HIS-MAU", "sender": "BV-MAU-01", "facility": "HY-YT-0002", "overnight": "I,NT,E:bed",
+            "charset": "WINDOWS-1258", "relative_role": "LUUTRU", "certificate": "ab" * 32,
+        }
+    ]  # fmt: skip
+    wrong = {"--overnight-classes": "i;b", "--charset": "viscii", "--relative-role": "ở cùng"}
+    wrong["--certificate-sha256"] = "abc"
+    refused = await asm("sender", "add", *options(sender | wrong))
+    assert refused.exit_code == WRONG
+    assert all(name in refused.stderr for name in wrong)
+
+
+async def test_refused_hl7_messages_are_listed_without_what_they_said(asm: Command, database: Database) -> None:
+    empty = await asm("sender", "refused", "--json")
+    assert (empty.exit_code, json.loads(empty.stdout)) == (DONE, [])
+    connection = await database.connect("asm_intake")
+    now = datetime.now(UTC)
+    for tag, code, control in ((b"1", "AA", None), (b"2", "AE", "MSG2"), (b"2", "AE", "MSG2"), (b"3", "AR", "MSG3")):
+        await hospital.put_answer(
+            connection, tag * 16, ("HIS", "BV"), code, "…", control, ["wrong_date PID-7"] if control else [], now
+        )
+    listed = await asm("sender", "refused", "--json")
+    assert listed.exit_code == NO
+    assert [(row["control_id"], row["answer"], row["times"], row["reasons"]) for row in json.loads(listed.stdout)] == [
+        ("MSG2", "AE", 2, "wrong_date PID-7"),
+        ("MSG3", "AR", 1, "wrong_date PID-7"),
+    ]
+    assert "2 bản tin" in listed.stderr
 
 
 # -- documents ---------------------------------------------------------------------------------------------------------

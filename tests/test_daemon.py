@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from asm_daemon.model import Facility, PrincipalKind
 from asm_daemon.settings import Settings, load_settings
 from asm_daemon.store import stays as stays_store
 from connectors.population import simulator
+from tests.certificates import Authority
 from tests.stack import FacilityMaker, declaration
 
 CLIENT, SECRET, ADMIN = "asm-test", "test-secret", "test-admin"
@@ -37,6 +39,7 @@ class Site:
     stop: asyncio.Event
     task: asyncio.Task[None]
     database: Any
+    mllp: int
 
     async def declare(self, session: aiohttp.ClientSession, index: int) -> int:
         """The status of a declaration."""
@@ -109,7 +112,7 @@ async def _site(settings: Settings, make_facility: FacilityMaker, database: Any)
         if task.done():
             task.result()
         ports: Ports = ready.result()
-        yield Site(daemon, f"http://127.0.0.1:{ports.http}", key, facility, stop, task, database)
+        yield Site(daemon, f"http://127.0.0.1:{ports.http}", key, facility, stop, task, database, ports.mllp or 0)
         stop.set()
         await asyncio.gather(task, return_exceptions=True)
 
@@ -178,6 +181,27 @@ async def test_stopping_under_load_loses_nothing_that_was_accepted(start: Runnin
         assert await connection.fetchval("SELECT count(*) FROM stays") >= len(accepted)
         lanes = await connection.fetchval("SELECT count(*) FROM leases WHERE owner IS NOT NULL")
     assert lanes == 0
+
+
+async def test_with_a_certificate_the_hl7_listener_speaks_tls(
+    settings: Settings, make_facility: FacilityMaker, database: Any, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    server, hospital = authority.issue("localhost"), authority.issue("hospital")
+    files = {"certificate": server.certificate, "key": server.key, "client_ca": authority.certificate}
+    tls = settings.model_copy(update={f"mllp_tls_{name}_file": path for name, path in files.items()})
+    context = ssl.create_default_context(cafile=authority.certificate)
+    context.load_cert_chain(hospital.certificate, hospital.key)
+    answer = b""
+    async with asyncio.timeout(60), _site(tls, make_facility, database) as site:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", site.mllp, ssl=context, server_hostname="localhost"
+            )
+            writer.write(b"\x0bMSH|^~\\&|NOBODY|BV|||||ADT^A01|T1\x1c\r")
+            answer = await reader.readuntil(b"\x1c\r")
+            writer.close()
+    assert b"MSA|AR|T1" in answer
 
 
 def test_a_day_is_due_after_the_last_deadline_of_its_arrivals() -> None:

@@ -14,10 +14,11 @@ from uuid_utils.compat import uuid7
 
 from asm_daemon import directory
 from asm_daemon.directory import Gate, authorise, facilities_within
-from asm_daemon.model import Principal, PrincipalKind, Scope
+from asm_daemon.model import Principal, PrincipalKind, Scope, Sender
 from asm_daemon.problems import Refused, from_validation
 from schemas.codes import Department, FacilityKind
 from schemas.directory import NewFacility
+from schemas.hospital import HospitalProfile
 from tests.conftest import Database
 from tests.stack import Pools
 
@@ -450,17 +451,18 @@ def test_a_commune_lies_in_its_province_and_housing_in_a_zone_names_it() -> None
 async def test_an_unknown_sender_speaks_for_nobody_until_it_is_assigned(
     pool: asyncpg.Pool, gate: Gate, seconds: Seconds
 ) -> None:
-    assert await gate.facility_of_sender("HIS", "BV") is None
-    assert await gate.facility_of_sender("H" * 1000, "BV") is None
-    assert await gate.facility_of_sender("HIS\x00", "BV") is None
+    assert await gate.find_sender("HIS", "BV") is None
+    assert await gate.find_sender("H" * 1000, "BV") is None
+    assert await gate.find_sender("HIS\x00", "BV") is None
     added = await directory.add_facility(pool, ACTOR, facility(), NOW)
     await directory.assign_sender(pool, ACTOR, "HIS", "BV", added.code, NOW)
     seconds.passed += 2
-    assert await gate.facility_of_sender("HIS", "BV") == added
+    sender = await gate.find_sender("HIS", "BV")
+    assert sender == Sender(added, HospitalProfile(), None)
     await pool.close()
-    assert await gate.facility_of_sender("HIS", "BV") == added
+    assert await gate.find_sender("HIS", "BV") == sender
     with pytest.raises(Refused, match="unavailable"):
-        await gate.facility_of_sender("HIS", "ANOTHER")
+        await gate.find_sender("HIS", "ANOTHER")
 
 
 async def test_a_sender_speaks_for_one_facility_the_one_assigned_last(
@@ -469,9 +471,23 @@ async def test_a_sender_speaks_for_one_facility_the_one_assigned_last(
     for code in ("HY-YT-0001", "HY-YT-0002"):
         await directory.add_facility(pool, ACTOR, facility(code), NOW)
         await directory.assign_sender(pool, ACTOR, "HIS", "BV", code, NOW)
-    found = await gate.facility_of_sender("HIS", "BV")
+    found = await gate.find_sender("HIS", "BV")
     assert found is not None
-    assert found.code == "HY-YT-0002"
+    assert found.facility.code == "HY-YT-0002"
+
+
+async def test_how_a_senders_messages_are_read_is_kept_and_replaced_with_it(pool: asyncpg.Pool) -> None:
+    await directory.add_facility(pool, ACTOR, facility(), NOW)
+    profile = HospitalProfile(("I", "NT"), "WINDOWS-1258", "LUUTRU")
+    names = ("HIS", "BV", "HY-KS-0001", NOW)
+    await directory.assign_sender(pool, ACTOR, *names, profile=profile, certificate_sha256=b"c" * 32)
+    [(application, name, sender)] = await directory.list_senders(pool)
+    assert (application, name) == ("HIS", "BV")
+    assert (sender.profile, sender.certificate_sha256) == (profile, b"c" * 32)
+    await directory.assign_sender(pool, ACTOR, *names)
+    [(_, _, sender)] = await directory.list_senders(pool)
+    assert (sender.profile, sender.certificate_sha256) == (HospitalProfile(), None)
+    assert await directory.list_senders(pool, ("HIS", "BV")) == []
 
 
 async def test_a_sender_without_a_name_is_refused(pool: asyncpg.Pool) -> None:

@@ -121,8 +121,8 @@ def test_the_children_of_the_family_have_a_guardian_in_both_forms() -> None:
 
 @pytest.mark.parametrize("index", [0, 9, 10])
 def test_an_admission_and_its_discharge_are_about_the_same_stay(index: int) -> None:
-    admitted = hl7_adt.read_message(samples.adt_a01(DAY, index, seed=5))
-    left = hl7_adt.read_message(samples.adt_a03(DAY, index, seed=5, at=time(0, 40)))
+    [admitted] = hl7_adt.read_message(samples.adt_a01(DAY, index, seed=5))
+    [left] = hl7_adt.read_message(samples.adt_a03(DAY, index, seed=5, at=time(0, 40)))
     assert isinstance(admitted, Act)
     assert isinstance(left, Act)
     guest = validated(admitted, FacilityKind.MEDICAL_FACILITY).guest
@@ -131,6 +131,14 @@ def test_an_admission_and_its_discharge_are_about_the_same_stay(index: int) -> N
     assert left.kind is ActKind.CHECK_OUT
     assert left.source_ref == admitted.source_ref
     assert left.fields["departed_at"] > admitted.fields["arrived_at"]
+
+
+def test_the_events_of_a_ward_are_seven_acts_of_which_one_is_refused() -> None:
+    acts = list(hl7_adt.read(samples.adt_events(DAY, seed=8)))
+    assert [act.kind for act in acts if isinstance(act, Act)] == [
+        "declare", "correct", "expect", "correct", "declare", "check_out", "undo_check_out",
+    ]  # fmt: skip
+    assert [[fault.code for fault in act.violations] for act in acts] == [[], [], [], [], ["wrong_date"], [], []]
 
 
 def test_people_of_different_seeds_are_different() -> None:

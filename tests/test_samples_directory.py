@@ -55,8 +55,8 @@ async def test_loading_twice_keeps_the_directory_and_replaces_the_keys(database:
         assert (await gate.authenticate(second.operator, NOW)).kind is PrincipalKind.OPERATOR
         for department, key in second.departments.items():
             assert (await gate.authenticate(key, NOW)).department is department
-        hospital = await gate.facility_of_sender(*HOSPITAL_SENDER)
+        hospital = await gate.find_sender(*HOSPITAL_SENDER)
         assert hospital is not None
-        assert hospital.code == HOSPITAL
+        assert hospital.facility.code == HOSPITAL
     finally:
         await pool.close()

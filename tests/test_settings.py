@@ -98,6 +98,18 @@ def test_production_demands_https(environment: dict[str, str]) -> None:
     )
 
 
+def test_tls_of_the_hl7_listener_is_whole_or_absent(environment: dict[str, str], tmp_path: Path) -> None:
+    names = [f"ASM_MLLP_TLS_{name}_FILE" for name in ("CERTIFICATE", "KEY", "CLIENT_CA")]
+    files = {}
+    for name in names:
+        (tmp_path / name).write_text("PEM")
+        files[name] = str(tmp_path / name)
+    assert load_settings(environment | files).mllp_tls_key_file == tmp_path / names[1]
+    for name in names:
+        [fault] = faults(environment | {other: path for other, path in files.items() if other != name})
+        assert fault.startswith("ASM_MLLP_TLS_CLIENT_CA_FILE: TLS needs")
+
+
 def test_the_least_environment_gives_the_defaults(environment: dict[str, str]) -> None:
     settings = load_settings(environment)
     assert settings.listen == Address("127.0.0.1", 8080)

@@ -6,6 +6,7 @@ Every argument is optional to the parser, so that whatever is missing or wrong i
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
@@ -18,10 +19,11 @@ from pydantic import BeforeValidator, Field
 from asm_daemon import directory
 from asm_daemon.commands.console import NO, group, note, operator, pool, print_json, print_table, settings, validated
 from asm_daemon.daemon import utc_now
-from asm_daemon.model import Facility, PrincipalKind, Scope
+from asm_daemon.model import Facility, PrincipalKind, Scope, Sender
 from asm_daemon.store.accounts import KeyFacts
 from schemas.codes import Department, FacilityKind
 from schemas.directory import Name, NewFacility
+from schemas.hospital import CHARSETS, CLASS_FORM, DEFAULT_CHARSET, OVERNIGHT_CLASSES, HospitalProfile
 from schemas.stay import Input, refuse
 
 facility_commands = group("Facilities (cơ sở lưu trú).")
@@ -314,12 +316,38 @@ def revoke_grant(
 _SenderName = Annotated[str, Field(min_length=1, max_length=directory.SENDER_FIELD_LIMIT)]
 
 
+def _read_classes(text: str) -> tuple[str, ...]:
+    classes = tuple(each.strip() for each in text.split(","))
+    if not all(map(CLASS_FORM.fullmatch, classes)):
+        raise refuse("wrong_format", expected=",".join(OVERNIGHT_CLASSES))
+    return classes
+
+
+def _read_charset(text: str) -> str:
+    if text.upper() not in CHARSETS:
+        raise refuse("out_of_range", expected=", ".join(CHARSETS))
+    return text.upper()
+
+
+def _read_fingerprint(text: str) -> bytes:
+    digits = text.replace(":", "").lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", digits):
+        raise refuse("wrong_format", expected="SHA-256, 64 x 0-9 a-f")
+    return bytes.fromhex(digits)
+
+
 class NewSender(Input):
-    """An HL7 sender and the facility it speaks for."""
+    """An HL7 sender, the facility it speaks for, and how its messages are read."""
 
     sending_application: _SenderName
     sending_facility: _SenderName
     facility: Name
+    overnight_classes: Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_read_classes)] = (
+        OVERNIGHT_CLASSES
+    )
+    charset: Annotated[str, BeforeValidator(_read_charset)] = DEFAULT_CHARSET
+    relative_role: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,20}$")] | None = None
+    certificate_sha256: Annotated[bytes, BeforeValidator(_read_fingerprint)] | None = None
 
 
 @sender_commands.command("add")
@@ -327,13 +355,99 @@ def add_sender(
     sending_application: Annotated[str | None, _option("the name of its program, exactly (MSH-3) [required]")] = None,
     sending_facility: Annotated[str | None, _option("its own name, exactly (MSH-4) [required]")] = None,
     facility: Annotated[str | None, _option(_FACILITY)] = None,
+    overnight_classes: Annotated[
+        str | None,
+        _option(
+            "who stays overnight (loại bệnh nhân nội trú), PV1-2 comma-separated; `:bed` only with a bed in PV1-3 "
+            f"(default {','.join(OVERNIGHT_CLASSES)})"
+        ),
+    ] = None,
+    charset: Annotated[
+        str | None, _option(f"of messages whose MSH-18 is empty (bảng mã); default {DEFAULT_CHARSET}")
+    ] = None,
+    relative_role: Annotated[
+        str | None, _option("NK1-7 of relatives who stay with the patient (người nhà ở cùng); without it none do")
+    ] = None,
+    certificate_sha256: Annotated[
+        str | None, _option("SHA-256 of the client certificate (chứng thư) that alone may use these names, in hex")
+    ] = None,
 ) -> None:
     """Let a sender speak for a facility (khai báo hệ thống gửi).
 
-    It no longer speaks for another.
+    It no longer speaks for another, and what was said of it before is replaced.
     """
     new = validated(
-        NewSender, sending_application=sending_application, sending_facility=sending_facility, facility=facility
+        NewSender,
+        sending_application=sending_application,
+        sending_facility=sending_facility,
+        facility=facility,
+        overnight_classes=overnight_classes,
+        charset=charset,
+        relative_role=relative_role,
+        certificate_sha256=certificate_sha256,
     )
-    names = (new.sending_application, new.sending_facility)
-    _in_directory(lambda opened: directory.assign_sender(opened, operator(), *names, new.facility, utc_now()))
+    profile = HospitalProfile(new.overnight_classes, new.charset, new.relative_role)
+    _in_directory(
+        lambda opened: directory.assign_sender(
+            opened,
+            operator(),
+            new.sending_application,
+            new.sending_facility,
+            new.facility,
+            utc_now(),
+            profile=profile,
+            certificate_sha256=new.certificate_sha256,
+        )
+    )
+
+
+@sender_commands.command("list")
+def list_senders(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
+    """List the HL7 senders (danh sách hệ thống gửi), and how their messages are read."""
+
+    async def every(opened: asyncpg.Pool) -> list[tuple[str, str, Sender]]:
+        found: list[tuple[str, str, Sender]] = []
+        while rows := await directory.list_senders(opened, found[-1][:2] if found else ("", "")):
+            found += rows
+        return found
+
+    columns = ("application", "sender", "facility", "overnight", "charset", "relative_role", "certificate")
+    _show(columns, [_sender_members(*each) for each in _in_directory(every)], as_json=as_json)
+
+
+def _sender_members(application: str, name: str, sender: Sender) -> dict[str, Any]:
+    return {
+        "application": application,
+        "sender": name,
+        "facility": sender.facility.code,
+        "overnight": ",".join(sender.profile.overnight_classes),
+        "charset": sender.profile.charset,
+        "relative_role": sender.profile.relative_role,
+        "certificate": sender.certificate_sha256.hex() if sender.certificate_sha256 else None,
+    }
+
+
+@sender_commands.command("refused")
+def list_refused_messages(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
+    """List the HL7 messages that were refused (bản tin bị từ chối), the latest 1000, and why.
+
+    What they said is not kept. Ends with 1 if there are any.
+    """
+    count, refused = _in_directory(directory.refused_messages)
+    columns = ("received_at", "application", "sender", "control_id", "answer", "times", "reasons")
+    rows = [
+        {
+            "received_at": each.received_at.isoformat(timespec="seconds"),
+            "application": each.sending_application,
+            "sender": each.sending_facility,
+            "control_id": each.control_id,
+            "answer": each.code,
+            "times": each.times,
+            "reasons": "; ".join(each.reasons),
+        }
+        for each in refused
+    ]
+    _show(columns, rows, as_json=as_json)
+    note(f"{count} bản tin bị từ chối · messages refused")
+    if count:
+        raise typer.Exit(NO)

@@ -6,10 +6,11 @@ from datetime import datetime
 
 import asyncpg
 
-from asm_daemon.model import Facility
+from asm_daemon.model import Facility, Sender
 from asm_daemon.store import Connection
 from schemas.codes import FacilityKind
 from schemas.directory import NewFacility
+from schemas.hospital import HospitalProfile
 
 
 async def insert_facility(connection: Connection, new: NewFacility, now: datetime) -> Facility | None:
@@ -80,34 +81,71 @@ async def list_facilities(connection: Connection, after_code: str, limit: int) -
 
 
 async def upsert_sender(
-    connection: Connection, sending_application: str, sending_facility: str, facility_id: int
+    connection: Connection,
+    sending_application: str,
+    sending_facility: str,
+    facility_id: int,
+    profile: HospitalProfile,
+    certificate_sha256: bytes | None,
 ) -> None:
     """Let an HL7 sender (MSH-3, MSH-4) speak for a facility, and no longer for another."""
     await connection.execute(
         """
-        INSERT INTO mllp_senders (sending_application, sending_facility, facility_id) VALUES ($1, $2, $3)
-        ON CONFLICT (sending_application, sending_facility) DO UPDATE SET facility_id = EXCLUDED.facility_id
+        INSERT INTO mllp_senders (sending_application, sending_facility, facility_id, overnight_classes, charset,
+            relative_role, certificate_sha256)
+        VALUES ($1, $2, $3, $4, $5, $6, $7)
+        ON CONFLICT (sending_application, sending_facility) DO UPDATE SET facility_id = EXCLUDED.facility_id,
+            overnight_classes = EXCLUDED.overnight_classes, charset = EXCLUDED.charset,
+            relative_role = EXCLUDED.relative_role, certificate_sha256 = EXCLUDED.certificate_sha256
         """,
         sending_application,
         sending_facility,
         facility_id,
+        ",".join(profile.overnight_classes),
+        profile.charset,
+        profile.relative_role,
+        certificate_sha256,
     )
 
 
-async def facility_of_sender(
-    connection: Connection, sending_application: str, sending_facility: str
-) -> Facility | None:
-    """The open facility for which an HL7 sender speaks; None if there is none, or it is closed."""
+async def find_sender(connection: Connection, sending_application: str, sending_facility: str) -> Sender | None:
+    """An HL7 sender that speaks for an open facility; None if there is none, or its facility is closed."""
     row = await connection.fetchrow(
         """
-        SELECT id, code, name, kind, province, commune, address, zone, authority, capacity, sandbox
+        SELECT id, code, name, kind, province, commune, address, zone, authority, capacity, sandbox,
+            overnight_classes, charset, relative_role, certificate_sha256
         FROM mllp_senders JOIN facilities ON id = facility_id AND active
         WHERE sending_application = $1 AND sending_facility = $2
         """,
         sending_application,
         sending_facility,
     )
-    return None if row is None else facility(row)
+    return None if row is None else _sender(row)
+
+
+async def list_senders(connection: Connection, after: tuple[str, str], limit: int) -> list[tuple[str, str, Sender]]:
+    """HL7 senders after these two names, in the order of their names."""
+    rows = await connection.fetch(
+        """
+        SELECT sending_application, sending_facility, id, code, name, kind, province, commune, address, zone, authority,
+            capacity, sandbox, overnight_classes, charset, relative_role, certificate_sha256
+        FROM mllp_senders JOIN facilities ON id = facility_id
+        WHERE (sending_application, sending_facility) > ($1, $2)
+        ORDER BY sending_application, sending_facility LIMIT $3
+        """,
+        *after,
+        limit,
+    )
+    return [(row["sending_application"], row["sending_facility"], _sender(row)) for row in rows]
+
+
+def _sender(row: asyncpg.Record) -> Sender:
+    profile = HospitalProfile(
+        overnight_classes=tuple(row["overnight_classes"].split(",")),
+        charset=row["charset"],
+        relative_role=row["relative_role"],
+    )
+    return Sender(facility(row), profile, row["certificate_sha256"])
 
 
 def facility(row: asyncpg.Record, prefix: str = "") -> Facility:

@@ -35,6 +35,8 @@ from asm_daemon.sync import conservation
 
 SINGLE = {"connections": 64, "requests": 12_000, "rows": 1, "single": True, "path": "/v1/stays", "expected": "201"}
 BATCH = {"connections": 8, "requests": 300, "rows": 100, "single": False, "path": "/v1/stays:batch", "expected": "200"}
+MLLP = {"messages": 2_000, "ahead": 1, "first": 700_000}
+MLLP_AHEAD = {"messages": 2_000, "ahead": 100, "first": 800_000}
 LIMIT_ROWS, LIMIT_BATCHES = 1_000, 30
 LIMIT_SINGLES = 2_000
 READY_SECONDS = 60.0
@@ -46,11 +48,12 @@ console = Console(stderr=True)
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What is measured: where the daemon listens, an owner's key, and its database."""
+    """What is measured: where the daemon listens, an owner's key, its database, and where it listens for hospitals."""
 
     port: int
     key: str
     database_url: str
+    mllp_port: int = 0
 
 
 async def main() -> int:
@@ -60,11 +63,20 @@ async def main() -> int:
             limit = {**await _database_limit(site.database_url), "http_requests_per_second": http_limit}
             single = await _load(site, {**SINGLE, "first": 0})
             batch = await _load(site, {**BATCH, "first": 1_000_000})
+            mllp = await _load_mllp(site, MLLP)
+            mllp_ahead = await _load_mllp(site, MLLP_AHEAD)
             drained = await _drained(site)
-    _show(limit, single, batch)
-    result = {"limit": limit, "single": single, "batch": batch, "all_confirmed_after_seconds": drained}
+    _show(limit, single, batch, mllp, mllp_ahead)
+    result = {
+        "limit": limit,
+        "single": single,
+        "batch": batch,
+        "mllp": mllp,
+        "mllp_ahead": mllp_ahead,
+        "all_confirmed_after_seconds": drained,
+    }
     sys.stdout.buffer.write(orjson.dumps(result) + b"\n")
-    return 1 if single["failed"] or batch["failed"] else 0
+    return 1 if any(each["failed"] for each in (single, batch, mllp, mllp_ahead)) else 0
 
 
 async def _http_limit() -> int:
@@ -82,7 +94,7 @@ async def _site(folder: Path) -> AsyncIterator[Site]:
         server = await embedded.start(folder / "postgres")
         stack.push_async_callback(server.stop)
         await demo.prepare_databases(server)
-        port, population_port = demo.free_port(), demo.free_port()
+        port, population_port, mllp_port = demo.free_port(), demo.free_port(), demo.free_port()
         create_store(folder / "keys", [epoch_at(utc_now())], utc_now())
         secret, admin = folder / "secret", folder / "admin"
         secret.write_text(SECRET)
@@ -103,6 +115,7 @@ async def _site(folder: Path) -> AsyncIterator[Site]:
             "ASM_DATABASE_URL": url,
             "ASM_KEY_STORE": str(folder / "keys"),
             "ASM_LISTEN": f"127.0.0.1:{port}",
+            "ASM_MLLP_LISTEN": f"127.0.0.1:{mllp_port}",
             "ASM_PUBLIC_URL": f"http://127.0.0.1:{port}",
             "ASM_POPULATION_URL": f"http://127.0.0.1:{population_port}",
             "ASM_POPULATION_CLIENT_ID": CLIENT,
@@ -113,7 +126,7 @@ async def _site(folder: Path) -> AsyncIterator[Site]:
         pool = await open_pool(url, "asm_auth", min_size=0)
         stack.push_async_callback(pool.close)
         keys = await samples_directory.load(pool, utc_now())
-        yield Site(port, keys.owners[HOTEL], url)
+        yield Site(port, keys.owners[HOTEL], url, mllp_port)
 
 
 @asynccontextmanager
@@ -158,8 +171,17 @@ async def _load(site: Site, plan: dict[str, Any]) -> dict[str, Any]:
         "arrived_at": (now - timedelta(minutes=10)).isoformat(),
         "planned_departure_at": (now + timedelta(days=1)).isoformat(),
     }
+    return await _carried_out("tests.bench.http_load", plan)
+
+
+async def _load_mllp(site: Site, plan: Mapping[str, Any]) -> dict[str, Any]:
+    admitted = (utc_now() + timedelta(hours=7) - timedelta(minutes=10)).strftime("%Y%m%d%H%M%S")
+    return await _carried_out("tests.bench.mllp_load", {**plan, "port": site.mllp_port, "admitted": admitted})
+
+
+async def _carried_out(module: str, plan: Mapping[str, Any]) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.bench.http_load", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", module, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     output, _ = await process.communicate(orjson.dumps(plan) + b"\n")
     result: dict[str, Any] = orjson.loads(output)
@@ -213,7 +235,13 @@ FROM unnest($1::uuid[]) AS id
 """
 
 
-def _show(limit: Mapping[str, float], single: Mapping[str, Any], batch: Mapping[str, Any]) -> None:
+def _show(
+    limit: Mapping[str, float],
+    single: Mapping[str, Any],
+    batch: Mapping[str, Any],
+    mllp: Mapping[str, Any],
+    mllp_ahead: Mapping[str, Any],
+) -> None:
     table = Table("what", "per second", "of the limit", "p50 ms", "p99 ms", title="Intake, 1 daemon process")
     table.add_row("database limit: rows, 1,000 a statement", f"{limit['rows_per_second']:,}", "", "", "")
     table.add_row(
@@ -225,6 +253,14 @@ def _show(limit: Mapping[str, float], single: Mapping[str, Any], batch: Mapping[
             name,
             f"{result['rows_per_second']:,}",
             f"{result['rows_per_second'] / limit['rows_per_second']:.2f}",
+            f"{result['p50_ms']}",
+            f"{result['p99_ms']}",
+        )
+    for name, result in (("ADT^A01, one MLLP connection", mllp), ("ADT^A01, the same, 100 sent ahead", mllp_ahead)):
+        table.add_row(
+            name,
+            f"{result['messages_per_second']:,}",
+            f"{result['messages_per_second'] / limit['commits_per_second']:.2f} of commits",
             f"{result['p50_ms']}",
             f"{result['p99_ms']}",
         )

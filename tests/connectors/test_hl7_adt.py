@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.hl7_adt import connector, read_message
+from connectors.hl7_adt import connector, read_message, split_batch
 from schemas.act import Act, ActKind, Unreadable, from_json, to_json
 from schemas.codes import FacilityKind
+from schemas.hospital import HospitalProfile
 from schemas.stay import CheckOut, DeclarationContext, StayDeclaration
 
 ADMISSION = (
@@ -41,10 +42,13 @@ def message(*changes: tuple[str, str], of: tuple[str, ...] = ADMISSION, charset:
     return text.encode(charset)
 
 
-def read(*changes: tuple[str, str], of: tuple[str, ...] = ADMISSION) -> Act | Unreadable:
-    result = read_message(message(*changes, of=of))
-    assert result is not None
+def only(said: tuple[Act | Unreadable, ...]) -> Act | Unreadable:
+    [result] = said
     return result
+
+
+def read(*changes: tuple[str, str], of: tuple[str, ...] = ADMISSION) -> Act | Unreadable:
+    return only(read_message(message(*changes, of=of)))
 
 
 def faults(result: Act | Unreadable | None) -> list[tuple[str, str | None]]:
@@ -77,10 +81,10 @@ def accepted(result: Act | Unreadable | None) -> Act:
     ],
 )
 def test_bytes_that_are_no_message_are_refused(raw: bytes) -> None:
-    assert [code for code, _ in faults(read_message(raw))] in (["not_hl7"], ["unsupported_event"])
+    assert [code for code, _ in faults(only(read_message(raw)))] in (["not_hl7"], ["unsupported_event"])
 
 
-@pytest.mark.parametrize("event", ["A02", "A06", "A08", "A11", "A12", "A13", "A17", "A40", "A99", ""])
+@pytest.mark.parametrize("event", ["A17", "A18", "A24", "A35", "A44", "A99", ""])
 def test_an_event_that_would_have_to_be_acted_on_is_refused_not_ignored(event: str) -> None:
     result = read(("ADT^A01^ADT_A01", f"ADT^{event}"), ("EVN|A01", "EVN|"))
     assert faults(result) == [("unsupported_event", "MSH-9")]
@@ -95,24 +99,23 @@ def test_every_missing_segment_is_named() -> None:
 
 
 def test_every_fault_of_a_message_is_named_by_its_field() -> None:
-    result = read(("19900514", "19901414"), ("000190000001", ""), ("202611230810", "2026112308x"), ("20261126", "2026"))
+    result = read(("19900514", "19901414"), ("VS1", "VS 1"), ("202611230810", "2026112308x"), ("20261126", "2026"))
     assert faults(result) == [
+        ("wrong_source_ref", "PV1-19"),
         ("wrong_date", "PID-7"),
-        ("required", "PID-3"),
-        ("required", "PID-26"),
         ("wrong_date", "PV1-44"),
         ("wrong_date", "PV2-9"),
     ]
 
 
 def test_a_null_is_nothing() -> None:
-    assert ("required", "PID-5") in faults(read(("Nguyễn^Thử^Thị^^^^L", '""')))
+    assert "full_name" not in accepted(read(("Nguyễn^Thử^Thị^^^^L", '""'))).fields["guest"]
 
 
 @pytest.mark.parametrize(("charset", "name"), [("utf-8", "Nguyễn".encode("utf-16")), ("ASCII", b"Nguy\xffn")])
 def test_bytes_that_do_not_fit_the_charset_are_refused_and_never_replaced(charset: str, name: bytes) -> None:
     raw = message(("UNICODE UTF-8", charset)).replace("Nguyễn".encode(), name)
-    assert faults(read_message(raw)) == [("undecodable", "MSH-18")]
+    assert faults(only(read_message(raw))) == [("undecodable", "MSH-18")]
 
 
 def test_a_charset_that_nobody_knows_is_refused() -> None:
@@ -141,13 +144,13 @@ def test_no_fault_repeats_what_a_person_wrote() -> None:
 
 @pytest.mark.parametrize("event", ["A04", "A05", "A14", "A16", "A21", "A31", "A38", "A60"])
 def test_events_that_change_no_overnight_stay_yield_nothing(event: str) -> None:
-    assert read_message(message(("ADT^A01^ADT_A01", f"ADT^{event}"))) is None
+    assert read_message(message(("ADT^A01^ADT_A01", f"ADT^{event}"))) == ()
 
 
 @pytest.mark.parametrize("patient_class", ["O", "P", "R"])
 def test_out_patients_yield_nothing(patient_class: str) -> None:
-    assert read_message(message(("PV1|1|I", f"PV1|1|{patient_class}"))) is None
-    assert read_message(message(("PV1|1|I", f"PV1|1|{patient_class}"), of=DISCHARGE)) is None
+    assert read_message(message(("PV1|1|I", f"PV1|1|{patient_class}"))) == ()
+    assert read_message(message(("PV1|1|I", f"PV1|1|{patient_class}"), of=DISCHARGE)) == ()
 
 
 # -- admissions and discharges -----------------------------------------------------------------------------------------
@@ -262,7 +265,7 @@ def test_escaped_separators_come_back_and_nothing_is_logged(caplog: pytest.LogCa
 
 def test_other_separators_are_understood() -> None:
     swapped = message().translate(bytes.maketrans(b"|^~&", b"#!*%"))
-    assert read_message(swapped) == read()
+    assert only(read_message(swapped)) == read()
 
 
 @pytest.mark.parametrize(
@@ -278,12 +281,12 @@ def test_the_charset_of_the_header_counts(charset: str, named: str, name: str) -
     raw = message(
         ("UNICODE UTF-8", named), ("Nguyễn^Thử^Thị^^^^L", name.replace(" ", "^")), ("phố Mẫu^^Thái Bình", "A")
     ).decode().encode(charset)  # fmt: skip
-    assert accepted(read_message(raw)).fields["guest"]["full_name"] == unicodedata.normalize("NFC", name)
+    assert accepted(only(read_message(raw))).fields["guest"]["full_name"] == unicodedata.normalize("NFC", name)
 
 
 @pytest.mark.parametrize("line_end", ["\r", "\n", "\r\n"])
 def test_any_line_end_separates_segments(line_end: str) -> None:
-    assert read_message(line_end.join(ADMISSION).encode()) == read()
+    assert only(read_message(line_end.join(ADMISSION).encode())) == read()
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -338,5 +341,267 @@ def test_a_message_garbled_anywhere_gives_an_act_a_reason_or_nothing(data: st.Da
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(raw)))
         raw[start : start + data.draw(st.integers(0, 12))] = data.draw(st.binary(max_size=12))
-    result = read_message(bytes(raw))
-    assert result is None or from_json(to_json(result)) == result
+    for result in read_message(bytes(raw)):
+        assert from_json(to_json(result)) == result
+
+
+# -- every event of a stay ---------------------------------------------------------------------------------------------
+
+UPDATE = tuple(line.replace("ADT^A01^ADT_A01", "ADT^A08").replace("EVN|A01", "EVN|A08") for line in ADMISSION)
+
+
+def as_event(event: str, *changes: tuple[str, str], of: tuple[str, ...] = ADMISSION) -> Act | Unreadable:
+    return read(("ADT^A01^ADT_A01", f"ADT^{event}"), ("EVN|A01", f"EVN|{event}"), *changes, of=of)
+
+
+@pytest.mark.parametrize("event", ["A02", "A03", "A07", "A08", "A11", "A12", "A13"])
+def test_a_change_that_does_not_say_of_which_stay_is_refused(event: str) -> None:
+    result = as_event(event, ("VS1", ""), ("BN77^^^BV01^MR~", ""))
+    assert ("required", "PV1-19") in faults(result)
+
+
+@pytest.mark.parametrize("event", ["A02", "A12"])
+def test_a_transfer_to_nowhere_is_refused(event: str) -> None:
+    assert faults(as_event(event, ("NOI^203^2", ""))) == [("required", "PV1-3")]
+
+
+def test_a_visit_number_that_cannot_be_one_is_refused() -> None:
+    assert faults(as_event("A13", ("VS1", "Lượt 1"))) == [("wrong_source_ref", "PV1-19")]
+
+
+def test_a_merge_without_the_old_number_is_refused() -> None:
+    merge = (ADMISSION[0].replace("A01^ADT_A01", "A40"), ADMISSION[2])
+    assert faults(read(of=merge)) == [("missing_segment", "MRG")]
+    assert faults(read(of=(*merge, "MRG||"))) == [("required", "MRG-1")]
+
+
+def test_a_patient_class_that_nobody_has_explained_is_refused_rather_than_passed_over() -> None:
+    assert faults(read(("PV1|1|I", "PV1|1|NT"))) == [("unknown_code", "PV1-2")]
+    profile = HospitalProfile(overnight_classes=("NT",))
+    assert accepted(only(read_message(message(("PV1|1|I", "PV1|1|NT")), profile=profile))).kind is ActKind.DECLARE
+    assert read_message(message(), profile=profile) == ()
+
+
+@pytest.mark.parametrize(
+    ("patient_class", "room", "stays"),
+    [("I", "NOI^203^2", True), ("B", "SAN^1", True), ("", "NOI", True), ("E", "CC^1^2", True), ("E", "CC^1", False),
+     ("C", "NOI^203^2", False), ("U", "NOI", False)],
+)  # fmt: skip
+def test_the_class_decides_who_stays_overnight(patient_class: str, room: str, stays: bool) -> None:
+    said = read_message(message(("PV1|1|I", f"PV1|1|{patient_class}"), ("NOI^203^2", room)))
+    assert bool(said) is stays
+
+
+@pytest.mark.parametrize(
+    ("event", "kind", "fields"),
+    [
+        ("A02", ActKind.CORRECT, {"room": "NOI-203-2"}),
+        ("A07", ActKind.CANCEL, {"reason": "guest_did_not_stay"}),
+        ("A11", ActKind.CANCEL, {"reason": "entered_by_mistake"}),
+        ("A12", ActKind.CORRECT, {"room": "NOI-203-2"}),
+        ("A13", ActKind.UNDO_CHECK_OUT, {}),
+    ],
+)
+def test_each_event_is_one_act_on_the_stay_of_its_visit(event: str, kind: ActKind, fields: dict[str, object]) -> None:
+    act = accepted(as_event(event))
+    assert (act.kind, act.source_ref, act.fields) == (kind, "VS1", fields)
+
+
+def test_a07_undoes_an_admission_though_its_class_is_now_another() -> None:
+    assert accepted(as_event("A07", ("PV1|1|I", "PV1|1|O"))).kind is ActKind.CANCEL
+
+
+def test_a06_admits_as_a01_does() -> None:
+    assert accepted(as_event("A06")) == accepted(read())
+
+
+def test_an_update_corrects_what_it_knows_and_leaves_the_rest_alone() -> None:
+    act = accepted(as_event("A08", ("19900514", ""), ("|0000000001", ""), ("20261126", ""), ("202611230810", "")))
+    assert act.kind is ActKind.CORRECT
+    assert set(act.fields) == {"guest", "room"}
+    assert set(act.fields["guest"]) == {"full_name", "gender", "document", "nationality", "residence"}
+    assert act.guest_ref == "BN77"
+
+
+def test_an_update_is_read_as_an_admission_only_if_it_says_since_when_and_nobody_has_left() -> None:
+    said = read_message(message(of=UPDATE), as_admission=True)
+    assert accepted(only(said)) == accepted(read())
+    assert read_message(message(("202611230810", ""), of=UPDATE), as_admission=True) == ()
+    left = message(("202611230810", "202611230810|202611240810"), of=UPDATE)
+    assert read_message(left, as_admission=True) == ()
+
+
+@pytest.mark.parametrize("event", ["", "ADT"])
+def test_the_trigger_may_stand_in_evn_alone(event: str) -> None:
+    assert accepted(read(("ADT^A01^ADT_A01", event or "ADT"))).kind is ActKind.DECLARE
+
+
+@pytest.mark.parametrize("version", ["2.1", "2.2", "2.3", "2.3.1", "2.4", "2.5", "2.5.1", "2.6", "2.7", "2.8", ""])
+def test_every_version_is_read(version: str) -> None:
+    assert accepted(read(("|2.5|", f"|{version}|"))) == accepted(read())
+    truncating = message((r"|^~\&|", r"|^~\&#|"))  # MSH-2 of 2.7 has a fifth character
+    assert accepted(only(read_message(truncating))) == accepted(read())
+
+
+# -- patients without identity -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "lacking"),
+    [
+        ([("Nguyễn^Thử^Thị^^^^L", "")], "full_name"),
+        ([("Nguyễn^Thử^Thị^^^^L", "Không^Rõ^^^^^S")], "full_name"),
+        ([("|19900514|", "||")], "birth_date"),
+        ([("0000000001", "0000000001" + "|" * 19 + "UD")], "birth_date"),
+        ([("~000190000001^^^BCA^NI", "")], "document"),
+    ],
+)
+def test_a_patient_without_identity_is_expected_as_present(changes: list[tuple[str, str]], lacking: str) -> None:
+    act = accepted(read(*changes))
+    assert (act.kind, act.source_ref, act.fields["present"]) == (ActKind.EXPECT, "VS1", True)
+    assert lacking not in act.fields["guest"]
+
+
+def test_a_patient_of_whom_nothing_is_known_but_that_they_are_there_is_expected() -> None:
+    act = accepted(read(of=(*ADMISSION[:2], "PID|1", "PV1|1|E|CC^1^2" + "|" * 16 + "VS9")))
+    assert act.fields == {
+        "arrived_at": "2026-11-23T08:13:00+07:00", "room": "CC-1-2", "reason": 18, "present": True,
+    }  # fmt: skip
+
+
+def test_somebody_unknown_whose_visit_has_no_name_is_refused_for_nobody_could_complete_it() -> None:
+    result = read(("VS1", ""), ("BN77^^^BV01^MR~000190000001^^^BCA^NI", ""))
+    assert faults(result) == [("required", "PV1-19")]
+
+
+@pytest.mark.parametrize(
+    ("segments", "ref", "match"),
+    [
+        (("MRG|BN11^^^BV01^MR",), None, {"guest_ref": "BN11"}),
+        (("MRG|TMP 9",), None, {"guest_ref": "TMP9"}),
+        (("MRG|BN11^^^BV01^MR", "PV1|1|I|" + "|" * 16 + "VS1"), "VS1", None),
+    ],
+)
+def test_a_merge_names_the_guest_by_visit_or_by_the_old_number(
+    segments: tuple[str, ...], ref: str | None, match: dict[str, str] | None
+) -> None:
+    act = accepted(read(of=(ADMISSION[0].replace("A01^ADT_A01", "A40"), ADMISSION[2], *segments)))
+    assert (act.kind, act.source_ref, act.match, act.guest_ref) == (ActKind.CORRECT, ref, match, "BN77")
+    assert set(act.fields) == {"guest"}
+
+
+def test_a_merge_of_several_patients_is_an_act_for_each() -> None:
+    header = ADMISSION[0].replace("A01^ADT_A01", "A40")
+    other = ADMISSION[2].replace("BN77", "BN78")
+    said = read_message(message(of=(header, ADMISSION[2], "MRG|OLD1", other, "MRG|OLD2")))
+    assert [accepted(each).match for each in said] == [{"guest_ref": "OLD1"}, {"guest_ref": "OLD2"}]
+
+
+# -- relatives ---------------------------------------------------------------------------------------------------------
+
+STAYING = HospitalProfile(relative_role="LUUTRU")
+NK1 = (
+    "NK1|1|Trần^Mẫu^Văn|SPO|2 phố Mẫu^^^109|0000000002||LUUTRU|20261123120000|||||||M|19880102" + "|" * 17
+    + "000188000002^^^^NI"
+)  # fmt: skip
+
+
+def relatives(*lines: str, of: tuple[str, ...] = ADMISSION) -> list[Act]:
+    patient, *rest = read_message(message(of=(*of, *lines)), profile=STAYING)
+    accepted(patient)
+    return [accepted(each) for each in rest]
+
+
+def test_relatives_are_nobodys_guests_unless_the_facility_says_so() -> None:
+    assert accepted(only(read_message(message(of=(*ADMISSION, NK1))))).source_ref == "VS1"
+    assert relatives(NK1.replace("LUUTRU", "N")) == []
+
+
+@pytest.mark.parametrize("of", [ADMISSION, UPDATE])
+def test_a_relative_who_stays_is_a_guest_of_their_own(of: tuple[str, ...]) -> None:
+    [act] = relatives(NK1, of=of)
+    assert (act.kind, act.source_ref, act.guest_ref) == (ActKind.DECLARE, "VS1/NK1-1", "NK1@VS1")
+    assert act.fields == {
+        "guest": {
+            "full_name": "Trần Văn Mẫu", "birth_date": "1988-01-02", "gender": "M", "nationality": "VNM",
+            "document": {"type": 1, "number": "000188000002"}, "phone": "0000000002",
+            "residence": {"kind": None, "province": "109", "address": "2 phố Mẫu"},
+        },
+        "arrived_at": "2026-11-23T12:00:00+07:00", "room": "NOI-203-2", "reason": 6,
+    }  # fmt: skip
+    assert act.origin["/guest/full_name"] == "NK1[1]-2"
+
+
+def test_a_relative_without_identity_is_expected_and_comes_with_the_patient() -> None:
+    [act] = relatives("NK1|2|Trần^Mẫu^^^^^L|SPO||||LUUTRU")
+    assert (act.kind, act.source_ref) == (ActKind.EXPECT, "VS1/NK1-2")
+    assert act.fields["arrived_at"] == "2026-11-23T08:10:00+07:00"
+
+
+def test_what_is_wrong_with_a_relative_is_named_by_segment_and_number() -> None:
+    [act] = relatives(NK1.replace("19880102", "19881302"))
+    assert faults(act) == [("wrong_date", "NK1[1]-16")]
+
+
+def test_a_relative_leaves_at_the_end_that_is_sent() -> None:
+    arrival, leaving = relatives(NK1.replace("20261123120000|", "20261123120000|20261124"))
+    assert (leaving.kind, leaving.source_ref) == (ActKind.CHECK_OUT, arrival.source_ref)
+    assert leaving.fields == {"departed_at": "2026-11-24T12:00:00+07:00"}
+
+
+@pytest.mark.parametrize(("event", "kind"), [("A03", "check_out"), ("A07", "cancel"), ("A11", "cancel")])
+def test_relatives_leave_with_the_patient(event: str, kind: str) -> None:
+    patient, together = read_message(message(("ADT^A03", f"ADT^{event}"), of=DISCHARGE), profile=STAYING)
+    assert accepted(patient).source_ref == "VS1"
+    assert (accepted(together).kind, together.source_ref, together.match) == (kind, None, {"guest_ref": "NK1@VS1"})  # type: ignore[union-attr]
+
+
+def test_no_more_relatives_are_read_than_fit_a_room() -> None:
+    assert len(relatives(*(NK1.replace("NK1|1", f"NK1|{each}") for each in range(1, 30)))) == 10
+
+
+# -- senders' habits ---------------------------------------------------------------------------------------------------
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    assert only(read_message(b"\xef\xbb\xbf" + message())) == read()
+    [result] = connector.read(b"\xef\xbb\xbf" + message())
+    assert result == read()
+
+
+def test_a_header_that_ends_early_is_enough() -> None:
+    short = (r"MSH|^~\&|HIS|BV|||||ADT^A01|1", *ADMISSION[1:])
+    assert accepted(read(of=short)) == accepted(read())
+
+
+def test_the_senders_charset_counts_where_the_message_names_none() -> None:
+    raw = message(("UNICODE UTF-8", "")).decode().replace("ễ", "ê").replace("ị", "i").replace("ử", "u")
+    profile = HospitalProfile(charset="8859/1")
+    act = accepted(only(read_message(raw.replace("phố Mẫu", "A").encode("latin-1", "ignore"), profile=profile)))
+    assert act.fields["guest"]["full_name"] == "Nguyên Thi Thu"
+    named = message(("Nguyễn^Thử^Thị^^^^L", "Lê^Hà^^^^^L"))  # MSH-18 comes first
+    assert accepted(only(read_message(named, profile=profile))).fields["guest"]["full_name"] == "Lê Hà"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (r"BHS|^~\&|", *ADMISSION),
+        (r"BHS|^~\&|", *ADMISSION, "BTS|2"),
+        (r"BHS|^~\&|", *ADMISSION, r"BHS|^~\&|", *DISCHARGE, "BTS|1"),
+        (*ADMISSION, "BTS|1"),
+    ],
+)
+def test_a_batch_that_is_not_whole_is_refused_whole(lines: tuple[str, ...]) -> None:
+    document = "\r".join(lines).encode()
+    [result] = connector.read(document)
+    assert (result.row, faults(result)) == (0, [("batch_incomplete", None)])
+    assert not split_batch(document)
+
+
+def test_batches_are_split_into_their_messages() -> None:
+    lines = (r"FHS|^~\&|", r"BHS|^~\&|", *ADMISSION, "BTS|1", r"BHS|^~\&|", *DISCHARGE, "BTS|1", "FTS|2")
+    assert split_batch("\r\n".join(lines).encode()) == [message(), message(of=DISCHARGE)]
+    assert split_batch(message()) is None
+    framed = b"\x0b" + "\r".join(lines).encode() + b"\x1c\r"
+    assert [result.row for result in connector.read(framed)] == [1, 2]
