@@ -57,7 +57,7 @@ class Act:
     source_ref: str | None = field(default=None, repr=False)
     origin: Mapping[str, str] = field(default_factory=dict, repr=False)
     warnings: tuple[Violation, ...] = ()
-    match: Mapping[str, Any] | None = None
+    match: Mapping[str, Any] | None = field(default=None, repr=False)
     violations: tuple[Violation, ...] = ()
     guest_ref: str | None = field(default=None, repr=False)
     groups: Mapping[str, str] = field(default_factory=dict, repr=False)
