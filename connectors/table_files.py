@@ -31,12 +31,16 @@ from python_calamine import CalamineError, CalamineSheet, CalamineWorkbook, Shee
 
 from connectors.cells import Cell, whole_number, writes_month_first
 from connectors.tables import Table, Vocabulary, is_filled, letters
-from schemas.act import Unreadable
+from schemas.act import RESULTS_LIMIT, Unreadable
 from schemas.violations import Violation, violation
 
 HEADING_WITHIN_ROWS = 10
 KNOWN_HEADINGS_WANTED = 3
 SEPARATORS = ";,\t"
+COLUMNS_LIMIT = 1_000
+"""How many cells a line of text may have: of a line of 20 MB of separators nothing else would come to an end."""
+LINES_LIMIT = 10 * RESULTS_LIMIT
+"""How many lines a text may have, those within quotes and empty ones included."""
 
 _COLUMN_NUMBER = re.compile(r"\(?(?:\d{1,2}|[A-Za-z])\)?")
 
@@ -190,9 +194,14 @@ def table_of_text(document: bytes, words: Vocabulary) -> Table | Unreadable:
     written, charset = _decoded(document)
     if written is None:
         return Unreadable(0, (violation("undecodable", expected=charset),))
+    if written.count("\n") + written.count("\r") > LINES_LIMIT:
+        return Unreadable(0, (violation("too_many_rows", limit=RESULTS_LIMIT),))
     lines = list(io.StringIO(written, newline=""))
     if not any(line.strip() for line in lines):
         return Unreadable(0, (violation("no_rows"),))
+    wide = next((at for at, line in enumerate(lines, 1) if max(map(line.count, SEPARATORS)) >= COLUMNS_LIMIT), None)
+    if wide is not None:
+        return Unreadable(0, (violation("too_many_columns", place=f"dòng {wide}", limit=COLUMNS_LIMIT),))
     found = max(
         (_heading_of_text(lines, separator, words) for separator in SEPARATORS), key=lambda heading: heading.known
     )

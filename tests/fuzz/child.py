@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from random import Random
 from types import ModuleType
 
 import orjson
@@ -188,16 +189,30 @@ def _guided(atheris: ModuleType, name: str, seconds: float, folder: Path) -> int
     """Follow the coverage. The engine ends the process itself: after the time, or at an input that killed it."""
     with atheris.instrument_imports(include=INSTRUMENTED):
         watch = Watch(name, folder, "coverage")
-    for number, seed in enumerate(watch.target.seeds()):
+    from tests.fuzz.mutate import damaged
+
+    seeds = watch.target.seeds()
+    for number, seed in enumerate(seeds):
         (folder / "corpus" / f"seed-{number}").write_bytes(seed[:INPUT_BYTES_LIMIT])
     words = folder / "dictionary"
     words.write_text("".join(f'"{_escaped(word)}"\n' for word in _words(watch)))
     options = [
-        "fuzz", str(folder / "corpus"), f"-dict={words}", f"-max_total_time={max(1, int(seconds))}",
+        "fuzz", str(folder / "corpus"), f"-dict={words}",
+        f"-max_total_time={max(1, int(seconds))}",
         f"-timeout={SECONDS_OF_ONE_INPUT}", f"-max_len={INPUT_BYTES_LIMIT}", "-rss_limit_mb=2500",
-        f"-artifact_prefix={folder / 'findings'}/{name.replace(':', '-')}-", "-print_final_stats=1", "-use_value_profile=1",
+        f"-artifact_prefix={folder / 'findings'}/{name.replace(':', '-')}-",
+        "-print_final_stats=1", "-use_value_profile=1",
     ]  # fmt: skip
-    atheris.Setup(options, watch.feed)
+    random = Random(0)  # noqa: S311 - the engine seeds its own choice
+
+    def mutate(data: bytes, size_limit: int, seed: int) -> bytes:
+        """Half of the inputs by the engine's own steps, half by those that know of values and members."""
+        random.seed(seed)
+        if random.random() < 0.5:
+            return bytes(atheris.Mutate(data, size_limit))
+        return damaged(random, data, seeds, watch.target.dictionary)[:size_limit]
+
+    atheris.Setup(options, watch.feed, custom_mutator=mutate)
     atheris.Fuzz()
     return 0
 

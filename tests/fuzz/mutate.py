@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
 from random import Random
+from typing import Any
+
+import orjson
 
 TOKENS: Sequence[bytes] = (
     b"\0", b"\r", b"\n", b"\t", b"\x0b", b"\x1c", b"\x1c\r", b"\x7f", b"\xff", b"\xed\xa0\x80", b"\xc3\x28",
@@ -31,15 +34,16 @@ _Step = Callable[[Random, bytes, Sequence[bytes], Sequence[bytes]], bytes]
 def mutants(
     seed: int, count: int, corpus: Sequence[bytes], dictionary: Sequence[bytes] = (), *, archives: bool = False
 ) -> Iterator[bytes]:
-    """`count` inputs from a corpus; with `archives` mostly a part of a ZIP file is damaged, and the file stays whole."""
+    """`count` inputs from a corpus; of `archives` mostly a part is damaged, and the file stays whole."""
     random = Random(seed)  # noqa: S311 - wanted to be the same every time
     for _ in range(count):
         chosen = random.choice(corpus)
-        damage = _damaged_archive if archives and random.random() < 0.8 else _damaged
+        damage = _damaged_archive if archives and random.random() < 0.8 else damaged
         yield damage(random, chosen, corpus, dictionary)
 
 
-def _damaged(random: Random, data: bytes, corpus: Sequence[bytes], dictionary: Sequence[bytes]) -> bytes:
+def damaged(random: Random, data: bytes, corpus: Sequence[bytes], dictionary: Sequence[bytes]) -> bytes:
+    """A few steps of damage."""
     for _ in range(random.choice((1, 1, 1, 2, 3, 6))):
         data = random.choice(_STEPS)(random, data, corpus, dictionary)[:_BYTES_LIMIT]
     return data
@@ -50,9 +54,9 @@ def _damaged_archive(random: Random, data: bytes, corpus: Sequence[bytes], dicti
         with zipfile.ZipFile(BytesIO(data)) as archive:
             parts = {name: archive.read(name) for name in archive.namelist()}
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
-        return _damaged(random, data, corpus, dictionary)
+        return damaged(random, data, corpus, dictionary)
     chosen = random.choice(sorted(parts))
-    parts[chosen] = _damaged(random, parts[chosen], list(parts.values()), dictionary)
+    parts[chosen] = damaged(random, parts[chosen], list(parts.values()), dictionary)
     output = BytesIO()
     with zipfile.ZipFile(output, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, content in parts.items():
@@ -102,6 +106,42 @@ def _replace_value(random: Random, data: bytes, _corpus: Sequence[bytes], dictio
     return data[:start] + random.choice((held, b"", random.choice((*TOKENS, *dictionary)))) + data[end:]
 
 
+_VALUES: Sequence[Any] = (
+    None, True, 0, -1, 1, 2**63, -(2**63), 1.5, 1e308, "", " ", "0", "VNM", "2026-11-23T14:05:00+07:00", "2026-11-23",
+    "0001-01-01T00:00:00Z", "9999-12-31T23:59:59-23:59", "2026-02-30", [], {}, [None], [[]], {"": None}, "\0",
+    "İ" * 300,
+)  # fmt: skip
+
+
+def _replace_member(random: Random, data: bytes, _corpus: Sequence[bytes], _dictionary: Sequence[bytes]) -> bytes:
+    """Another value, or another name, somewhere in a JSON text; the text stays JSON."""
+    try:
+        whole = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return data
+    places = [(holder, key) for holder in _holders(whole) for key in _keys(holder)]
+    if not places:
+        return data
+    holder, key = random.choice(places)
+    other_holder, other_key = random.choice(places)
+    if isinstance(holder, dict) and random.random() < 0.2:
+        holder[random.choice(("", "x", "source_ref", "guest", "loai", "quocTich", str(other_key)))] = holder.pop(key)
+    else:
+        holder[key] = random.choice((*_VALUES, orjson.loads(orjson.dumps(other_holder[other_key]))))
+    return orjson.dumps(whole)
+
+
+def _holders(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict | list):
+        yield value
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _holders(inner)
+
+
+def _keys(holder: Any) -> Iterable[Any]:
+    return list(holder) if isinstance(holder, dict) else range(len(holder))
+
+
 def _replace_number(random: Random, data: bytes, _corpus: Sequence[bytes], _dictionary: Sequence[bytes]) -> bytes:
     found = list(_DIGITS.finditer(data))
     if not found:
@@ -128,6 +168,6 @@ def _cut(random: Random, data: bytes, _corpus: Sequence[bytes], _dictionary: Seq
 
 
 _STEPS: Sequence[_Step] = (
-    _flip, _delete, _repeat, _insert, _insert, _replace_value, _replace_value, _replace_value, _replace_number, _splice,
-    _swap_lines, _cut,
+    _replace_member, _replace_member, _replace_member, _flip, _delete, _repeat, _insert, _insert, _replace_value,
+    _replace_value, _replace_value, _replace_number, _splice, _swap_lines, _cut,
 )  # fmt: skip
