@@ -25,6 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from io import BytesIO
+from itertools import islice, takewhile
 from typing import NamedTuple
 
 from python_calamine import CalamineError, CalamineSheet, CalamineWorkbook, SheetTypeEnum, SheetVisibleEnum
@@ -68,9 +69,8 @@ def _table(found: _Leading, words: Vocabulary, charset: str | None) -> Table | U
     columns, faults = _columns(titles, words)
     if faults:
         return Unreadable(0, faults)
-    rows = found.rows
-    while rows and rows[0][1] is not None and _continues_heading(rows[0][1], words):
-        rows = rows[1:]
+    below = takewhile(lambda row: row[1] is not None and _continues_heading(row[1], words), found.rows)
+    rows = found.rows[len(list(islice(below, HEADING_WITHIN_ROWS))) :]
     groups = [(group, list(_cells_under(group, columns, rows))) for group in words.dates]
     return Table(
         words,
