@@ -9,6 +9,7 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
+from io import BytesIO
 from pathlib import PurePath
 
 from asm_daemon.intake import Command, Intake, batch_result, row_result, unreadable_result
@@ -97,7 +98,7 @@ async def _end(child: Process) -> None:
 
 def _decoded(output: bytes) -> list[Act | Unreadable]:
     try:
-        return [from_json(line) for line in output.splitlines()]
+        return [from_json(line) for line in BytesIO(output)]  # a line at a time: together they are as long again
     except ValueError:
         return [_refused("unreadable_file")]
 

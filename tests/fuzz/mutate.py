@@ -26,6 +26,7 @@ TOKENS: Sequence[bytes] = (
 
 _BYTES_LIMIT = 1 << 18
 _DIGITS = re.compile(rb"\d+")
+_CELL = re.compile(rb' r="[A-Z]+\d+"')
 _BOUNDS = re.compile(rb"[|^~&;,\t\r\n<>\"']+")
 
 _Step = Callable[[Random, bytes, Sequence[bytes], Sequence[bytes]], bytes]
@@ -55,8 +56,12 @@ def _damaged_archive(random: Random, data: bytes, corpus: Sequence[bytes], dicti
             parts = {name: archive.read(name) for name in archive.namelist()}
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
         return damaged(random, data, corpus, dictionary)
-    chosen = random.choice(sorted(parts))
+    largest = max(parts, key=lambda name: len(parts[name]))  # the sheet, mostly
+    chosen = random.choice((largest, random.choice(sorted(parts))))
     parts[chosen] = damaged(random, parts[chosen], list(parts.values()), dictionary)
+    if random.random() < 0.2:
+        far = random.choice((b"XFD1", b"A1048576", b"XFD1048576", b"ZZ999", b"XFE1048577", b"A0", b"1", b"AAAAAAA1"))
+        parts[chosen] = _CELL.sub(b' r="%s"' % far, parts[chosen], count=random.choice((1, 2)))
     output = BytesIO()
     with zipfile.ZipFile(output, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, content in parts.items():

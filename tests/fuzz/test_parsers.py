@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import orjson
@@ -18,6 +21,7 @@ from tests.fuzz.mutate import mutants
 from tests.fuzz.oracle import Finding, check, check_results
 from tests.fuzz.targets import CORPORA, MARKS, installed, targets, workbook_of
 
+ROOT = Path(__file__).resolve().parents[2]
 REGRESSIONS = Path(__file__).with_name("regressions")
 MUTANTS = 100
 TARGETS = targets()
@@ -190,3 +194,28 @@ def test_the_workbooks_of_the_cell_targets_hold_what_was_asked_for() -> None:
     assert isinstance(fault, Unreadable)
     assert [each.code for each in fault.violations] == ["no_rows"]
     assert to_json(fault)
+
+
+# -- the long form -----------------------------------------------------------------------------------------------------
+
+
+def test_the_long_form_runs_a_target_in_a_process_of_its_own_and_counts(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.fuzz", "--seconds", "1", "--target", "act_line", "--folder", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, check=True, cwd=ROOT)
+    [figures] = orjson.loads(done.stdout)["targets"]
+    assert figures["target"] == "act_line"
+    assert figures["executions"] > 0
+    assert figures["findings"] == []
+
+
+def test_an_archive_that_kills_its_reader_is_counted_and_is_no_finding(tmp_path: Path) -> None:
+    killing = (
+        "from pathlib import Path; from tests.connectors.test_child import BOOKS, two_cells;"
+        "from tests.fuzz.child import Watch; Path('findings').mkdir(); watch = Watch('spreadsheet:archive', Path(), '');"
+        "watch.feed_archive(two_cells(BOOKS['spreadsheet'])); watch.feed_archive(BOOKS['official_xlsx']);"
+        "print(watch.figures.ended_by_limits, watch.figures.acts, len(watch.figures.findings))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", killing]
+    done = subprocess.run(command, capture_output=True, check=True, cwd=tmp_path, env=environment)
+    assert done.stdout.split() == [b"1", b"1", b"0"]
