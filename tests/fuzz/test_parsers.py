@@ -211,7 +211,8 @@ def test_the_long_form_runs_a_target_in_a_process_of_its_own_and_counts(tmp_path
 def test_an_archive_that_kills_its_reader_is_counted_and_is_no_finding(tmp_path: Path) -> None:
     killing = (
         "from pathlib import Path; from tests.connectors.test_child import BOOKS, two_cells;"
-        "from tests.fuzz.child import Watch; Path('findings').mkdir(); watch = Watch('spreadsheet:archive', Path(), '');"
+        "from tests.fuzz.child import Watch; Path('findings').mkdir();"
+        "watch = Watch('spreadsheet:archive', Path(), '');"
         "watch.feed_archive(two_cells(BOOKS['spreadsheet'])); watch.feed_archive(BOOKS['official_xlsx']);"
         "print(watch.figures.ended_by_limits, watch.figures.acts, len(watch.figures.findings))"
     )
