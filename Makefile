@@ -1,4 +1,4 @@
-# Everything a newcomer needs; `make` alone lists it. Only `setup` and `lock` use the network.
+# Everything a newcomer needs; `make` alone lists it. Only `setup`, `lock` and `fuzz` use the network.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -11,8 +11,10 @@ INSTALLED = .venv/installed
 TEST_OPTIONS ?=
 # As many tests at once as there are cores, each process with a PostgreSQL of its own.
 TEST_PROCESSES ?= auto
+TARGET ?=
+SECONDS ?= 60
 
-.PHONY: help setup check test demo bench schemas lock clean
+.PHONY: help setup check test demo bench fuzz schemas lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +36,11 @@ demo: $(INSTALLED) ## the whole system on this machine, with synthetic people, u
 bench: $(INSTALLED) ## what this machine can take, beside what its database alone can take
 	$(RUN) tests.bench
 
+fuzz: $(INSTALLED) ## bad input for every parser, guided by coverage (SECONDS=60 for each, TARGET=hl7_adt)
+	$(RUN) pip install --quiet --require-hashes --only-binary :all: -r tests/fuzz/requirements.txt \
+		|| echo "atheris has no wheel for this machine: inputs are damaged at random instead of following the coverage"
+	$(RUN) tests.fuzz --seconds $(SECONDS) $(addprefix --target ,$(TARGET))
+
 schemas: $(INSTALLED) ## write schemas/generated anew: the JSON Schemas and the OpenAPI document
 	$(RUN) schemas.generate
 	$(RUN) asm_daemon.web.contract
@@ -44,7 +51,7 @@ lock: $(INSTALLED) ## resolve the dependencies of setup.cfg anew into requiremen
 		--generate-hashes --custom-compile-command 'make lock' --output-file requirements.lock
 
 clean: ## remove what setup, tests and the demo made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fuzz *.egg-info
 	# The data of a demo that root ran below a closed folder lie in /var/lib (asm_daemon/embedded.py).
 	find .demo -type l -name cluster -lname '/var/lib/asm-demo-*' -printf '%l\0' 2>/dev/null | xargs -0r dirname -z | xargs -0r rm -rf || true
 	rm -rf .demo

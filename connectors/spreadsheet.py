@@ -28,6 +28,8 @@ from schemas.violations import violation
 
 ROWS_AWAITED = 1_000
 """Among how many leading rows the one is looked for that carries the warning about columns."""
+COLUMNS_SHOWN = 20
+"""How many columns a warning names; it counts them all."""
 
 _WORDS = vocabulary(
     HEADINGS,
@@ -71,7 +73,8 @@ def _telling_unknown_columns(found: Iterator[Act | Unreadable], unknown: tuple[s
     if not unknown:
         yield from found
         return
-    warning = violation("unknown_columns", place=", ".join(unknown), limit=len(unknown))
+    shown = (*unknown[:COLUMNS_SHOWN], *(("…",) if len(unknown) > COLUMNS_SHOWN else ()))
+    warning = violation("unknown_columns", place=", ".join(shown), limit=len(unknown))
     leading: list[Act | Unreadable] = []
     for result in islice(found, ROWS_AWAITED):
         leading.append(result)

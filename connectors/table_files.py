@@ -25,19 +25,24 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from io import BytesIO
+from itertools import islice, takewhile
 from typing import NamedTuple
 
 from python_calamine import CalamineError, CalamineSheet, CalamineWorkbook, SheetTypeEnum, SheetVisibleEnum
 
 from connectors.cells import Cell, whole_number, writes_month_first
 from connectors.tables import Table, Vocabulary, is_filled, letters
-from schemas.act import Unreadable
+from schemas.act import RESULTS_LIMIT, Unreadable
 from schemas.columns import ERRORS_TITLE
 from schemas.violations import Violation, violation
 
 HEADING_WITHIN_ROWS = 10
 KNOWN_HEADINGS_WANTED = 3
 SEPARATORS = ";,\t"
+COLUMNS_LIMIT = 1_000
+"""How many cells a line of text may have: of a line of 20 MB of separators nothing else would come to an end."""
+LINES_LIMIT = 10 * RESULTS_LIMIT
+"""How many lines a text may have, those within quotes and empty ones included."""
 
 _COLUMN_NUMBER = re.compile(r"\(?(?:\d{1,2}|[A-Za-z])\)?")
 
@@ -65,9 +70,8 @@ def _table(found: _Leading, words: Vocabulary, charset: str | None) -> Table | U
     columns, faults = _columns(titles, words)
     if faults:
         return Unreadable(0, faults)
-    rows = found.rows
-    while rows and rows[0][1] is not None and _continues_heading(rows[0][1], words):
-        rows = rows[1:]
+    below = takewhile(lambda row: row[1] is not None and _continues_heading(row[1], words), found.rows)
+    rows = found.rows[len(list(islice(below, HEADING_WITHIN_ROWS))) :]
     groups = [(group, list(_cells_under(group, columns, rows))) for group in words.dates]
     return Table(
         words,
@@ -192,9 +196,14 @@ def table_of_text(document: bytes, words: Vocabulary) -> Table | Unreadable:
     written, charset = decoded(document)
     if written is None:
         return Unreadable(0, (violation("undecodable", expected=charset),))
+    if written.count("\n") + written.count("\r") > LINES_LIMIT:
+        return Unreadable(0, (violation("too_many_rows", limit=RESULTS_LIMIT),))
     lines = list(io.StringIO(written, newline=""))
     if not any(line.strip() for line in lines):
         return Unreadable(0, (violation("no_rows"),))
+    wide = next((at for at, line in enumerate(lines, 1) if max(map(line.count, SEPARATORS)) >= COLUMNS_LIMIT), None)
+    if wide is not None:
+        return Unreadable(0, (violation("too_many_columns", place=f"dòng {wide}", limit=COLUMNS_LIMIT),))
     found = max(
         (_heading_of_text(lines, separator, words) for separator in SEPARATORS), key=lambda heading: heading.known
     )

@@ -19,6 +19,8 @@ from schemas.violations import violation
 
 RUNNING_NUMBER = "running_number"
 """The column that only counts the lines (STT): a line with nothing else is empty."""
+TITLE_CHARACTERS_LIMIT = 60
+"""How much of a title is shown with each fault under it."""
 
 _WORDS = re.compile(r"[^\W_]+")
 _BRACKETS = re.compile(r"\([^)]*\)?|\[[^\]]*\]?")
@@ -68,6 +70,15 @@ def vocabulary(
     return Vocabulary({column: names[0] for column, names in listed.items()}, keys, tuple(required), tuple(dates))
 
 
+def _shown(title: str) -> str:
+    bare = _BRACKETS.sub(lambda found: found[0] if _is_form_of_dates(found[0]) else " ", title)
+    return " ".join(bare.split())[:TITLE_CHARACTERS_LIMIT]
+
+
+def _is_form_of_dates(brackets: str) -> bool:
+    return set(_WORDS.findall(fold_text(brackets))) <= _FORMS_OF_DATES
+
+
 def _key(title: str) -> str:
     return "".join(word for word in _WORDS.findall(fold_text(title)) if word not in _FORMS_OF_DATES)
 
@@ -102,11 +113,16 @@ class Table:
         return any(column in alternatives for alternatives in self.vocabulary.required)
 
     def place(self, column: str, number: int) -> str:
-        """Where a user looks: the cell, or the line under the title as they wrote it; ours for a column not there."""
+        """Where a user looks: the cell, or the line under the title as they wrote it; ours for a column not there.
+
+        Of what stands in brackets only a form of dates is shown: the rest need not be the words of a heading.
+        """
         index = self.columns.get(column)
         if index is None:
             return f"dòng {number}, cột {self.vocabulary.titles[column]}"
-        return f"{letters(index)}{number}" if self.charset is None else f"dòng {number}, cột {self.titles[index]}"
+        return (
+            f"{letters(index)}{number}" if self.charset is None else f"dòng {number}, cột {_shown(self.titles[index])}"
+        )
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from sys import intern
 from typing import Any
 
 import orjson
@@ -57,7 +58,7 @@ class Act:
     source_ref: str | None = field(default=None, repr=False)
     origin: Mapping[str, str] = field(default_factory=dict, repr=False)
     warnings: tuple[Violation, ...] = ()
-    match: Mapping[str, Any] | None = None
+    match: Mapping[str, Any] | None = field(default=None, repr=False)
     violations: tuple[Violation, ...] = ()
     guest_ref: str | None = field(default=None, repr=False)
     groups: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -141,5 +142,5 @@ def _listed(fault: Violation) -> list[str | None]:
 def _violation(listed: Any) -> Violation:
     match listed:
         case [str(code), str(pointer), str(vi), str(en), (str() | None) as place]:
-            return Violation(code, pointer, vi, en, place)
+            return Violation(intern(code), intern(pointer), intern(vi), intern(en), place)  # a few texts, many rows
     raise ValueError("not a violation")

@@ -109,6 +109,9 @@ _DOCUMENT = {
     "undecodable": Text("Không giải mã được ký tự theo bảng mã {expected}.", "Not decodable as {expected}."),
     "too_many_rows": Text("Tệp có quá {limit} dòng: hãy chia nhỏ tệp.", "More than {limit} rows: split the file."),
     "repeated_column": Text("Cột {expected} xuất hiện hai lần.", "The column {expected} stands there twice."),
+    "too_many_columns": Text(
+        "Dòng có quá {limit} ô: kiểm tra dấu phân cách.", "A line has more than {limit} cells: check the separator."
+    ),
     "too_many_cells": Text(
         "Dòng có nhiều ô hơn {limit} cột của tiêu đề: các ô có thể bị lệch.",
         "The row has more cells than the {limit} columns of the heading: cells may have shifted.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import struct
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from asm_daemon import samples
 from asm_daemon.imports import read_document
 from connectors import dorm_roster, foreigner_xml, hl7_adt, kbtt_api, official_xlsx, spreadsheet
-from connectors.__main__ import ENTRIES_LIMIT, UNPACKED_BYTES_LIMIT, results
+from connectors.__main__ import ENTRIES_LIMIT, MEMORY_BYTES, UNPACKED_BYTES_LIMIT, results
 from schemas.act import DOCUMENT_BYTES_LIMIT, RESULTS_LIMIT, Act, Connector, Unreadable, to_json
 from schemas.violations import violation
 from tests.connectors.workbooks import GUEST, sheets, workbook
@@ -111,6 +112,171 @@ async def test_an_archive_of_too_many_entries_is_refused() -> None:
 )
 async def test_xml_made_to_grow_in_its_reader_is_refused_with_its_reason(document: bytes, code: str) -> None:
     assert await refusal("foreigner_xml", document) == code
+
+
+# -- attacks on the reader of workbooks --------------------------------------------------------------------------------
+
+MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+LAUGHS = b"<!DOCTYPE a [<!ENTITY a0 'ha'>" + b"".join(
+    b"<!ENTITY a%d '%s'>" % (level, b"&a%d;" % (level - 1) * 10) for level in range(1, 10)
+) + b"]>"  # fmt: skip
+"""Entities that unfold to 2 GB (billion laughs)."""
+QUADRATIC = b"<!DOCTYPE a [<!ENTITY a9 '" + b"x" * 100_000 + b"'>]>"
+EXTERNAL = b'<!DOCTYPE a SYSTEM "file:///etc/passwd" [<!ENTITY a9 SYSTEM "file:///etc/passwd">]>'
+
+
+def sheet_of(rows: bytes, *, before: bytes = b"") -> bytes:
+    return before + f'<worksheet xmlns="{MAIN}">'.encode() + rows + b"</worksheet>"
+
+
+def text_cell(written: bytes) -> bytes:
+    return b'<sheetData><row r="5"><c r="B5" t="inlineStr"><is><t>' + written + b"</t></is></c></row></sheetData>"
+
+
+def with_strings(strings: bytes, rows: bytes) -> bytes:
+    """A workbook whose cells are these shared strings."""
+    output = BytesIO()
+    with zipfile.ZipFile(BytesIO(BOOKS["spreadsheet"])) as form, zipfile.ZipFile(output, "w") as made:
+        changed = {SHEET_PART: sheet_of(b"<sheetData>" + rows + b"</sheetData>"), "xl/sharedStrings.xml": strings}
+        for entry in form.infolist():
+            content = changed.get(entry.filename, form.read(entry))
+            made.writestr(entry.filename, content, zipfile.ZIP_DEFLATED, compresslevel=1)
+    return output.getvalue()
+
+
+ATTACKS: dict[str, tuple[str, bytes, set[str]]] = {
+    "a thousand to one": (
+        "spreadsheet",
+        with_sheet(sheet_of(b"<sheetData>" + b" " * 190_000_000 + b"</sheetData>"), BOOKS["spreadsheet"]),
+        {"no_rows"},
+    ),
+    "an archive in an archive": (
+        "spreadsheet",
+        with_sheet(with_sheet(b" " * 100_000_000), BOOKS["spreadsheet"]),
+        {"unreadable_file", "no_rows"},
+    ),
+    "millions of empty rows": (
+        "spreadsheet",
+        with_sheet(sheet_of(b"<sheetData>" + b"<row/>" * 2_000_000 + b"</sheetData>"), BOOKS["spreadsheet"]),
+        {"no_rows"},
+    ),
+    "a sheet that claims to be as large as sheets can be": (
+        "spreadsheet",
+        with_sheet(sheet_of(b'<dimension ref="A1:XFD1048576"/><sheetData/>'), BOOKS["spreadsheet"]),
+        {"no_rows"},
+    ),
+    "a cell beyond the last": (
+        "official_xlsx",
+        with_sheet(sheet_of(b'<sheetData><row r="99999999999"><c r="ZZZZZZZ99999999999"/></row></sheetData>')),
+        {"unreadable_file", "no_rows"},
+    ),
+    "one text of a megabyte in three thousand cells": (
+        "spreadsheet",
+        with_strings(
+            f'<sst xmlns="{MAIN}"><si><t>{"x" * 1_000_000}</t></si></sst>'.encode(),
+            b"".join(b'<row r="%d"><c r="A%d" t="s"><v>0</v></c></row>' % (row, row) for row in range(1, 3_001)),
+        ),
+        {"unreadable_file"},
+    ),
+    "a text that is not there": (
+        "spreadsheet",
+        with_strings(
+            f'<sst xmlns="{MAIN}" count="18446744073709551615" uniqueCount="18446744073709551615"/>'.encode(),
+            b'<row r="1"><c r="A1" t="s"><v>99999999</v></c></row>',
+        ),
+        {"unreadable_file"},
+    ),
+    "entities of entities in a sheet": (
+        "official_xlsx",
+        with_sheet(sheet_of(text_cell(b"&a9;"), before=LAUGHS)),
+        {"unreadable_file"},
+    ),
+    "one long entity many times in a sheet": (
+        "official_xlsx",
+        with_sheet(sheet_of(text_cell(b"&a9;" * 10_000), before=QUADRATIC)),
+        {"unreadable_file"},
+    ),
+    "a file of the server in a sheet": (
+        "official_xlsx",
+        with_sheet(sheet_of(text_cell(b"&a9;"), before=EXTERNAL)),
+        {"unreadable_file"},
+    ),
+    "entities of entities for foreigners": (
+        "foreigner_xml",
+        LAUGHS + b"<KHAI_BAO_TAM_TRU>&a9;</KHAI_BAO_TAM_TRU>",
+        {"doctype_refused"},
+    ),
+    "one long entity many times for foreigners": (
+        "foreigner_xml",
+        QUADRATIC + b"<KHAI_BAO_TAM_TRU>" + b"&a9;" * 10_000 + b"</KHAI_BAO_TAM_TRU>",
+        {"doctype_refused"},
+    ),
+    "a file of the server for foreigners": (
+        "foreigner_xml",
+        EXTERNAL + b"<KHAI_BAO_TAM_TRU>&a9;</KHAI_BAO_TAM_TRU>",
+        {"doctype_refused"},
+    ),
+    "an entity in UTF-16": (
+        "foreigner_xml",
+        "<!DOCTYPE a [<!ENTITY b 'c'>]><KHAI_BAO_TAM_TRU>&b;</KHAI_BAO_TAM_TRU>".encode("utf-16"),
+        {"doctype_refused"},
+    ),
+    "a line of 20 MB": ("spreadsheet", b"A" * DOCUMENT_BYTES_LIMIT, {"missing_column"}),
+    "twenty million cells in a line": ("spreadsheet", b";" * DOCUMENT_BYTES_LIMIT, {"too_many_columns"}),
+    "a million columns": ("dorm_roster", b"Name;" * 1_000_000 + b"\n1;2;3\n", {"too_many_columns"}),
+    "twenty million lines": ("spreadsheet", b"\n" * DOCUMENT_BYTES_LIMIT, {"too_many_rows"}),
+    "nothing but NUL": ("spreadsheet", bytes(2_000_000), {"missing_column"}),
+    "lists in lists": ("kbtt_api", b"[" * 200_000 + b"]" * 200_000, {"not_json"}),
+    "objects in objects": ("kbtt_api", b'[{"a":' * 100_000, {"not_json"}),
+    "a million rows": ("kbtt_api", b"[" + b"{}," * 1_000_000 + b"{}]", {"too_many_rows"}),
+}
+"""Connector, document, and the codes of which one has to be told."""
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+async def test_an_attack_is_refused_with_a_reason_and_costs_us_nothing(name: str) -> None:
+    connector, document, codes = ATTACKS[name]
+    assert len(document) <= DOCUMENT_BYTES_LIMIT
+    before = _resident_bytes()
+    [result] = await read(connector, document)
+    assert isinstance(result, Unreadable)
+    assert {fault.code for fault in result.violations} & codes
+    assert all(fault.vi and fault.en for fault in result.violations)
+    assert _resident_bytes() - before < 48 << 20
+    largest_child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
+    assert largest_child < MEMORY_BYTES + _resident_bytes()  # a child begins as a copy of this process
+
+
+async def test_a_workbook_with_a_macro_and_links_is_read_and_neither_is_followed() -> None:
+    cells = {**GUEST, "P": "203"}
+    output = BytesIO()
+    with zipfile.ZipFile(BytesIO(workbook({5: cells}))) as form, zipfile.ZipFile(output, "w") as made:
+        for entry in form.infolist():
+            made.writestr(entry.filename, form.read(entry))
+        made.writestr("xl/vbaProject.bin", os.urandom(20_000))
+        link = '<externalLink xmlns="urn:x"><externalBook r:id="rId1" xmlns:r="urn:r"/></externalLink>'
+        made.writestr("xl/externalLinks/externalLink1.xml", link)
+        target = '<Relationship Id="rId1" Target="file:///etc/passwd" TargetMode="External" Type="urn:x"/>'
+        made.writestr("xl/externalLinks/_rels/externalLink1.xml.rels", f"<Relationships>{target}</Relationships>")
+    [result] = await read("official_xlsx", output.getvalue())
+    assert isinstance(result, Act)
+    assert result.fields["room"] == "203"
+
+
+async def test_the_reasons_of_twenty_thousand_wrong_rows_are_told_and_fit_into_memory() -> None:
+    heading = "Họ tên;Ngày sinh;Giới tính;Quốc tịch;Loại giấy tờ;Số giấy tờ;Ngày đến;Lý do\n".encode()
+    before = _resident_bytes()
+    rows = await read("spreadsheet", heading + b"xx;yy;zz;qq;qq;qq;qq;zz\n" * RESULTS_LIMIT)
+    assert len(rows) == RESULTS_LIMIT
+    assert all(isinstance(row, Act) and len(row.violations) > 4 for row in rows)
+    assert _resident_bytes() - before < 200 << 20
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+# -- the child ---------------------------------------------------------------------------------------------------------
 
 
 async def test_a_value_of_megabytes_refuses_its_guest_alone() -> None:

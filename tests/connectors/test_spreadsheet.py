@@ -547,3 +547,46 @@ def test_any_cells_give_an_act_or_a_reason(rows: list[list[Any]]) -> None:
 def test_no_fault_repeats_what_a_person_wrote() -> None:
     results = read(f"{HEADING};Tỉnh;Xã;ZQXJ", ";".join(["ZQXJ1"] * 12))
     assert "ZQXJ" not in repr([result.violations for result in results])
+
+
+# -- found by fuzzing --------------------------------------------------------------------------------------------------
+
+
+def test_only_a_few_rows_continue_a_heading_so_that_no_list_is_taken_for_one() -> None:
+    numbered = "\n".join("1;2;3;4;5;6" for _ in range(30))
+    results = list(connector.read(f"Họ tên;Ngày sinh;Số giấy tờ;Loại giấy tờ;Ngày đến;Lý do\n{numbered}\n".encode()))
+    assert [result.row for result in results] == list(range(12, 32))
+
+
+def test_what_stands_in_the_brackets_of_a_heading_is_not_repeated_with_every_fault() -> None:
+    heading = f"Họ tên (TRẦN THỊ BÍ MẬT);Ngày{' ' * 500}sinh (dd/MM/yyyy);Số giấy tờ;Ngày đến;Lý do;Loại giấy tờ"
+    [result] = connector.read(f"{heading}\n;x;000190000001;23/11/2026;1;1\n".encode())
+    assert isinstance(result, Act)
+    places = [fault.place for fault in result.violations]
+    assert "dòng 2, cột Họ tên" in places
+    assert "dòng 2, cột Ngày sinh (dd/MM/yyyy)" in places
+
+
+def test_many_unknown_columns_are_counted_and_only_the_first_are_named() -> None:
+    names, values = ";".join("x" for _ in range(300)), ";".join("1" for _ in range(300))
+    heading = "Họ tên;Ngày sinh;Số giấy tờ;Ngày đến;Lý do;Loại giấy tờ;Quốc tịch"
+    guest = "TRẦN THỊ THỬ;14/05/1990;000190000001;23/11/2026;1;1;VNM"
+    [result] = connector.read(f"{heading};{names}\n{guest};{values}\n".encode())
+    assert isinstance(result, Act)
+    [warning] = result.warnings
+    assert warning.code == "unknown_columns"
+    assert "300" in warning.en
+    assert warning.place is not None
+    assert warning.place.startswith("cột 8, cột 9, ")
+    assert warning.place.endswith(", cột 27, …")
+
+
+@pytest.mark.parametrize(
+    ("document", "code"),
+    [(b"a" + b";" * 2_000, "too_many_columns"), (b"a\n" * 300_000, "too_many_rows")],
+    ids=["columns", "lines"],
+)
+def test_a_text_of_endless_columns_or_lines_is_refused_before_it_is_split(document: bytes, code: str) -> None:
+    [result] = connector.read(document)
+    assert isinstance(result, Unreadable)
+    assert [fault.code for fault in result.violations] == [code]

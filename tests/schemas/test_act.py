@@ -69,3 +69,8 @@ def test_an_unreadable_row_comes_back_with_all_its_reasons() -> None:
     unreadable = Unreadable(3, tuple(violation(code, "/a", "B3", **limits) for code in CATALOGUE))
     assert from_json(to_json(unreadable)) == unreadable
     assert orjson.loads(to_json(unreadable))["row"] == 3
+
+
+def test_the_repr_of_an_act_shows_nobody() -> None:
+    act = Act(ActKind.CHECK_OUT, {}, 1, match={"document": {"type": 1, "number": "000190000001"}})
+    assert "000190000001" not in repr(act)

@@ -1,0 +1,1 @@
+"""Bad input by the million: one table of targets, one oracle, and the ways to feed them."""
