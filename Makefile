@@ -10,7 +10,7 @@ RUN = .venv/bin/python -m
 INSTALLED = .venv/installed
 TEST_OPTIONS ?=
 
-.PHONY: help setup check test demo bench schemas lock clean
+.PHONY: help setup check test demo bench samples schemas lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,9 @@ demo: $(INSTALLED) ## the whole system on this machine, with synthetic people, u
 
 bench: $(INSTALLED) ## what this machine can take, beside what its database alone can take
 	$(RUN) tests.bench
+
+samples: $(INSTALLED) ## what every reader makes of sound, wrong and hostile documents, as a table
+	$(RUN) tests.samples_table
 
 schemas: $(INSTALLED) ## write schemas/generated anew: the JSON Schemas and the OpenAPI document
 	$(RUN) schemas.generate
