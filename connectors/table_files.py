@@ -243,7 +243,10 @@ def _heading_of_text(lines: Sequence[str], separator: str, words: Vocabulary) ->
             known = words.known(cells)
             if known > best.known:
                 best = _TextHeading(known, separator, start, reader.line_num, cells)
-    return best if best.cells else best._replace(known=0, cells=lines[0].split(separator))
+    if best.cells:
+        return best
+    first = lines[0].strip().split(separator)  # with the separator that finds most in it, so that what is there counts
+    return best._replace(known=words.known(first), cells=first)
 
 
 def _rows(lines: Sequence[str], separator: str, first: int) -> Iterator[tuple[int, list[str] | None]]:
