@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from asm_daemon import __version__, demo
-from asm_daemon.commands import directory, evidence, installation, population, work
+from asm_daemon.commands import directory, evidence, installation, population, reference, work
 from asm_daemon.commands.console import Failures
 from asm_daemon.log import configure_logging
 
@@ -25,6 +25,7 @@ app.command("run")(installation.run_daemon)
 app.command("migrate")(installation.migrate_database)
 app.command("import")(work.import_file)
 app.command("once")(work.run_once)
+app.command("codes")(reference.list_codes)
 for name, commands in {
     "keys": installation.key_store_commands,
     "facility": directory.facility_commands,
