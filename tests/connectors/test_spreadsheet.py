@@ -69,6 +69,12 @@ def test_a_list_without_guests_is_not_a_success(document: bytes) -> None:
     assert (result.row, faults(result)) == (0, [("no_rows", None)])
 
 
+def test_an_old_workbook_and_a_locked_one_are_told_what_to_do() -> None:
+    [result] = connector.read(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(2_000))
+    assert (result.row, faults(result)) == (0, [("old_or_locked_workbook", None)])
+    assert ".xls" in connector.suffixes
+
+
 def test_every_missing_column_is_named_at_once_and_one_number_of_three_is_enough() -> None:
     [result] = read("Họ tên;Giới tính;Phòng", "Nguyễn Thị Thử;Nữ;203")
     assert result is not None
