@@ -14,7 +14,7 @@ TEST_PROCESSES ?= auto
 TARGET ?=
 SECONDS ?= 60
 
-.PHONY: help setup check test demo bench fuzz schemas lock clean
+.PHONY: help setup check test demo bench fuzz samples schemas lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,9 @@ fuzz: $(INSTALLED) ## bad input for every parser, guided by coverage (SECONDS=60
 	$(RUN) pip install --quiet --require-hashes --only-binary :all: -r tests/fuzz/requirements.txt \
 		|| echo "atheris has no wheel for this machine: inputs are damaged at random instead of following the coverage"
 	$(RUN) tests.fuzz --seconds $(SECONDS) $(addprefix --target ,$(TARGET))
+
+samples: $(INSTALLED) ## what every reader makes of sound, wrong and hostile documents, as a table
+	$(RUN) tests.samples_table
 
 schemas: $(INSTALLED) ## write schemas/generated anew: the JSON Schemas and the OpenAPI document
 	$(RUN) schemas.generate

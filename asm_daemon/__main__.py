@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from asm_daemon import __version__, demo
-from asm_daemon.commands import directory, evidence, installation, population, work
+from asm_daemon.commands import directory, evidence, installation, population, reference, work
 from asm_daemon.commands.console import Failures
 from asm_daemon.log import configure_logging
 
@@ -26,6 +26,7 @@ app.command("migrate")(installation.migrate_database)
 app.command("import")(work.import_file)
 app.command("roster")(work.apply_roster)
 app.command("once")(work.run_once)
+app.command("codes")(reference.list_codes)
 for name, commands in {
     "keys": installation.key_store_commands,
     "facility": directory.facility_commands,

@@ -17,7 +17,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
+from datetime import time as clock
 from pathlib import Path
 from typing import Any
 
@@ -345,8 +346,10 @@ async def _apply_roster(site: Site, document: bytes) -> Mapping[str, int]:
 
 async def _admit_and_discharge(site: Site) -> Mapping[str, str]:
     admitted = await _send_hl7(site, samples.adt_a01(site.day, 1, seed=site.block + 4))
-    await _send_hl7(site, samples.adt_a01(site.day, 2, seed=site.block + 4))
-    discharged = await _send_hl7(site, samples.adt_a03(site.day, 2, seed=site.block + 4))
+    # Who leaves came yesterday, and leaves as the day begins: a demo runs at any time of the day, also just after that.
+    yesterday, seed = site.day - timedelta(days=1), site.block + 4
+    await _send_hl7(site, samples.adt_a01(yesterday, 2, seed=seed))
+    discharged = await _send_hl7(site, samples.adt_a03(site.day, 2, seed=seed, at=clock(0), admitted_on=yesterday))
     return {"A01": admitted, "A03": discharged}
 
 

@@ -116,6 +116,10 @@ class Row:
 
 # -- texts and codes ---------------------------------------------------------------------------------------------------
 
+NO_REASON = "Mẫu khai báo người nước ngoài không nêu lý do"
+"""The reason in words (with code 20) of a foreigner's stay, whose forms have no reason: true, and not a guess. Both
+forms say it alike, so that a guest who is declared by both is the same guest and not other content."""
+
 _EXAMPLE = re.compile(r"\[\s*(?:EXAMPLE|VÍ DỤ)\s*\]", re.IGNORECASE)
 _SPREADSHEET_ERROR = re.compile(r"#(?:N/A|DIV/0!|REF!|VALUE!|NAME\?|NUM!|NULL!|SPILL!|CALC!|FIELD!|GETTING_DATA)")
 _CODE = re.compile(r"([0-9A-Za-z]{1,9})\s*(?:[-–—].*)?", re.DOTALL)

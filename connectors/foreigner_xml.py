@@ -12,11 +12,11 @@
 | `ngay_tra_phong` | the guest has left: the declaration is followed by a check-out, under the same row number |
 | `thoi_han_tam_tru` | permitted stay until |
 
-The form has no reason for the stay: it is 1 (Du lịch), to be corrected where it is another. Dates are dd/MM/yyyy; where
-one date of the file can only be MM/dd/yyyy, all that could be swapped are refused. An arrival without a time is 00:00,
-a departure 12:00 (`connectors.cells`). Guests without any data, and those marked `[EXAMPLE]`, are skipped. A guest with
-the passport and the arrival of an earlier one is refused, naming that one. Elements that the form does not have are
-ignored, with a warning, because one that was mistyped would be lost.
+The form has no reason for the stay: it is 20 with the words of `NO_REASON`, as by the portal's interface. Dates are
+dd/MM/yyyy; where one date of the file can only be MM/dd/yyyy, all that could be swapped are refused. An arrival without
+a time is 00:00, a departure 12:00 (`connectors.cells`). Guests without any data, and those marked `[EXAMPLE]`, are
+skipped. A guest with the passport and the arrival of an earlier one is refused, naming that one. Elements that the form
+does not have are ignored, with a warning, because one that was mistyped would be lost.
 
 The parser is expat with everything refused that a form does not need: a DOCTYPE, and so entities and external files;
 nesting; more guests than a document may have. The text is decoded before it is parsed: by its byte order mark, else by
@@ -36,6 +36,7 @@ from xml.parsers import expat
 
 from connectors.cells import (
     DATE_FORM,
+    NO_REASON,
     Cell,
     Row,
     arrival,
@@ -264,7 +265,8 @@ def _read_guest(
     leaving = partial(departure, arrived_at=arrived_at, month_first=month_first)
     take("ngay_di_du_kien", "/planned_departure_at", leaving)
     take("thoi_han_tam_tru", "/guest/permitted_stay_until", partial(_day, month_first=month_first))
-    row.put("/reason", int(Reason.TOURISM))
+    row.put("/reason", int(Reason.OTHER))
+    row.put("/reason_text", NO_REASON)
     departed_at = take("ngay_tra_phong", "/departed_at", leaving)
     row.fields.pop("departed_at", None)  # not part of the declaration: it becomes an act of its own
     if departed_at and arrived_at and departed_at < arrived_at:

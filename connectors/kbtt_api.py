@@ -36,6 +36,7 @@ import orjson
 
 from connectors.cells import (
     LAST_MINUTE,
+    NO_REASON,
     NOON,
     Cell,
     CellError,
@@ -54,8 +55,6 @@ from schemas.act import Act, ActKind, Connector, Unreadable
 from schemas.codes import DocumentType, Reason
 from schemas.violations import violation
 
-NO_REASON = "Mẫu khai báo người nước ngoài không nêu lý do"
-"""The reason in words of a stay whose form has no reason: true, and not a guess."""
 INSTANT_FORM = "YYYY-MM-DD HH:mm:ss"
 _INSTANT = re.compile(r"(\d{4}-\d{2}-\d{2})(?:[ T](\d{2}:\d{2}(?::\d{2})?))?", re.ASCII)
 _YEAR_ONLY = re.compile(r"(\d{4})(?:-01-01)?", re.ASCII)
@@ -166,9 +165,7 @@ def _person(row: Row, members: Members, birth_date: Callable[[Cell], Any]) -> No
 
 def _document(row: Row, members: Members, pointer: str) -> None:
     row.put(pointer, {})
-    row.origin[pointer] = "loaiGiayTo"  # what is said of the document as a whole is that type 9 lacks its name
-    types = partial(number_code, name="document_types")
-    kind = _take(row, members, f"{pointer}/type", "loaiGiayTo", types, required=True)
+    kind = _take(row, members, f"{pointer}/type", "loaiGiayTo", _document_type, required=True)
     given = members.get("soGiayTo")
     restored = lost_zeros_restored(given, kind)
     if restored:
@@ -201,6 +198,14 @@ def _said(row: Row, members: Members, name: str, *words: str) -> str | None:
     else:
         row.refuse("out_of_range", "", name, expected=" / ".join(words))
     return None
+
+
+def _document_type(cell: Cell) -> int | None:
+    """1-8: type 9 needs a name, for which a row has no member."""
+    kind = number_code(cell, name="document_types")
+    if kind == DocumentType.OTHER:
+        raise CellError("out_of_range", expected="1-8")
+    return kind
 
 
 def _nationality(cell: Cell) -> str | None:

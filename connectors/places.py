@@ -50,6 +50,8 @@ def read_places(row: Row, province_at: Placed, district_at: Placed, ward_at: Pla
     district = row.look(_WARD, district_at[1], district_at[0], text)
     if commune is not None and _WARD_CODE.fullmatch(commune):
         row.put(_WARD, commune)
+        if named and not commune.startswith(named.code):  # the Ministry's nine digits begin with those of the province
+            row.warn("ward_of_another_province", _WARD, ward_at[1])
     elif commune or district:
         found = commune_named(commune, district, named) if named else None
         row.put(_WARD, found.name if found else ", ".join(filter(None, (commune, district))))

@@ -20,7 +20,7 @@ from itertools import islice
 
 from connectors import official_xlsx
 from connectors.guest_lines import DATE_COLUMNS, NUMBER_COLUMNS, guest_of, read_guest
-from connectors.table_files import open_workbook, table_of_text, table_of_workbook
+from connectors.table_files import is_workbook, open_workbook, table_of_text, table_of_workbook
 from connectors.tables import results, vocabulary
 from schemas.act import Act, Connector, Unreadable
 from schemas.columns import HEADINGS
@@ -44,7 +44,7 @@ def read(document: bytes) -> Iterator[Act | Unreadable]:
     `row` is the number of the row as Excel counts, or of the line as an editor counts. A place is the cell ("C7"), or
     "dòng 7, cột Ngày sinh".
     """
-    if document.startswith(b"PK"):
+    if is_workbook(document):
         workbook = open_workbook(document)
         if isinstance(workbook, Unreadable):
             yield workbook
@@ -90,9 +90,10 @@ def _telling_unknown_columns(found: Iterator[Act | Unreadable], unknown: tuple[s
 
 connector = Connector(
     name="spreadsheet",
-    suffixes=(".xlsx", ".csv", ".tsv"),
+    suffixes=(".xlsx", ".xls", ".csv", ".tsv"),  # an .xls is told what to do about it
     media_types=(
         "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+        "application/vnd.ms-excel",  # of an .xls, and what Windows with Excel says of a CSV file
         "text/csv",
         "text/tab-separated-values",
     ),

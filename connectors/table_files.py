@@ -59,7 +59,7 @@ class _Leading:
 
 def read_table(document: bytes, words: Vocabulary) -> Table | Unreadable:
     """The table in a CSV file or a workbook, or why there is none (`row` 0, every reason at once)."""
-    if document.startswith(b"PK"):
+    if is_workbook(document):
         workbook = open_workbook(document)
         return workbook if isinstance(workbook, Unreadable) else table_of_workbook(workbook, words)
     return table_of_text(document, words)
@@ -144,8 +144,19 @@ def _unknown(
 # -- workbooks ---------------------------------------------------------------------------------------------------------
 
 
+_COMPOUND_FILE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+"""How workbooks of Excel 97-2003 begin, and those of today that are locked with a password."""
+
+
+def is_workbook(document: bytes) -> bool:
+    """Whether a file is a workbook by how it begins, also one that `open_workbook` does not take."""
+    return document.startswith((b"PK", _COMPOUND_FILE))
+
+
 def open_workbook(document: bytes) -> CalamineWorkbook | Unreadable:
     """The workbook in an XLSX file. Only in the limited child process: 2 kB can exhaust the memory of its reader."""
+    if document.startswith(_COMPOUND_FILE):
+        return Unreadable(0, (violation("old_or_locked_workbook"),))
     if not document.startswith(b"PK"):  # the library would also take older formats
         return Unreadable(0, (violation("unreadable_file"),))
     try:
@@ -254,7 +265,10 @@ def _heading_of_text(lines: Sequence[str], separator: str, words: Vocabulary) ->
             known = words.known(cells)
             if known > best.known:
                 best = _TextHeading(known, separator, start, reader.line_num, cells)
-    return best if best.cells else best._replace(known=0, cells=lines[0].split(separator))
+    if best.cells:
+        return best
+    first = lines[0].strip().split(separator)  # with the separator that finds most in it, so that what is there counts
+    return best._replace(known=words.known(first), cells=first)
 
 
 def _rows(lines: Sequence[str], separator: str, first: int) -> Iterator[tuple[int, list[str] | None]]:

@@ -66,11 +66,14 @@ class FacilityStates(Output):
 
 
 class TableSummary(Output):
-    """One code table. Equal versions mean equal rows."""
+    """One code table, where it is from, and of which day. Equal versions mean equal rows."""
 
     name: str
     version: str
     rows: int
+    rows_in_force: int = Field(description="Codes that may be used today · số mã còn hiệu lực")
+    dated_on: date = Field(description="The day of which the source speaks · ngày của nguồn")
+    source: str
 
 
 class Tables(Output):

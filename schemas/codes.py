@@ -160,7 +160,18 @@ class Table:
 
     name: str
     version: str
+    source: str
     rows: tuple[Code, ...]
+
+    @property
+    def dated_on(self) -> date:
+        """The day of which its source speaks."""
+        return date.fromisoformat(self.version.partition(".")[0])
+
+    @property
+    def rows_in_force(self) -> int:
+        """How many codes may be used today: the others are kept for what was declared with them."""
+        return sum(row.active for row in self.rows)
 
 
 def table(name: str) -> Table:
@@ -204,10 +215,10 @@ _OTHER_NATIONALITY_CODES = {
 }
 
 
-def _table(name: str, dated: str, rows: Iterable[Code]) -> Table:
+def _table(name: str, dated: str, source: str, rows: Iterable[Code]) -> Table:
     held = tuple(rows)
     digest = hashlib.sha256(repr(held).encode()).hexdigest()
-    return Table(name, f"{dated}.{digest[:8]}", held)
+    return Table(name, f"{dated}.{digest[:8]}", source, held)
 
 
 def _enumerated(members: Iterable[int | str], names: str) -> Iterator[Code]:
@@ -382,14 +393,14 @@ NATIONALITY_GROUPS = ("vietnam", "east_asia", "southeast_asia", "europe", "ameri
 class _Tables(Mapping[str, Table]):
     """The tables by name, each made when it is first asked for: the former units take longer than a small command."""
 
-    def __init__(self, sources: Mapping[str, tuple[str, Callable[[], Iterable[Code]]]]) -> None:
+    def __init__(self, sources: Mapping[str, tuple[str, str, Callable[[], Iterable[Code]]]]) -> None:
         self._sources = sources
         self._made: dict[str, Table] = {}
 
     def __getitem__(self, name: str) -> Table:
         if name not in self._made:
-            dated, rows = self._sources[name]
-            self._made[name] = _table(name, dated, rows())
+            dated, source, rows = self._sources[name]
+            self._made[name] = _table(name, dated, source, rows())
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -399,22 +410,29 @@ class _Tables(Mapping[str, Table]):
         return len(self._sources)
 
 
+_PORTAL = "portal of the Ministry of Public Security (KBTT), REST API v1.4"
+_PLAN = "Plan 134/KH-UBND of Thái Bình (October 2023); departments as named since 1 July 2025"
+_UNITS = "vietnamadminunits 1.0.4, by the statistics office's codes"
+_COUNTRIES = "ISO 3166-1 by CLDR 47, and ICAO Doc 9303 part 3"
+_OURS = "groups of the extracts, our own"
+_RELATIVES = "relatives and guardians of minors, our own"
+
 TABLES: Mapping[str, Table] = _Tables(
     {
-        "document_types": ("2026-08-01", partial(_enumerated, DocumentType, _DOCUMENT_TYPE_NAMES)),
-        "reasons": ("2026-08-01", partial(_enumerated, Reason, _REASON_NAMES)),
-        "residence_kinds": ("2026-08-01", partial(_enumerated, ResidenceKind, _RESIDENCE_KIND_NAMES)),
-        "genders": ("2026-08-01", partial(_enumerated, Gender, _GENDER_NAMES)),
-        "kinship": ("2026-11-28", partial(_enumerated, Kinship, _KINSHIP_NAMES)),
-        "departments": ("2025-07-01", partial(_enumerated, Department, _DEPARTMENT_NAMES)),
-        "facility_kinds": ("2023-10-01", _facility_kinds),
-        "provinces": ("2025-07-01", _provinces),
-        "communes": ("2025-07-01", _communes),
-        "former_provinces": ("2025-06-30", partial(_former, "former_provinces.csv", None, "successor")),
-        "former_districts": ("2025-06-30", partial(_former, "former_districts.csv", "province", "successor")),
-        "former_communes": ("2025-06-30", partial(_former, "former_communes.csv", "district", "successors")),
-        "nationalities": ("2025-04-01", _nationalities),
-        "nationality_groups": ("2025-04-01", partial(_enumerated, NATIONALITY_GROUPS, _NATIONALITY_GROUP_NAMES)),
+        "document_types": ("2026-08-01", _PORTAL, partial(_enumerated, DocumentType, _DOCUMENT_TYPE_NAMES)),
+        "reasons": ("2026-08-01", _PORTAL, partial(_enumerated, Reason, _REASON_NAMES)),
+        "residence_kinds": ("2026-08-01", _PORTAL, partial(_enumerated, ResidenceKind, _RESIDENCE_KIND_NAMES)),
+        "genders": ("2026-08-01", _PORTAL, partial(_enumerated, Gender, _GENDER_NAMES)),
+        "kinship": ("2026-11-28", _RELATIVES, partial(_enumerated, Kinship, _KINSHIP_NAMES)),
+        "departments": ("2025-07-01", _PLAN, partial(_enumerated, Department, _DEPARTMENT_NAMES)),
+        "facility_kinds": ("2023-10-01", _PLAN, _facility_kinds),
+        "provinces": ("2025-07-01", _PORTAL, _provinces),
+        "communes": ("2025-07-01", _UNITS, _communes),
+        "former_provinces": ("2025-06-30", _UNITS, partial(_former, "former_provinces.csv", None, "successor")),
+        "former_districts": ("2025-06-30", _UNITS, partial(_former, "former_districts.csv", "province", "successor")),
+        "former_communes": ("2025-06-30", _UNITS, partial(_former, "former_communes.csv", "district", "successors")),
+        "nationalities": ("2025-04-01", _COUNTRIES, _nationalities),
+        "nationality_groups": ("2025-04-01", _OURS, partial(_enumerated, NATIONALITY_GROUPS, _NATIONALITY_GROUP_NAMES)),
     }
 )
 

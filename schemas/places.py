@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 from schemas.codes import COMMUNES, PROVINCES, csv_rows
 from schemas.folding import fold_text
 
-Note = Literal["former_unit", "former_unit_divided"]
+Note = Literal["former_unit", "former_unit_divided", "ward_of_another_province"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,8 @@ def commune_named(written: str | None, district: str | None, province: NamedProv
 
     A name in force counts as it stands, unless a district or a province of the past says that it is an old one. A
     former name with one successor becomes that one's name, with the note `former_unit`; with several it stays as it is
-    written, the district after it, with the note `former_unit_divided`. None if neither is given.
+    written, the district after it, with the note `former_unit_divided`. So does a name that only communes of other
+    provinces have, with the note `ward_of_another_province`. None if neither is given.
     """
     as_written = ", ".join(filter(None, (written, district)))
     if not as_written:
@@ -79,11 +80,23 @@ def commune_named(written: str | None, district: str | None, province: NamedProv
     codes = frozenset[str]().union(*(_successors(former, written, district) for former in province.former))
     if not district:
         codes |= present
+    if not codes and written and not district and _is_of_another_province(written, province.code):
+        return NamedCommune(as_written, "ward_of_another_province")
     if len(codes) != 1:
         return NamedCommune(as_written, "former_unit_divided" if codes else None)
     name = COMMUNES[min(codes)].vi
     same = _marked(_name(as_written, _COMMUNE_KINDS)[1]) == _marked(_name(name, _COMMUNE_KINDS)[1])
     return NamedCommune(as_written) if same else NamedCommune(name, "former_unit")
+
+
+def _is_of_another_province(written: str, province: str) -> bool:
+    """Whether a name, written with its marks and the kind of its unit, is that of communes in force elsewhere alone."""
+    kind, _ = _name(written, _COMMUNE_KINDS)
+    return (
+        bool(kind)
+        and not written.isascii()
+        and any(_communes(other).has_marked(written) for other in PROVINCES if other != province)
+    )
 
 
 def _successors(province: str, commune: str | None, district: str | None) -> Iterator[str]:
@@ -170,6 +183,11 @@ class _Index:
         kind, bare = _name(written, self._kinds)
         with_marks = () if written.isascii() else self._by_marked.get(_Name(kind, _marked(bare)), ())
         return frozenset(with_marks or self._by_plain.get(_Name(kind, _plain(bare)), ()))
+
+    def has_marked(self, written: str) -> bool:
+        """Whether a unit has this very name, with its marks."""
+        kind, bare = _name(written, self._kinds)
+        return _Name(kind, _marked(bare)) in self._by_marked
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

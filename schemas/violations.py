@@ -265,6 +265,14 @@ _WARNINGS = {
         "Đơn vị hành chính cũ ứng với nhiều đơn vị hiện nay: giữ nguyên như đã ghi, hãy kiểm tra lại.",
         "A former administrative unit corresponds to several in force: kept as written, please check.",
     ),
+    "ward_of_another_province": Text(
+        "Phường, xã không thuộc tỉnh đã ghi: giữ nguyên như đã ghi, hãy kiểm tra lại.",
+        "The ward is not one of the province given: kept as written, please check.",
+    ),
+    "old_or_locked_workbook": Text(
+        "Tệp Excel đời cũ (.xls) hoặc có mật khẩu: hãy lưu lại dạng .xlsx, không đặt mật khẩu.",
+        "A workbook of Excel 97-2003 (.xls), or one with a password: save it as .xlsx without a password.",
+    ),
     "heading_row_read": Text(
         "Dòng thuộc phần tiêu đề của mẫu nhưng có dữ liệu nên đã được đọc như một khách.",
         "The row belongs to the form's heading but holds data, so it was read as a guest.",

@@ -248,6 +248,13 @@ async def test_the_program_says_its_version_and_helps(alone: Command) -> None:
         assert "Commands:" in (await alone(str(command.name), "--help")).stdout
 
 
+async def test_the_code_tables_are_listed_with_count_date_and_source_without_any_setting(alone: Command) -> None:
+    listed = {row["name"]: row for row in orjson.loads((await alone("codes", "--json")).stdout)}
+    assert (listed["communes"]["rows_in_force"], listed["communes"]["dated_on"]) == (3_321, "2025-07-01")
+    assert listed["provinces"]["rows_in_force"] == 34
+    assert "3321" in (await alone("codes")).stdout
+
+
 async def test_migrate_says_what_it_applies_and_a_second_time_nothing(alone: Command, empty_database: Database) -> None:
     url = empty_database.url.replace("{role}", "postgres")
     before = await alone("migrate", "--url", url, "--check")

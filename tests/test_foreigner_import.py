@@ -7,11 +7,12 @@ from datetime import date, timedelta
 import pytest
 
 from asm_daemon import imports, samples
-from asm_daemon.intake import Intake
+from asm_daemon.intake import Command, Intake
 from asm_daemon.model import Facility
 from asm_daemon.problems import Refused
 from asm_daemon.rules import local_day
 from connectors.foreigner_xml import connector
+from connectors.kbtt_api import foreigner
 from schemas.act import ActKind
 from schemas.stay import BatchResult
 from schemas.synthetic import person
@@ -35,8 +36,7 @@ def filed(index: int, arrived_on: date, *, left_on: date | None = None, **change
         ngay_den=written(arrived_on),
         ngay_di_du_kien=written(arrived_on + timedelta(days=2)),
         ngay_tra_phong=written(left_on) if left_on else None,
-        thoi_han_tam_tru=None,
-        **changes,
+        **{"thoi_han_tam_tru": None, **changes},
     )
 
 
@@ -95,6 +95,30 @@ async def test_the_same_file_again_changes_nothing_however_late(
     again = await take(intake, facility, clock, *guests)
     assert (again.received, again.duplicate) == (3, 3)
     assert [row.stay_id for row in again.results] == [row.stay_id for row in first.results]
+
+
+async def test_a_guest_who_is_declared_by_the_portals_contract_as_well_is_a_duplicate(
+    intake: Intake, facility: Facility, clock: Clock, today: date
+) -> None:
+    who = person(9)
+    until = today + timedelta(days=60)
+    [first] = (await take(intake, facility, clock, filed(9, today, thoi_han_tam_tru=written(until)))).results
+    row = {
+        "hoTen": who.full_name,
+        "quocTich": who.nationality,
+        "soHoChieu": who.document_number,
+        "gioiTinh": who.gender,
+        "loaiNgayThangNamSinh": "D",
+        "ngayThangNamSinhStr": who.birth_date,
+        "ngayDenCsltStr": f"{today}",
+        "ngayDiDuKienStr": f"{today + timedelta(days=2)}",
+        "soPhong": "203",
+        "thoiHanTamTruStr": f"{until}",
+    }
+    [again] = await intake.submit([Command(facility, foreigner(row, 1), clock(), "owner-1")])
+    assert again.outcome == "duplicate"
+    assert again.stay is not None
+    assert str(again.stay.id) == first.stay_id
 
 
 async def test_a_later_file_adds_the_departure_and_a_corrected_one_moves_it(

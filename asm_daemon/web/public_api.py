@@ -111,7 +111,17 @@ def _minors(today: date) -> list[MinorLimit]:
 async def list_tables(_call: _Call) -> web.Response:
     """The code tables and their versions."""
     held = await asyncio.to_thread(list, codes.TABLES.values())
-    shown = [TableSummary(name=each.name, version=each.version, rows=len(each.rows)) for each in held]
+    shown = [
+        TableSummary(
+            name=each.name,
+            version=each.version,
+            rows=len(each.rows),
+            rows_in_force=each.rows_in_force,
+            dated_on=each.dated_on,
+            source=each.source,
+        )
+        for each in held
+    ]
     return answer(Tables(tables=shown))
 
 

@@ -234,7 +234,8 @@ def test_every_element_lands_in_its_place() -> None:
             "document": {"type": 4, "number": "TEST00001"}, "permitted_stay_until": "2026-12-20",
         },
         "arrived_at": "2026-11-23T00:00:00+07:00", "planned_departure_at": "2026-11-25T12:00:00+07:00",
-        "room": "203", "reason": 1,
+        "room": "203", "reason": 20,
+        "reason_text": "Mẫu khai báo người nước ngoài không nêu lý do",
     }  # fmt: skip
     assert act.origin["/guest/document/number"] == "THONG_TIN_KHACH[1]/so_ho_chieu"
     assert act.origin["/arrived_at"] == "THONG_TIN_KHACH[1]/ngay_den"

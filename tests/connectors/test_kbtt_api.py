@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.kbtt_api import NO_REASON, citizen, connector, departure, foreigner
+from connectors.cells import NO_REASON
+from connectors.kbtt_api import citizen, connector, departure, foreigner
 from schemas.act import Act, ActKind, Unreadable, from_json, to_json
 from schemas.codes import FacilityKind
 from schemas.stay import CheckOut, DeclarationContext, Extension, StayDeclaration, StayMatch

@@ -50,7 +50,7 @@ def test_bytes_that_are_no_whole_workbook_are_refused(document: bytes) -> None:
 
 
 def test_an_old_binary_workbook_is_refused_because_the_form_never_had_that_format() -> None:
-    assert whole(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(2000)) == ["unreadable_file"]
+    assert whole(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(2000)) == ["old_or_locked_workbook"]
 
 
 def test_a_workbook_without_the_sheet_of_the_form_is_refused() -> None:

@@ -69,6 +69,12 @@ def test_a_list_without_guests_is_not_a_success(document: bytes) -> None:
     assert (result.row, faults(result)) == (0, [("no_rows", None)])
 
 
+def test_an_old_workbook_and_a_locked_one_are_told_what_to_do() -> None:
+    [result] = connector.read(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(2_000))
+    assert (result.row, faults(result)) == (0, [("old_or_locked_workbook", None)])
+    assert ".xls" in connector.suffixes
+
+
 def test_every_missing_column_is_named_at_once_and_one_number_of_three_is_enough() -> None:
     [result] = read("Họ tên;Giới tính;Phòng", "Nguyễn Thị Thử;Nữ;203")
     assert result is not None
@@ -76,6 +82,11 @@ def test_every_missing_column_is_named_at_once_and_one_number_of_three_is_enough
     assert [fault.vi for fault in result.violations] == [
         "Thiếu cột Ngày sinh.", "Thiếu cột Số giấy tờ.", "Thiếu cột Ngày đến.", "Thiếu cột Lý do.",
     ]  # fmt: skip
+    for separator in ";,\t":
+        [result] = read(f"Họ tên{separator}Ngày sinh", f"X{separator}1990")
+        assert [fault.vi for fault in result.violations] == [
+            "Thiếu cột Số giấy tờ.", "Thiếu cột Ngày đến.", "Thiếu cột Lý do.",
+        ]  # fmt: skip
     [result] = read("Họ tên;Ngày sinh;Hộ chiếu;Quốc tịch;Ngày đến;Lý do", "X;1990;TEST00001;KOR;23/11/2026;1")
     assert guest(result)["document"] == {"type": 4, "number": "TEST00001"}
 
@@ -491,6 +502,14 @@ def test_a_commune_without_a_province_and_one_that_nobody_knows_stay_as_they_are
 def test_the_ministrys_nine_digits_are_a_commune_by_themselves() -> None:
     result = read_guest(Tỉnh="109", Huyện="Huyện Yên Mỹ", Xã="109900001 - Xã Mẫu")
     assert guest(result)["residence"]["ward"] == "109900001"
+    assert warned(result) == []
+
+
+@pytest.mark.parametrize("ward", ["109900001 - Xã Mẫu", "Phường Phố Hiến"])
+def test_a_ward_that_is_not_of_its_province_is_kept_and_told(ward: str) -> None:
+    result = read_guest(Tỉnh="101 - Hà Nội", Xã=ward)
+    assert guest(result)["residence"] == {"province": "101", "ward": ward.partition(" - ")[0]}
+    assert warned(result) == [("ward_of_another_province", "/guest/residence/ward", "K2")]
 
 
 # -- the Ministry's form -----------------------------------------------------------------------------------------------

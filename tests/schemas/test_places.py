@@ -54,6 +54,14 @@ def test_a_former_unit_with_several_successors_stays_as_it_is_written(
     assert found == NamedCommune(", ".join(filter(None, (commune, district))), "former_unit_divided")
 
 
+def test_a_ward_that_only_other_provinces_have_is_told_and_one_that_a_former_unit_explains_is_not() -> None:
+    noted = NamedCommune("Phường Phố Hiến", "ward_of_another_province")
+    assert commune_named("Phường Phố Hiến", None, province("Hà Nội")) == noted
+    for unsure in ("Phố Hiến", "Phuong Pho Hien", "Phường Mẫu"):
+        assert commune_named(unsure, None, province("Hà Nội")) == NamedCommune(unsure)
+    assert commune_named("Phường Phố Hiến", None, HUNG_YEN) == NamedCommune("Phường Phố Hiến")
+
+
 def test_a_bare_number_is_no_ward() -> None:
     assert commune_named("4", "Quận 3", province("HCM")) == NamedCommune("4, Quận 3")
 

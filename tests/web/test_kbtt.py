@@ -380,7 +380,7 @@ WRONG_ROWS: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
     "a licence of 21 characters": ({"loaiGiayTo": 3, "soGiayTo": "0" * 21}, [("wrong_document_number", "soGiayTo")]),
     "an insurance card with a sign": ({"loaiGiayTo": 6, "soGiayTo": "HS-4"}, [("wrong_document_number", "soGiayTo")]),
     "a type of document that is none": ({"loaiGiayTo": 10}, [("unknown_code", "loaiGiayTo")]),
-    "a document that is for files only": ({"loaiGiayTo": 9}, [("document_name_required", "loaiGiayTo")]),
+    "a document that is for files only": ({"loaiGiayTo": 9}, [("out_of_range", "loaiGiayTo")]),
     "a day that does not exist": ({"ngayDenCsltStr": "2026-02-30 10:00:00"}, [("wrong_date", "ngayDenCsltStr")]),
     "a time with an offset": ({"ngayDenCsltStr": "2026-11-23T10:00:00+07:00"}, [("wrong_date", "ngayDenCsltStr")]),
     "an arrival in a month": (

@@ -37,6 +37,16 @@ async def test_the_tables_of_the_past_say_what_became_of_each_unit(asm: Web) -> 
     assert (again.status, again.body) == (304, b"")
 
 
+async def test_the_list_of_tables_tells_what_is_in_force_of_which_day_and_from_where(asm: Web) -> None:
+    tables = {row["name"]: row for row in (await asm.ask("GET", "/v1/codes")).json["tables"]}
+    counts = {name: (row["rows"], row["rows_in_force"], row["dated_on"]) for name, row in tables.items()}
+    assert counts["communes"] == (3_321, 3_321, "2025-07-01")
+    assert counts["provinces"] == (34, 34, "2025-07-01")
+    assert counts["former_communes"] == (10_035, 0, "2025-06-30")
+    assert "vietnamadminunits 1.0.4" in tables["communes"]["source"]
+    assert all(row["source"] and row["version"].startswith(row["dated_on"]) for row in tables.values())
+
+
 async def test_a_province_shows_both_codes(asm: Web) -> None:
     rows = (await asm.ask("GET", "/v1/codes/provinces")).json["rows"]
     [hung_yen] = [row for row in rows if row["code"] == "109"]
