@@ -9,10 +9,11 @@ import asyncio
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -22,7 +23,7 @@ from aiohttp import web
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from asm_daemon import admissions, audit, feeds, jobs, mllp, no_shows, rules
+from asm_daemon import admissions, audit, feeds, hotels, jobs, mllp, no_shows, rules
 from asm_daemon.crypto import FileKeyStore, KeyPurpose, Keyring, epoch_at, epoch_bounds, next_epoch
 from asm_daemon.directory import Gate
 from asm_daemon.intake import Intake
@@ -32,6 +33,7 @@ from asm_daemon.pacing import Doorbell
 from asm_daemon.police import Desk
 from asm_daemon.settings import Settings
 from asm_daemon.store import stays as stays_store
+from asm_daemon.store.hotels import Registered
 from asm_daemon.store.pool import open_connection, open_pool
 from asm_daemon.sync import SyncLimits, Worker
 from asm_daemon.web.api import owner_routes
@@ -39,14 +41,17 @@ from asm_daemon.web.app import Runner, make_app
 from asm_daemon.web.documents_api import document_routes
 from asm_daemon.web.expected_api import expected_routes
 from asm_daemon.web.feeds_api import feed_routes
+from asm_daemon.web.hotels_api import hotel_routes
 from asm_daemon.web.kbtt import Readers, kbtt_routes
 from asm_daemon.web.pages import page_routes
 from asm_daemon.web.police_api import police_routes
 from asm_daemon.web.public_api import public_routes
-from connectors import identity, kbtt_api
+from connectors import identity, kbtt_api, pms_apaleo, pms_mews, pms_ohip, pms_ota
 from connectors.hl7_adt import read_message
+from connectors.hotels import client as hotel_client
 from connectors.population.client import PopulationClient
 from schemas.act import Connector
+from schemas.hotels import HotelSystem
 
 ROLES = ("asm_auth", "asm_intake", "asm_sync", "asm_police", "asm_feeds", "asm_publish", "asm_audit", "asm_retention")
 CLOCK_DIFFERENCE = timedelta(seconds=5)
@@ -61,6 +66,20 @@ SYNC_SHARE = 0.4
 """The part of the shutdown time that the sync worker may take; requests and intake come before it."""
 PUBLISH_HOUR = 8
 """A day is published after 08:00 of the next: then its last declarations were due (DOMAIN: arrivals after 23:00)."""
+
+HOTEL_PULL_SECONDS = 5
+"""How often is looked for reservations to fetch: a webhook is acted on as soon."""
+HOTEL_EVENTS = {
+    HotelSystem.MEWS: pms_mews.events,
+    HotelSystem.APALEO: pms_apaleo.events,
+    HotelSystem.OHIP: pms_ohip.events,
+}
+HOTEL_RESERVATIONS = {
+    HotelSystem.MEWS: pms_mews.read,
+    HotelSystem.APALEO: pms_apaleo.read,
+    HotelSystem.OHIP: pms_ohip.read,
+}
+"""How the webhooks and the reservations of each system are read."""
 
 log = structlog.get_logger()
 
@@ -178,6 +197,9 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
                 settings.max_batch_rows,
             ),
             *expected_routes(intake, pools["asm_intake"], keyring, settings.max_body_bytes, settings.max_batch_rows),
+            *hotel_routes(
+                intake, pools["asm_intake"], keyring, HOTEL_EVENTS, pms_ota.envelope, settings.max_body_bytes
+            ),
             *document_routes(identity.read),
             *kbtt_routes(
                 intake,
@@ -318,11 +340,24 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
     async def erase_expected() -> Mapping[str, int]:
         return await no_shows.erase_expected_once(pools["asm_intake"], daemon.settings.expected_kept_days, now())
 
+    async def pull_hotels() -> Mapping[str, int]:
+        return await hotels.pull_once(
+            pools["asm_intake"], daemon.intake, daemon.keyring, open_hotel, HOTEL_RESERVATIONS, now
+        )
+
     return (
+        Job("pull-hotels", IntervalTrigger(seconds=HOTEL_PULL_SECONDS), pull_hotels),
         Job("seal-audit", IntervalTrigger(seconds=1), seal_audit, everywhere=True),
         Job("prepare-months", CronTrigger(hour=2, minute=10), prepare_months),
         Job("erase-expected", CronTrigger(minute=25), erase_expected),
         Job("publish", CronTrigger(hour=PUBLISH_HOUR, minute=5), publish, at_start=True),
+    )
+
+
+def open_hotel(system: Registered) -> AbstractAsyncContextManager[hotel_client.HotelClient]:
+    """A connection to the hotel software of one facility, with the secrets of its file."""
+    return hotel_client.open_client(
+        system.system, system.base_url, system.token_url, system.property_id, Path(system.credentials_file)
     )
 
 

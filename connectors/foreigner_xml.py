@@ -18,8 +18,8 @@ a departure 12:00 (`connectors.cells`). Guests without any data, and those marke
 the passport and the arrival of an earlier one is refused, naming that one. Elements that the form does not have are
 ignored, with a warning, because one that was mistyped would be lost.
 
-The file is read by `connectors.hardened_xml`: a DOCTYPE, and so entities and external files, is refused, and so are deep
-nesting and more guests than a document may have.
+The file is read by `connectors.hardened_xml`: a DOCTYPE, and so entities and external files, is refused, and so are
+deep nesting and more guests than a document may have.
 """
 
 from __future__ import annotations

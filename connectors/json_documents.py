@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orjson
 
 from connectors.card_numbers import without_payment
-from connectors.parties import Reservation, acts, is_reservation_id
+from connectors.parties import Reservation, acts
 from schemas.act import Act, Unreadable
 from schemas.hotels import EVENTS_LIMIT, Changed, HotelEvents, NotEvents
 from schemas.violations import violation
+
+_FETCHABLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+"""What may stand in the address of a reservation."""
 
 
 def loaded(document: bytes) -> Any:
@@ -52,7 +56,7 @@ def collected(changes: Iterable[Changed | None]) -> HotelEvents:
     for number, change in enumerate(changes):
         if number == EVENTS_LIMIT:
             raise NotEvents
-        if change is None or not is_reservation_id(change.reservation_id):
+        if change is None or not _FETCHABLE.fullmatch(change.reservation_id):
             ignored += 1
         else:
             changed[change] = None

@@ -7,7 +7,7 @@ A document here is one object with the answers of the operations that belong tog
 | member | becomes |
 |---|---|
 | `Id` of a reservation | name `mews:<Id>:<place>` |
-| `State` | Confirmed, Optional, Requested, Inquired: booked; Started: in house; Processed: left; Canceled: cancellation |
+| `State` | Started: in house; Processed: left; Canceled: cancellation; every other: booked |
 | `ActualStartUtc` or `ScheduledStartUtc`; `ScheduledEndUtc`; `ActualEndUtc` | arrival; planned departure; departure |
 | `PersonCounts[].Count` | the size of the party |
 | `AccountId` where it is a customer, and the customers of its companionships | guests |

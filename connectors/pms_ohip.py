@@ -7,7 +7,7 @@ reservation) and `metadata.hotelId` or `hotelId`. A relay sends them here: OHIP 
 | member of `reservations.reservation[]` | becomes |
 |---|---|
 | `reservationIdList[]` of type Reservation | name `ohip:<id>:<place>` |
-| `reservationStatus` | Reserved and the like: booked; InHouse: in house; CheckedOut: left; Cancelled, NoShow: cancelled |
+| `reservationStatus` | InHouse: in house; CheckedOut: left; Cancelled, NoShow: cancellation; every other: booked |
 | `roomStay.arrivalDate`, `roomStay.departureDate` | arrival, planned departure |
 | `roomStay.guestCounts` | the size of the party |
 | `reservationGuests[].profileInfo.profile.customer` | guests; the primary one first |

@@ -2,8 +2,8 @@
 
 | of a reservation | becomes |
 |---|---|
-| `UniqueID` of type 14, else `HotelReservationID` of type 14, else the first of either | name `ota:<id>:<place>` |
-| `@ResStatus`, else the request's | Cancel, Cancelled, Ignore, No-show: cancellation; In-house: in house; Checked-Out: left |
+| `UniqueID` of type 14, else `HotelReservationID` of type 14, else the first | name `ota:<id>:<place>` |
+| `@ResStatus`, else the request's | Cancel, Cancelled, Ignore, No-show: cancelled; In-house; Checked-Out: left |
 | `TimeSpan` of a `RoomStay`, else of `ResGlobalInfo` | arrival, planned departure |
 | `GuestCounts` | the size of the party; those without a name are expected all the same |
 | `ResGuest`, or the profiles in it: name, birth date, gender, telephone, citizenship, document | a guest |
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from xml.parsers import expat
@@ -86,10 +87,8 @@ def envelope(document: bytes) -> Envelope:
     """What the request says about itself; for a document that is none, an empty envelope."""
     parser = expat.ParserCreate()
     head = _Head()
-    try:
+    with suppress(NotTaken, _HeadRead):
         parse(decoded(document), parser, head, depth_limit=DEPTH_LIMIT)
-    except (NotTaken, _HeadRead):
-        pass
     token, version = without_card_numbers(head.attributes.get("EchoToken", "")), head.attributes.get("Version", "")
     return Envelope(token if _ECHO.fullmatch(token) else None, version if _VERSION.fullmatch(version) else "1.0")
 

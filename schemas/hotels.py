@@ -36,6 +36,15 @@ class HotelEvents:
     ignored: int = 0
 
 
+class NotFetched(Exception):
+    """A reservation was not fetched: a code of our own, and how long the system asks to be left alone."""
+
+    def __init__(self, code: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(code)
+        self.code = code
+        self.retry_after_seconds = retry_after_seconds
+
+
 class NotEvents(Exception):
     """The body is not a webhook call of that system."""
 

@@ -63,6 +63,14 @@ class ImportQuery(Input):
     rehearse: bool = Field(default=False, description="true: chỉ kiểm tra thử · only rehearse, nothing is stored")
 
 
+class HotelQuery(Input):
+    """For which facility hotel software speaks."""
+
+    facility: Code | None = Field(
+        default=None, description="Mã cơ sở lưu trú; bỏ trống khi khoá chỉ dùng cho một cơ sở"
+    )
+
+
 class ReceiptQuery(Input):
     """Which receipt of a stay."""
 

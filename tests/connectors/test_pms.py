@@ -243,8 +243,8 @@ def test_a_cancel_request_names_its_reservation() -> None:
 
 def test_guests_sleep_where_their_rooms_say() -> None:
     rooms = "".join(
-        f'<RoomStay><RoomTypes><RoomType RoomID="{room}"/></RoomTypes><GuestCounts><GuestCount Count="2"/></GuestCounts>'
-        f"<ResGuestRPHs>{rph}</ResGuestRPHs></RoomStay>"
+        f'<RoomStay><RoomTypes><RoomType RoomID="{room}"/></RoomTypes><GuestCounts><GuestCount Count="2"/>'
+        f"</GuestCounts><ResGuestRPHs>{rph}</ResGuestRPHs></RoomStay>"
         for room, rph in (("101", "1"), ("102", "2"))
     )
     inside = f"<RoomStays>{rooms}</RoomStays><ResGuests>{guest('One')}{guest('Two', rph='2')}</ResGuests>"
