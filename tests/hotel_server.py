@@ -19,7 +19,8 @@ TOKEN = "opened"
 class HotelServer:
     """What it knows (`reservations` by id, in the system's own form), what it was asked, and how it fails.
 
-    `while_asked` happens once, during the next request. `failing` is taken once for each request, first entry first: a response, or "hang", or "slow".
+    `while_asked` happens once, during the next request. `failing` is taken once for each request, first entry first: a
+    response, or "hang", or "slow".
     """
 
     url: str = ""

@@ -138,7 +138,7 @@ def _fault(name: str, record: str, found: Violation) -> str:
 
 
 def _element(name: str, record: str, code: str, text: str) -> str:
-    """Type 3 is a business rule and code 450 "unable to process" in the OpenTravel lists; our own code stands before."""
+    """Type 3 is a business rule and 450 "unable to process" in the OpenTravel lists; our own code is in the text."""
     identity = f" RecordID={quoteattr(record)}" if record else ""
     return f'<{name} Type="3" Code="450"{identity} ShortText={quoteattr(f"{code}: {text}")}/>'
 

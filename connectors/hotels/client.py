@@ -4,7 +4,7 @@
 |---|---|---|
 | `apaleo` | `client_id`, `client_secret` | the token URL; `GET /booking/v1/reservations/{id}` |
 | `mews` | `client_token`, `access_token` | reservations, companionships, customers, resources: `getAll` |
-| `ohip` | `client_id`, `client_secret`, `app_key`, perhaps `enterprise_id` | `POST /oauth/v1/tokens`; the Reservation API |
+| `ohip` | as Apaleo, `app_key`, perhaps `enterprise_id` | `POST /oauth/v1/tokens`; the Reservation API |
 
 The operations of Mews stand below `/api/connector/v1`, that of OHIP is
 `GET /rsv/v1/hotels/{property}/reservations/{id}`.
