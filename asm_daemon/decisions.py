@@ -20,7 +20,7 @@ from uuid_utils.compat import uuid7
 
 from asm_daemon import rules
 from asm_daemon.crypto import IndexField, Keyring, Tampered, UnknownEpoch, document_value, epoch_of, name_values
-from asm_daemon.expecting import Expectations, document_number_of, merge_patch, sift
+from asm_daemon.expecting import Expectations, Sifted, document_number_of, merge_patch, sift
 from asm_daemon.issuing import Draft
 from asm_daemon.ledger import canonical_json
 from asm_daemon.model import Contents, ExpectedContents, ExpectedRow, Facility, Presence, StayRow, Tags
@@ -81,8 +81,8 @@ class Prepared:
 
     `match` is the document that names the stay of a transition, `document_tag` then its tag; with `arrived_on` it means
     the stay that began on that day, and `ref_tag` is the name it has if its sender gave none. `guest_ref` is the
-    sender's own name of the guest that a `match` has instead. `refusal`: why a declaration is none by itself; it may
-    still complete an expectation.
+    sender's own name of the guest that a `match` has instead. `sifted` is what is sound of an expectation by itself,
+    `refusal` why a declaration is none by itself; it may still complete an expectation.
     """
 
     command: Command
@@ -98,6 +98,7 @@ class Prepared:
     guest_ref: str | None = field(default=None, repr=False)
     guest_tag: int | None = None
     refusal: Refused | None = None
+    sifted: Sifted | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,10 @@ def _prepare_expectation(keyring: Keyring, command: Command, refusal: Refused | 
         raise invalid("wrong_source_ref" if act.fields.get("source_ref") else "required", "/source_ref")
     if act.fields.get("facility") not in (None, facility.code):
         raise Refused("facility_not_granted")
+    _refuse_unwritable(act.fields)
+    sifted = None
+    if act.kind is ActKind.EXPECT:
+        sifted = sift({}, act.fields, facility.kind, command.received_at, act.origin)
     return Prepared(
         command=command,
         body=ExpectedStay(dict(act.fields)),
@@ -163,7 +168,16 @@ def _prepare_expectation(keyring: Keyring, command: Command, refusal: Refused | 
         declared=None,
         warnings=(*act.warnings, *act.violations),
         refusal=refusal,
+        sifted=sifted,
     )
+
+
+def _refuse_unwritable(fields: Mapping[str, Any]) -> None:
+    """Refuse what is nested deeper than JSON is written (254), before anything walks through it."""
+    try:
+        orjson.dumps(fields)
+    except TypeError:
+        raise invalid("not_json") from None
 
 
 def _name(act: Act) -> str | None:
@@ -628,7 +642,8 @@ class World:
         """Take in what is known of a guest; it is a declaration at once if they are in house and nothing is missing."""
         command, said = act.command, act.command.act
         before = self.expectations.contents(row) if row is not None else None
-        found = sift(before.known if before else {}, fields, command.facility.kind, command.received_at, said.origin)
+        known = before.known if before else {}
+        found = sift(known, fields, command.facility.kind, command.received_at, said.origin, act.sifted)
         present, warnings = row is not None and row.present, found.warnings
         if isinstance(given := fields.get("present"), bool):
             present = given
@@ -658,8 +673,9 @@ class World:
                 command.facility, act.ref_tag or b"", contents, present=present, received_at=command.received_at
             )
         else:
+            departed_at = row.departed_at if row.state == "open" else None  # who comes again has not left
             kept = self.expectations.change(
-                row, contents, received_at=command.received_at, present=present, departed_at=row.departed_at
+                row, contents, received_at=command.received_at, present=present, departed_at=departed_at
             )
         outcome: Literal["expected", "duplicate"] = "expected" if kept is not None else "duplicate"
         return Decision(outcome, expected=kept or row, missing=missing, warnings=warnings)
@@ -698,7 +714,7 @@ class World:
     ) -> Decision:
         """Declare what an expectation has become, and check out who has left meanwhile. Raises `Refused` before
         anything is changed."""
-        left_at = row.departed_at if row is not None else None
+        left_at = row.departed_at if row is not None and row.state == "open" else None
         said = replace(
             act.command.act,
             kind=ActKind.DECLARE,
@@ -722,7 +738,8 @@ class World:
         if left_at is not None and decision.row is not None:
             left = replace(command, act=replace(said, kind=ActKind.CHECK_OUT), stay_id=decision.row.id)
             decision = self._change(replace(prepared, command=left, body=CheckOut(departed_at=left_at)))
-        return replace(decision, warnings=(*warnings, *prepared.warnings))
+        more = [found for found in prepared.warnings if found not in act.warnings]
+        return replace(decision, warnings=(*warnings, *more))
 
     def _said_already(self, act: Prepared, stay: StayRow) -> Decision:
         """What is said of a guest who has been declared: nothing new, or a difference that is no correction."""

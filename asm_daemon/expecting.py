@@ -63,10 +63,15 @@ def sift(
     kind: FacilityKind,
     received_at: datetime,
     origin: Mapping[str, str],
+    said: Sifted | None = None,
 ) -> Sifted:
-    """Lay `fields` over what is known, without the members that are wrong. Raises `Refused` for what is not JSON."""
+    """Lay `fields` over what is known, without the members that are wrong. `said` is what was sifted of them alone.
+
+    Raises `Refused` for what is not JSON.
+    """
     patch = {name: value for name, value in fields.items() if name not in _ELSEWHERE}
-    said = _sound(merge_patch({}, patch), kind, received_at, origin)
+    if said is None:
+        said = _sound(merge_patch({}, patch), kind, received_at, origin)
     if not known:
         return said
     merged = _sound(merge_patch(merge_patch(known, _withdrawn(patch)), said.known), kind, received_at, origin)
@@ -82,16 +87,14 @@ def _withdrawn(patch: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sound(fields: dict[str, Any], kind: FacilityKind, received_at: datetime, origin: Mapping[str, str]) -> Sifted:
     """`fields` without what is wrong."""
-    warnings: list[Violation] = []
+    fields, warnings = _pruned(fields), list[Violation]()
     for _ in range(_ROUNDS):
         faults = _faults(fields, kind, received_at, origin)
         wrong = [(loc, fault) for loc, fault in faults if _is_wrong(fields, loc, fault)]
         if not wrong:
             return Sifted(fields, tuple(fault for _, fault in faults), tuple(warnings))
-        for loc, fault in wrong:
-            fields = _without(fields, loc)
-            if fault.code != "required":  # an empty member is an absent one
-                warnings.append(fault)
+        fields = _without(fields, [loc for loc, _ in wrong])
+        warnings += [fault for _, fault in wrong if fault.code != "required"]  # an empty member is an absent one
     return Sifted({}, tuple(fault for _, fault in _faults({}, kind, received_at, origin)), tuple(warnings))
 
 
@@ -132,12 +135,23 @@ def _is_wrong(fields: Mapping[str, Any], loc: tuple[int | str, ...], fault: Viol
     return bool(loc) and (fault.code not in _LACKING or not isinstance(member, Mapping))
 
 
-def _without(fields: Mapping[str, Any], loc: tuple[int | str, ...]) -> dict[str, Any]:
-    """The members without the one at `loc`, nor what is empty for lack of it."""
-    name, deeper, rest = str(loc[0]), loc[1:], dict(fields)
-    inner = rest.pop(name, None)
-    if deeper and isinstance(inner, Mapping) and (left := _without(inner, deeper)):
-        rest[name] = left
+def _pruned(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The members without objects that hold nothing."""
+    inner = {name: _pruned(value) if isinstance(value, Mapping) else value for name, value in fields.items()}
+    return {name: value for name, value in inner.items() if value != {}}
+
+
+def _without(fields: Mapping[str, Any], locations: Iterable[tuple[int | str, ...]]) -> dict[str, Any]:
+    """The members without those at `locations`, nor what is empty for lack of them."""
+    inner: dict[str, list[tuple[int | str, ...]]] = {}
+    for name, *deeper in locations:
+        inner.setdefault(str(name), []).append(tuple(deeper))
+    rest: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name not in inner:
+            rest[name] = value
+        elif all(inner[name]) and isinstance(value, Mapping) and (left := _without(value, inner[name])):
+            rest[name] = left
     return rest
 
 

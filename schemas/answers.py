@@ -28,7 +28,7 @@ class FacilityState(Output):
     check_document: int = Field(description="… whose document should be checked again (kiểm tra lại giấy tờ)")
     last_declared_at: datetime | None = Field(description="When the newest stay was declared")
     expected_today: int = Field(description="Guests expected today and not declared (khách dự kiến)")
-    identity_pending: int = Field(description="Guests in house who cannot be declared yet (chưa đủ nhân thân)")
+    identity_pending: int = Field(description="Guests in house, or gone, without a declaration (chưa đủ nhân thân)")
     next_deadline_at: datetime | None = Field(description="… the nearest deadline among both; past ones included")
 
 

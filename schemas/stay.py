@@ -317,17 +317,25 @@ class StayMatch(Input):
     With `arrived_on`, the local day of arrival, a document names the stay that began on that day, in house or not.
     """
 
-    document: Document | None = None
     guest_ref: Annotated[str, Field(min_length=1, max_length=SOURCE_REF_LIMIT)] | None = None
+    document: Document | None = Field(default=None, validate_default=True)
     arrived_on: date | None = None
 
-    @model_validator(mode="after")
-    def _guest_is_named_once(self) -> StayMatch:
-        if (self.document is None) == (self.guest_ref is None):
-            raise refuse("required") if self.document is None else refuse("contradicts", expected="document")
-        if self.guest_ref is not None and self.arrived_on is not None:
+    @field_validator("document")
+    @classmethod
+    def _guest_is_named_once(cls, document: Document | None, info: ValidationInfo) -> Document | None:
+        if document is not None and info.data.get("guest_ref") is not None:
             raise refuse("contradicts", expected="guest_ref")
-        return self
+        if document is None and info.data.get("guest_ref", "") is None:
+            raise refuse("required")
+        return document
+
+    @field_validator("arrived_on")
+    @classmethod
+    def _day_is_of_a_document(cls, arrived_on: date | None, info: ValidationInfo) -> date | None:
+        if arrived_on is not None and info.data.get("guest_ref") is not None:
+            raise refuse("contradicts", expected="guest_ref")
+        return arrived_on
 
 
 class CheckOut(Input):

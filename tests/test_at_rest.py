@@ -70,7 +70,8 @@ def guest() -> dict[str, Any]:
 
 
 async def live(intake: Intake, facility: Facility, clock: Clock) -> None:
-    """Two stays of one guest: declared, repeated, refused, corrected, doubled, cancelled, left, undone."""
+    """Two stays of one guest: declared, repeated, refused, corrected, doubled, cancelled, left, undone; and one who is
+    only expected."""
     planted = declaration(1, guest=guest(), source_ref="CANARI-1", note="ghi chú canari")
     other = {**planted, "source_ref": "CANARI-2", "override": {"code": "already_staying", "reason": "lý do Canari"}}
     renamed = {"guest": {"full_name": "TRẦN VĂN CANARI"}}
@@ -84,6 +85,7 @@ async def live(intake: Intake, facility: Facility, clock: Clock) -> None:
         (ActKind.CANCEL, {"reason": "other", "note": "huỷ vì canari"}),
         (ActKind.CHECK_OUT, {"departed_at": clock().isoformat()}),
         (ActKind.UNDO_CHECK_OUT, {}),
+        (ActKind.EXPECT, {**planted, "source_ref": "CANARI-4"}),
     ):
         ref = fields.get("source_ref", "CANARI-1" if kind is not ActKind.CANCEL else "CANARI-2")
         await intake.submit([command(facility, kind, fields, clock, source_ref=ref)])
@@ -109,6 +111,7 @@ async def test_no_table_no_data_file_and_no_log_holds_a_word_about_the_guest(
     await live(intake, facility, clock)
     assert await connection.fetchval("SELECT count(*) FROM stays") == 2
     assert await connection.fetchval("SELECT count(*) FROM stay_versions") == 4
+    assert await connection.fetchval("SELECT count(*) FROM expected_stays") == 1
     assert found_in(await tables(connection), PLANTED) == set()
     assert found_in(await files(connection, since), PLANTED) == set()
     assert found_in(server.log.read_bytes(), PLANTED) == set()

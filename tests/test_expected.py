@@ -174,12 +174,33 @@ async def test_an_unknown_guest_ref_is_nobody_in_house(intake: Intake, hospital:
     assert code_of(outcome) == "not_in_house"
 
 
-@pytest.mark.parametrize("match", [{}, {"guest_ref": "M", "document": {"type": 1, "number": "000090000001"}}])
+@pytest.mark.parametrize(
+    ("match", "fault"),
+    [
+        ({}, ("required", "/document")),
+        ({"guest_ref": "M", "document": {"type": 1, "number": "000090000001"}}, ("contradicts", "/document")),
+        ({"guest_ref": "M", "arrived_on": "2026-11-23"}, ("contradicts", "/arrived_on")),
+        ({"guest_ref": ""}, ("required", "/guest_ref")),
+    ],
+)
 async def test_a_match_names_its_guest_in_one_way(
-    intake: Intake, hospital: Facility, clock: Clock, match: dict[str, Any]
+    intake: Intake, hospital: Facility, clock: Clock, match: dict[str, Any], fault: tuple[str, str]
 ) -> None:
     outcome = await act(intake, hospital, clock, ActKind.CORRECT, {"room": "9"}, ref=None, match=match)
-    assert code_of(outcome) == "declaration_invalid"
+    assert faults_of(outcome) == [fault]
+
+
+async def test_what_nobody_could_write_down_is_refused_and_stops_nobody_else(
+    intake: Intake, facility: Facility, clock: Clock
+) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(900):
+        deep = {"guest": deep}
+    for kind in (ActKind.EXPECT, ActKind.DECLARE, ActKind.CORRECT):
+        assert faults_of(await act(intake, facility, clock, kind, deep)) == [("not_json", "")]
+    many = {f"x{place}": 1 for place in range(20_000)}
+    outcome = await act(intake, facility, clock, ActKind.EXPECT, {**booking(), **many})
+    assert (outcome.outcome, len(outcome.warnings)) == ("expected", 20_000)
 
 
 async def test_completing_a_guest_who_is_in_house_already_is_refused_and_keeps_the_expectation(
@@ -278,6 +299,7 @@ async def test_the_desk_declares_a_booking_with_what_it_adds(
     again = await act(intake, facility, clock, ActKind.DECLARE, {"room": "301"})
     assert (declared.outcome, again.outcome) == ("accepted", "duplicate")
     assert declared.receipt is not None
+    assert declared.warnings == ()
     assert (await count(pools, "stays"), await count(pools, "expected_stays")) == (1, 0)
     assert await count(pools, "in_house WHERE guest_tag IS NOT NULL") == 1
 
@@ -374,3 +396,67 @@ async def test_who_is_in_house_comes_before_who_is_booked(intake: Intake, hospit
     match = {"guest_ref": "MRN-1"}
     outcome = await act(intake, hospital, clock, ActKind.CORRECT, {"room": "9"}, ref=None, match=match)
     assert (outcome.outcome, outcome.stay is not None) == ("accepted", True)
+
+
+async def test_a_foreigners_declaration_warns_once_whether_expected_or_not(
+    intake: Intake, facility: Facility, clock: Clock
+) -> None:
+    fields = declaration(1)
+    fields["guest"] |= {"nationality": "DEU", "document": {"type": 4, "number": "TEST12345"}}
+    await act(intake, facility, clock, ActKind.EXPECT, booking())
+    outcome = await act(intake, facility, clock, ActKind.DECLARE, fields)
+    assert (outcome.outcome, [found.code for found in outcome.warnings]) == ("accepted", ["foreigner_duty"])
+
+
+async def test_a_patient_admitted_again_under_a_cancelled_name_has_not_left(
+    intake: Intake, hospital: Facility, clock: Clock
+) -> None:
+    await act(intake, hospital, clock, ActKind.EXPECT, booking(present=True))
+    await act(intake, hospital, clock, ActKind.CHECK_OUT, {"departed_at": clock().isoformat()})
+    await act(intake, hospital, clock, ActKind.CANCEL, {"reason": "entered_by_mistake"})
+    again = await act(intake, hospital, clock, ActKind.EXPECT, booking(present=True))
+    assert again.expected is not None
+    assert (again.expected.state, again.expected.departed_at) == ("open", None)
+    done = await act(intake, hospital, clock, ActKind.CORRECT, at_the_desk())
+    assert done.stay is not None
+    assert done.stay.status == "declared"
+
+
+async def test_a_rehearsed_completion_says_what_would_be_and_leaves_the_expectation(
+    intake: Intake, facility: Facility, clock: Clock, pools: Pools
+) -> None:
+    await act(intake, facility, clock, ActKind.EXPECT, booking())
+    sent = [command(facility, ActKind.DECLARE, fields, clock, source_ref="B-1") for fields in (at_the_desk(), {})]
+    first, second = await intake.rehearse(sent)
+    assert (first.outcome, first.stay, second.outcome) == ("accepted", None, "duplicate")
+    assert (await count(pools, "stays"), await count(pools, "expected_stays")) == (0, 1)
+
+
+async def test_one_facilitys_names_mean_nothing_at_another(
+    intake: Intake, facility: Facility, hospital: Facility, clock: Clock
+) -> None:
+    kept = await act(intake, facility, clock, ActKind.EXPECT, booking(), guest_ref="MRN-1")
+    assert kept.expected is not None
+    by_ref = await act(intake, hospital, clock, ActKind.CANCEL, {"reason": "other"})
+    by_id = await act(
+        intake, hospital, clock, ActKind.CANCEL, {"reason": "other"}, ref=None, expected_id=kept.expected.id
+    )
+    match = {"guest_ref": "MRN-1"}
+    by_guest = await act(intake, hospital, clock, ActKind.CANCEL, {"reason": "other"}, ref=None, match=match)
+    assert [code_of(each) for each in (by_ref, by_id, by_guest)] == ["not_found", "not_found", "not_in_house"]
+
+
+async def test_a_changed_blob_is_told_and_stops_nobody_else(
+    intake: Intake, facility: Facility, clock: Clock, pools: Pools
+) -> None:
+    await act(intake, facility, clock, ActKind.EXPECT, booking())
+    connection = await pools.database.connect()
+    await connection.execute("UPDATE expected_stays SET version = version + 1")
+    outcomes = await intake.submit(
+        [
+            command(facility, ActKind.DECLARE, at_the_desk(), clock, source_ref="B-1"),
+            command(facility, ActKind.EXPECT, booking(2), clock, source_ref="B-2"),
+        ]
+    )
+    assert [outcome.outcome for outcome in outcomes] == ["refused", "expected"]
+    assert code_of(outcomes[0]) == "record_unreadable"

@@ -263,7 +263,8 @@ async def test_with_the_day_of_arrival_the_stay_that_began_then_is_meant(
 
 
 async def test_with_another_day_of_arrival_nobody_is_meant(intake: Intake, facility: Facility, clock: Clock) -> None:
-    await declare(intake, facility, clock, source_ref="A-1")
-    yesterday = local_day(clock()) - timedelta(days=1)
+    stay = (await declare(intake, facility, clock, source_ref="A-1")).stay
+    assert stay is not None
+    yesterday = local_day(stay.arrived_at) - timedelta(days=1)
     match = {**document(), "arrived_on": yesterday.isoformat()}
     assert code_of(await take(intake, facility, clock, leaving(match, clock()))) == "not_in_house"

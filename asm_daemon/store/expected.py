@@ -35,7 +35,7 @@ async def find_named(
     """
     rows = await connection.fetch(
         f"""
-        SELECT DISTINCT place, tag, stay_id, {", ".join(f"expected.{name}" for name in _NAMES)}
+        SELECT place, tag, stay_id, {", ".join(f"expected.{name}" for name in _NAMES)}
         FROM unnest($1::int[], $2::bytea[]) AS wanted (place, tag)
         LEFT JOIN source_refs ON source_refs.facility_id = place AND source_refs.ref_tag = tag
         LEFT JOIN expected_stays AS expected ON expected.facility_id = place AND expected.ref_tag = tag
