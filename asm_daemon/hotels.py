@@ -81,7 +81,7 @@ async def add_system(pool: asyncpg.Pool, actor: str, new: NewHotelSystem, now: d
         facility = await _known_facility(connection, new.facility)
         await store.upsert_system(
             connection, facility.id, new.system, new.base_url, new.token_url, new.property_id,
-            str(new.credentials_file), _digest(token), now,
+            new.credentials_file, _digest(token), now,
         )  # fmt: skip
         await _record(connection, actor, "hotel_system.add", facility, new.system, now)
     return token

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -37,7 +37,7 @@ class NewHotelSystem(Input):
     base_url: Annotated[str, Field(max_length=300)]
     token_url: Annotated[str, Field(max_length=300)] | None = None
     property_id: str | None = None
-    credentials_file: Annotated[Path, BeforeValidator(lambda text: Path(str(text)))]
+    credentials_file: Annotated[str, Field(max_length=300)]
 
     @field_validator("base_url", "token_url")
     @classmethod
@@ -63,7 +63,7 @@ class NewHotelSystem(Input):
 
     @field_validator("credentials_file")
     @classmethod
-    def _file_is_absolute(cls, path: Path) -> Path:
-        if not path.is_absolute():
+    def _file_is_absolute(cls, path: str) -> str:
+        if not PurePosixPath(path).is_absolute():
             raise refuse("wrong_format", expected="/…")
         return path

@@ -100,18 +100,18 @@ def _opentravel_answer(envelope: Envelope, at: str, taken: list[Taken], refused:
     warnings: list[str] = []
     kept: dict[str, None] = {}
     for each in taken:
-        reservation, _ = reservation_of(each.act.source_ref or "") or ("", 0)
+        reservation, place = reservation_of(each.act.source_ref or "") or ("", 0)
         record = reservation.partition(":")[2]
         outcome = each.outcome
         if outcome is not None and outcome.refusal is not None:
             violations = outcome.refusal.violations
-            errors += [_fault("Error", record, found) for found in violations] or [
+            errors += [_fault("Error", record, found, place) for found in violations] or [
                 _element("Error", record, outcome.refusal.code, outcome.refusal.problem.title.en)
             ]
             continue
         kept[record] = None
         if outcome is not None:
-            warnings += [_fault("Warning", record, found) for found in (*outcome.warnings, *outcome.missing)]
+            warnings += [_fault("Warning", record, found, place) for found in (*outcome.warnings, *outcome.missing)]
     head = "".join(
         f" {name}={quoteattr(text)}"
         for name, text in (("EchoToken", envelope.echo_token), ("TimeStamp", at), ("Version", envelope.version))
@@ -131,8 +131,8 @@ def _opentravel_answer(envelope: Envelope, at: str, taken: list[Taken], refused:
     )
 
 
-def _fault(name: str, record: str, found: Violation) -> str:
-    where = found.place or found.pointer
+def _fault(name: str, record: str, found: Violation, place: int = 0) -> str:
+    where = (f"khách · guest {place} " if place else "") + (found.place or found.pointer)
     text = f"{found.vi} · {found.en}"
     return _element(name, record, found.code, f"{where}: {text}" if where else text)
 

@@ -63,7 +63,7 @@ async def register(pools: Pools, facility: Facility, clock: Clock, property_id: 
         base_url="https://api.hotel.example",
         token_url="https://identity.hotel.example/connect/token",
         property_id=property_id,
-        credentials_file=Path("/etc/asm-daemon/apaleo.json"),
+        credentials_file="/etc/asm-daemon/apaleo.json",
     )
     return await hotels.add_system(await pools.get("asm_auth"), "operator", new, clock())
 
