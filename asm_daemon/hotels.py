@@ -152,7 +152,7 @@ async def ring(
     now: datetime,
 ) -> Rung:  # fmt: skip
     """Remember which reservations are to be fetched; an event that belongs to none of `systems`, or might belong to
-    several, is ignored and counted."""
+    several, is ignored and counted. Refused `unavailable` while this month has no key."""
     rings: dict[tuple[int, bytes], Ring] = {}
     strangers = 0
     for change in events.changed:
@@ -160,7 +160,10 @@ async def ring(
         if len(meant) != 1:
             strangers += 1
             continue
-        rung = _ring(keyring, meant[0], change.reservation_id, now)
+        try:
+            rung = _ring(keyring, meant[0], change.reservation_id, now)
+        except UnknownEpoch:
+            raise Refused("unavailable", retry_after_seconds=60) from None
         rings[rung.system_id, rung.reservation_tag] = rung
     if rings:
         async with pool.acquire() as connection:

@@ -431,7 +431,7 @@ async def test_another_guest_in_the_same_place_does_not_get_the_first_ones_docum
 
 async def test_nothing_of_a_card_or_a_guest_is_stored_or_logged(rung: Desk) -> None:
     stream = io.BytesIO()
-    configure_logging("debug", DEPLOYMENT, stream)
+    configure_logging("info", DEPLOYMENT, stream)
     sample = orjson.loads((SAMPLES / "hotel-apaleo.json").read_bytes())
     await again(rung, {**copy.deepcopy(sample), "id": "X-1"})
     pool = await rung.pools.get("asm_intake")

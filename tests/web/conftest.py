@@ -93,6 +93,7 @@ def logged() -> Iterator[io.BytesIO]:
     stream = io.BytesIO()
     configure_logging("debug", DEPLOYMENT, stream)
     yield stream
+    configure_logging("warning", DEPLOYMENT)  # or libraries would talk into what the next test reads
     structlog.reset_defaults()
 
 
