@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from asm_daemon import __version__, demo
-from asm_daemon.commands import directory, evidence, installation, population, reference, work
+from asm_daemon.commands import directory, evidence, hotel, installation, population, reference, work
 from asm_daemon.commands.console import Failures
 from asm_daemon.log import configure_logging
 
@@ -34,6 +34,7 @@ for name, commands in {
     "key": directory.key_commands,
     "grant": directory.grant_commands,
     "sender": directory.sender_commands,
+    "hotel-system": hotel.hotel_commands,
     "audit": evidence.audit_commands,
     "receipt": evidence.receipt_commands,
     "extract": evidence.extract_commands,

@@ -10,7 +10,7 @@ import signal
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import entry_points
@@ -24,7 +24,7 @@ from aiohttp import web
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from asm_daemon import admissions, audit, feeds, import_jobs, inbox, jobs, mllp, no_shows, rosters, rules
+from asm_daemon import admissions, audit, feeds, hotels, import_jobs, inbox, jobs, mllp, no_shows, rosters, rules
 from asm_daemon.admissions import Admissions
 from asm_daemon.crypto import FileKeyStore, KeyPurpose, Keyring, epoch_at, epoch_bounds, next_epoch
 from asm_daemon.directory import Gate
@@ -37,6 +37,7 @@ from asm_daemon.police import Desk
 from asm_daemon.rosters import Rosters
 from asm_daemon.settings import Settings
 from asm_daemon.store import stays as stays_store
+from asm_daemon.store.hotels import Registered
 from asm_daemon.store.pool import open_connection, open_pool
 from asm_daemon.sync import SyncLimits, Worker
 from asm_daemon.web.api import owner_routes
@@ -44,15 +45,18 @@ from asm_daemon.web.app import Runner, make_app
 from asm_daemon.web.documents_api import document_routes
 from asm_daemon.web.expected_api import expected_routes
 from asm_daemon.web.feeds_api import feed_routes
+from asm_daemon.web.hotels_api import hotel_routes
 from asm_daemon.web.imports_api import import_routes
 from asm_daemon.web.kbtt import Readers, kbtt_routes
 from asm_daemon.web.pages import page_routes
 from asm_daemon.web.police_api import police_routes
 from asm_daemon.web.public_api import public_routes
 from asm_daemon.web.rosters_api import roster_routes
-from connectors import hl7_adt, identity, kbtt_api
+from connectors import hl7_adt, identity, kbtt_api, pms_apaleo, pms_mews, pms_ohip, pms_ota
+from connectors.hotels import client as hotel_client
 from connectors.population.client import PopulationClient
 from schemas.act import Connector
+from schemas.hotels import HotelSystem
 
 ROLES = ("asm_auth", "asm_intake", "asm_sync", "asm_police", "asm_feeds", "asm_publish", "asm_audit", "asm_retention")
 CLOCK_DIFFERENCE = timedelta(seconds=5)
@@ -67,6 +71,20 @@ SYNC_SHARE = 0.4
 """The part of the shutdown time that the sync worker may take; requests and intake come before it."""
 PUBLISH_HOUR = 8
 """A day is published after 08:00 of the next: then its last declarations were due (DOMAIN: arrivals after 23:00)."""
+
+HOTEL_PULL_SECONDS = 5
+"""How often is looked for reservations to fetch: a webhook is acted on as soon."""
+HOTEL_EVENTS = {
+    HotelSystem.MEWS: pms_mews.events,
+    HotelSystem.APALEO: pms_apaleo.events,
+    HotelSystem.OHIP: pms_ohip.events,
+}
+HOTEL_RESERVATIONS = {
+    HotelSystem.MEWS: pms_mews.read,
+    HotelSystem.APALEO: pms_apaleo.read,
+    HotelSystem.OHIP: pms_ohip.read,
+}
+"""How the webhooks and the reservations of each system are read."""
 
 log = structlog.get_logger()
 
@@ -202,6 +220,9 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
                 settings.max_body_bytes,
                 settings.max_batch_rows,
                 trial,
+            ),
+            *hotel_routes(
+                intake, pools["asm_intake"], keyring, HOTEL_EVENTS, pms_ota.envelope, settings.max_body_bytes
             ),
             *document_routes(identity.read),
             *kbtt_routes(
@@ -393,7 +414,13 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
     async def erase_hl7_messages() -> Mapping[str, int]:
         return await admissions.erase_once(pools["asm_retention"], now(), days=daemon.settings.hl7_message_days)
 
+    async def pull_hotels() -> Mapping[str, int]:
+        return await hotels.pull_once(
+            pools["asm_intake"], daemon.intake, daemon.keyring, open_hotel, HOTEL_RESERVATIONS, now
+        )
+
     return (
+        Job("pull-hotels", IntervalTrigger(seconds=HOTEL_PULL_SECONDS), pull_hotels),
         Job("seal-audit", IntervalTrigger(seconds=1), seal_audit, everywhere=True),
         Job("read-inbox", IntervalTrigger(seconds=5), read_inbox, everywhere=True),
         Job("erase-imports", IntervalTrigger(minutes=10), erase_imports),
@@ -402,6 +429,13 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
         Job("erase-hl7-messages", CronTrigger(hour=3, minute=20), erase_hl7_messages),
         Job("publish", CronTrigger(hour=PUBLISH_HOUR, minute=5), publish, at_start=True),
         Job("erase-roster-plans", CronTrigger(minute=20), erase_roster_plans),
+    )
+
+
+def open_hotel(system: Registered) -> AbstractAsyncContextManager[hotel_client.HotelClient]:
+    """A connection to the hotel software of one facility, with the secrets of its file."""
+    return hotel_client.open_client(
+        system.system, system.base_url, system.token_url, system.property_id, Path(system.credentials_file)
     )
 
 

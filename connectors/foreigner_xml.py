@@ -18,15 +18,12 @@ a time is 00:00, a departure 12:00 (`connectors.cells`). Guests without any data
 skipped. A guest with the passport and the arrival of an earlier one is refused, naming that one. Elements that the form
 does not have are ignored, with a warning, because one that was mistyped would be lost.
 
-The parser is expat with everything refused that a form does not need: a DOCTYPE, and so entities and external files;
-nesting; more guests than a document may have. The text is decoded before it is parsed: by its byte order mark, else by
-its declaration, in UTF-8, UTF-16, ISO-8859-1, Windows-1252 or Windows-1258. A file of single bytes that calls itself
-UTF-16, as some tools write it, is read as the UTF-8 it must be.
+The file is read by `connectors.hardened_xml`: a DOCTYPE, and so entities and external files, is refused, and so are
+deep nesting and more guests than a document may have.
 """
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -48,6 +45,7 @@ from connectors.cells import (
     text,
     writes_month_first,
 )
+from connectors.hardened_xml import NotTaken, decoded, parse
 from schemas.act import RESULTS_LIMIT, Act, ActKind, Connector, Unreadable
 from schemas.codes import DocumentType, Reason
 from schemas.violations import violation
@@ -64,20 +62,6 @@ _ELEMENTS = frozenset(
 )  # fmt: skip
 _DATES = ("ngay_sinh", "ngay_den", "ngay_di_du_kien", "ngay_tra_phong", "thoi_han_tam_tru")
 _EXAMPLE = re.compile(r"\[\s*(?:EXAMPLE|VÍ DỤ)\s*\]", re.IGNORECASE)
-_ENCODING = re.compile(rb"<\?xml[^>]{0,100}?\sencoding\s*=\s*[\"']([A-Za-z0-9._-]{1,40})[\"']")
-_CHARSETS = {
-    "utf-8": "utf-8",
-    "utf8": "utf-8",
-    "us-ascii": "utf-8",
-    "ascii": "utf-8",
-    "utf-16": "utf-8",
-    "utf-16le": "utf-8",
-    "utf-16be": "utf-8",
-    "iso-8859-1": "latin-1",
-    "windows-1252": "cp1252",
-    "windows-1258": "cp1258",
-}
-"""What a file of single bytes means by its declaration: whatever it says, such a file is not UTF-16."""
 
 
 def read(document: bytes) -> Iterator[Act | Unreadable]:
@@ -86,8 +70,8 @@ def read(document: bytes) -> Iterator[Act | Unreadable]:
     `row` is the place of the guest in the file from 1, a place is "THONG_TIN_KHACH[3]/ngay_den".
     """
     try:
-        guests = _parsed(_decoded(document))
-    except _NotTaken as refusal:
+        guests = _parsed(decoded(document))
+    except NotTaken as refusal:
         yield Unreadable(0, (violation(refusal.code, "", refusal.place, **refusal.limits),))
         return
     month_first = any(writes_month_first(each.values.get(name, "")) for each in guests for name in _DATES)
@@ -106,16 +90,6 @@ def read(document: bytes) -> Iterator[Act | Unreadable]:
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------
-
-
-class _NotTaken(Exception):
-    """The document is refused as a whole: a code of `schemas.violations`, its limits, and the place."""
-
-    def __init__(self, code: str, place: str | None = None, **limits: object) -> None:
-        super().__init__(code)
-        self.code = code
-        self.place = place
-        self.limits = limits
 
 
 @dataclass(slots=True)
@@ -141,45 +115,12 @@ class _Guest:
         return any(_EXAMPLE.search(value) for value in self.values.values())
 
 
-def _decoded(document: bytes) -> str:
-    """The text without byte order mark and leading space. Raises `_NotTaken` undecodable."""
-    if document.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        charset = "utf-16"
-    elif document[:2].count(b"\0") == 1:  # its first character, a "<" or a space, takes two bytes
-        charset = "utf-16-le" if document[0] else "utf-16-be"
-    elif document.startswith(codecs.BOM_UTF8):
-        charset = "utf-8-sig"
-    else:
-        declared = _ENCODING.search(document[:200])
-        named = declared[1].decode().lower() if declared else "utf-8"
-        charset = _CHARSETS.get(named, "")
-    try:
-        return document.decode(charset).lstrip()
-    except (LookupError, UnicodeDecodeError):
-        expected = charset.upper() or "UTF-8, UTF-16, ISO-8859-1, Windows-1252, Windows-1258"
-        raise _NotTaken("undecodable", expected=expected) from None
-
-
 def _parsed(written: str) -> list[_Guest]:
-    """The guests of the file. Raises `_NotTaken`, then nothing of the file is taken."""
-    if not written:
-        raise _NotTaken("no_rows")
+    """The guests of the file. Raises `NotTaken`, then nothing of the file is taken."""
     parser = expat.ParserCreate()
     collector = _Collector(parser)
-    parser.buffer_text = True
-    parser.StartDoctypeDeclHandler = _refuse_doctype
-    parser.StartElementHandler = collector.start
-    parser.EndElementHandler = collector.end
-    parser.CharacterDataHandler = collector.characters
-    try:
-        parser.Parse(written, True)
-    except expat.ExpatError as error:
-        raise _NotTaken("not_well_formed", f"dòng {error.lineno}") from None
+    parse(written, parser, collector, depth_limit=DEPTH_LIMIT)
     return collector.guests
-
-
-def _refuse_doctype(*_: object) -> None:
-    raise _NotTaken("doctype_refused")
 
 
 @dataclass(slots=True)
@@ -192,10 +133,8 @@ class _Collector:
 
     def start(self, name: str, _attributes: Mapping[str, str]) -> None:
         local, depth = name.rpartition(":")[2], len(self.path)
-        if depth == DEPTH_LIMIT:
-            raise _NotTaken("too_deep", f"dòng {self.parser.CurrentLineNumber}", limit=DEPTH_LIMIT)
         if depth == 0 and local.upper() != ROOT:
-            raise _NotTaken("missing_element", expected=ROOT)
+            raise NotTaken("missing_element", expected=ROOT)
         if depth == 1:
             local = local.upper()
             if local == GUEST:
@@ -225,7 +164,7 @@ class _Collector:
 
     def _begin_guest(self, *, is_unknown: bool) -> None:
         if len(self.guests) == RESULTS_LIMIT:
-            raise _NotTaken("too_many_rows", limit=RESULTS_LIMIT)
+            raise NotTaken("too_many_rows", limit=RESULTS_LIMIT)
         self.guests.append(_Guest(self.parser.CurrentLineNumber, is_unknown))
 
     def _begin_value(self, guest: _Guest, name: str) -> None:

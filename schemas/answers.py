@@ -59,6 +59,13 @@ class ExpectedPage(Output):
     next: str | None
 
 
+class EventsTaken(Output):
+    """What became of the events of a webhook call."""
+
+    queued: int = Field(description="Số đặt phòng sẽ hỏi lại · Reservations that will be fetched")
+    ignored: int = Field(description="Số sự kiện không liên quan · Events about something else, or of another hotel")
+
+
 class FacilityStates(Output):
     """Every facility for which the key holds `status`, by code."""
 

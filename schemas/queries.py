@@ -69,6 +69,14 @@ class ImportQuery(Input):
     )
 
 
+class HotelQuery(Input):
+    """For which facility hotel software speaks."""
+
+    facility: Code | None = Field(
+        default=None, description="Mã cơ sở lưu trú; bỏ trống khi khoá chỉ dùng cho một cơ sở"
+    )
+
+
 class ReceiptQuery(Input):
     """Which receipt of a stay."""
 

@@ -97,6 +97,9 @@ _QUERY = {
 }
 
 _DOCUMENT = {
+    "card_number_removed": Text(
+        "Ô này chứa số thẻ thanh toán: đã bỏ, không lưu.", "This holds the number of a payment card: it was dropped."
+    ),
     "unreadable_file": Text("Không đọc được tệp.", "The file cannot be read."),
     "file_too_large": Text("Tệp vượt quá giới hạn {limit}.", "The file is larger than {limit}."),
     "no_rows": Text("Tệp không có dòng dữ liệu nào: không có gì được khai báo.", "No data row: nothing was declared."),

@@ -130,6 +130,9 @@ async def test_everything_wrong_with_a_facility_is_said_at_once_in_both_language
         (["grant", "add", "--principal", "me", "--scopes", "declare,all"], ["principal", "facility", "scopes"]),
         (["grant", "revoke"], ["principal", "facility"]),
         (["sender", "add", "--sending-application", ""], ["sending-application", "sending-facility", "facility"]),
+        (["hotel-system", "add", "--system", "opera", "--base-url", "http://hotel.example", "--token-url", "x"],
+         ["facility", "system", "base-url", "token-url", "credentials-file"]),
+        (["hotel-system", "remove", "--system", "opera"], ["facility", "system"]),
     ],
 )  # fmt: skip
 async def test_every_wrong_argument_is_named_by_its_option(
@@ -471,6 +474,30 @@ async def test_refused_hl7_messages_are_listed_without_what_they_said(asm: Comma
         ("MSG3", "AR", 1, "wrong_date PID-7"),
     ]
     assert "2 bản tin" in listed.stderr
+
+
+async def test_hotel_software_is_registered_asked_and_forgotten(
+    asm: Command, facility: Facility, tmp_path: Path
+) -> None:
+    system = {"--facility": facility.code, "--system": "mews"}
+    where = {"--base-url": "https://api.hotel.example/", "--credentials-file": str(tmp_path / "absent.json")}
+    assert told(await asm("hotel-system", "add", *options(where | system | {"--facility": "HY-0"}))) == ["--facility"]
+    added = await asm("hotel-system", "add", *options(where | system))
+    assert re.fullmatch(r"[A-Za-z0-9_-]{43}", added.stdout.strip())
+    [listed] = json.loads((await asm("hotel-system", "list", "--json")).stdout)
+    assert listed == {
+        "facility": facility.code,
+        "system": "mews",
+        "base_url": "https://api.hotel.example",
+        "property_id": None,
+        "waiting": 0,
+        "last_code": None,
+    }
+    counts = {"fetched": 0, "gone": 0, "postponed": 0, "given_up": 0}
+    assert json.loads((await asm("once", "pull-hotels")).stdout) == counts
+    assert (await asm("hotel-system", "remove", *options(system))).exit_code == DONE
+    assert (await asm("hotel-system", "remove", *options(system))).exit_code == NO
+    assert json.loads((await asm("hotel-system", "list", "--json")).stdout) == []
 
 
 # -- documents ---------------------------------------------------------------------------------------------------------

@@ -295,7 +295,7 @@ def run_once(
 
 async def _once(given: Settings, name: str, period: date | None) -> Mapping[str, object]:
     await require_database(given.database_url, *ROLES)
-    async with open_daemon(given) as opened:
+    async with open_daemon(given) as opened, _taking_in(opened.intake):
         jobs = {job.name: job.once for job in job_table(opened)} | {"sync": _sync(opened)}
         if period is not None:
             jobs["publish"] = _publish(opened, period)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from datetime import datetime
 from typing import NamedTuple
@@ -31,7 +32,8 @@ async def identify(gate: Gate, who: Who, headers: Mapping[str, str], query: Mapp
         token = bearer(headers) or query.get("access_token", "")
         principal, code = await gate.authenticate_session(token, now)
     else:
-        principal, code = await gate.authenticate(bearer(headers), now), None
+        token = bearer(headers) or (password(headers) if who.basic else "")
+        principal, code = await gate.authenticate(token, now), None
     if principal.kind not in who.kinds:
         raise Refused("forbidden")
     if who.scope is not None and code is not None:
@@ -45,3 +47,14 @@ def bearer(headers: Mapping[str, str]) -> str:
     """The bearer token of the header Authorization (RFC 6750, 2.1), or nothing."""
     scheme, _, token = headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def password(headers: Mapping[str, str]) -> str:
+    """The password of Basic authentication (RFC 7617), or nothing; the user is of no interest."""
+    scheme, _, encoded = headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(encoded.strip(), validate=True).decode("ascii").partition(":")[2]
+    except ValueError:
+        return ""

@@ -12,6 +12,7 @@ from asm_daemon.web.api import owner_routes
 from asm_daemon.web.documents_api import document_routes
 from asm_daemon.web.expected_api import expected_routes
 from asm_daemon.web.feeds_api import feed_routes
+from asm_daemon.web.hotels_api import hotel_routes
 from asm_daemon.web.imports_api import import_routes
 from asm_daemon.web.kbtt import kbtt_routes
 from asm_daemon.web.openapi import document
@@ -35,6 +36,7 @@ def unbound_table() -> Table:
         *import_routes(_UNBOUND, _UNBOUND, _UNBOUND, _UNBOUND, connectors, 0),
         *expected_routes(_UNBOUND, _UNBOUND, _UNBOUND, 0, 0),
         *roster_routes(_UNBOUND, _UNBOUND, _UNBOUND, connectors, 0, 0, False),
+        *hotel_routes(_UNBOUND, _UNBOUND, _UNBOUND, _UNBOUND, _UNBOUND, 0),
         *document_routes(_UNBOUND),
         *kbtt_routes(_UNBOUND, _UNBOUND, _UNBOUND, _UNBOUND, 0, 0),
         *police_routes(_UNBOUND),

@@ -31,6 +31,8 @@ _PATH_PARAMETERS = {
     "facility_kind": "Loại cơ sở, mã trong danh mục facility_kinds · Kind of facility, a code of facility_kinds",
     "template": "Mẫu trích xuất · Name of the extract template",
     "period": "Kỳ: YYYY-MM-DD hoặc YYYY-MM · The period",
+    "system": "Phần mềm khách sạn · The hotel software",
+    "token": "Mã webhook, do người vận hành cấp · The webhook token, given by the operator",
     "code": "Mã · Code",
 }
 _TAGS = {

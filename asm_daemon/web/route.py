@@ -34,13 +34,15 @@ class Who:
 
     With a `scope` the principal must hold it at some facility; at which one is the handler's question, because the
     facility stands in the body or behind the stay's id. With a `session` they show the token of one in place of a key:
-    it is for one facility, and the scope is held there.
+    it is for one facility, and the scope is held there. With `basic` the key may be the password of Basic
+    authentication (RFC 7617), whatever the user: hotel software often knows nothing else.
     """
 
     name: str
     kinds: frozenset[PrincipalKind] = frozenset()
     scope: Scope | None = None
     session: bool = False
+    basic: bool = False
 
     @property
     def is_public(self) -> bool:
@@ -54,9 +56,9 @@ DEPARTMENT = Who("department", frozenset({PrincipalKind.DEPARTMENT}))
 OPERATOR = Who("operator", frozenset({PrincipalKind.OPERATOR}))
 
 
-def owner(scope: Scope) -> Who:
+def owner(scope: Scope, *, basic: bool = False) -> Who:
     """An owner of facilities, or a vendor with grants for some, holding `scope`."""
-    return Who(f"owner:{scope}", frozenset({PrincipalKind.OWNER, PrincipalKind.VENDOR}), scope)
+    return Who(f"owner:{scope}", frozenset({PrincipalKind.OWNER, PrincipalKind.VENDOR}), scope, basic=basic)
 
 
 PORTAL = Who("portal", owner(Scope.DECLARE).kinds, Scope.DECLARE, session=True)

@@ -16,6 +16,7 @@ from aiohttp import ClientSession, web
 
 from asm_daemon import directory
 from asm_daemon.crypto import Keyring
+from asm_daemon.daemon import HOTEL_EVENTS
 from asm_daemon.directory import Gate
 from asm_daemon.import_jobs import Importer
 from asm_daemon.intake import Intake
@@ -29,6 +30,7 @@ from asm_daemon.web.app import Runner, make_app
 from asm_daemon.web.documents_api import document_routes
 from asm_daemon.web.expected_api import expected_routes
 from asm_daemon.web.feeds_api import feed_routes
+from asm_daemon.web.hotels_api import hotel_routes
 from asm_daemon.web.imports_api import import_routes
 from asm_daemon.web.kbtt import Readers, kbtt_routes
 from asm_daemon.web.pages import page_routes
@@ -36,7 +38,7 @@ from asm_daemon.web.police_api import police_routes
 from asm_daemon.web.public_api import Check, public_routes
 from asm_daemon.web.rosters_api import roster_routes
 from asm_daemon.web.route import Table
-from connectors import identity, kbtt_api
+from connectors import identity, kbtt_api, pms_ota
 from schemas.act import Connector
 from schemas.codes import Department
 from tests.stack import DEPLOYMENT, Clock, FacilityMaker, Pools
@@ -95,6 +97,7 @@ def logged() -> Iterator[io.BytesIO]:
     stream = io.BytesIO()
     configure_logging("debug", DEPLOYMENT, stream)
     yield stream
+    configure_logging("warning", DEPLOYMENT)  # or libraries would talk into what the next test reads
     structlog.reset_defaults()
 
 
@@ -132,6 +135,7 @@ async def table(
             MAX_BATCH_ROWS,
             True,
         ),
+        *hotel_routes(intake, pool, keyring, HOTEL_EVENTS, pms_ota.envelope, MAX_BODY_BYTES),
         *document_routes(identity.read),
         *kbtt_routes(intake, gate, await pools.get("asm_auth"), PORTAL_ROWS, MAX_BODY_BYTES, MAX_BATCH_ROWS),
         *police_routes(desk),

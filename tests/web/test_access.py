@@ -59,6 +59,9 @@ WHO = {
     "POST /v1/expected/{expected_id}:cancel": "owner:declare",
     "POST /v1/expected/{expected_id}:declare": "owner:declare",
     "POST /v1/expected:batch": "owner:declare",
+    "POST /v1/hotel-events/opentravel": "owner:declare",
+    "POST /v1/hotel-events/{system}": "owner:declare",
+    "POST /v1/hotel-events/{system}/{token}": "public",
     "POST /v1/imports": "owner:declare",
     "GET /v1/imports": "owner:declare",
     "GET /v1/imports/{import_id}": "owner:declare",
@@ -88,6 +91,14 @@ def address(pattern: str) -> str:
     """An address that the pattern matches."""
     parameters = {"stay_id": NOWHERE, "expected_id": NOWHERE, "import_id": NOWHERE, "code": "0", "period": "2026-11"}
     parameters = {"stay_id": NOWHERE, "plan_id": NOWHERE, "code": "0", "period": "2026-11"}
+    parameters = {
+        "stay_id": NOWHERE,
+        "expected_id": NOWHERE,
+        "code": "0",
+        "period": "2026-11",
+        "system": "mews",
+        "token": "x" * 43,
+    }
     for name in re.findall(r"{(\w+)", pattern):
         pattern = pattern.replace(f"{{{name}}}", parameters.get(name, "x"))
     return pattern

@@ -195,6 +195,10 @@ async def test_the_limits_are_told_with_the_daemons_clock(asm: Web) -> None:
         "hl7_adt",
         "kbtt_api",
         "official_xlsx",
+        "pms_apaleo",
+        "pms_mews",
+        "pms_ohip",
+        "pms_ota",
         "spreadsheet",
     ]
 
