@@ -606,7 +606,7 @@ async def test_an_audit_is_whole_until_somebody_changes_it(
 async def test_a_job_runs_once_and_says_what_it_did(asm: Command, facility: Facility) -> None:
     unknown = await asm("once", "dance")
     assert unknown.exit_code == WRONG
-    assert "seal-audit, prepare-months, erase-expected, publish, sync" in unknown.stderr
+    assert "seal-audit, prepare-months, erase-expected, erase-hl7-messages, publish, sync" in unknown.stderr
     assert json.loads((await asm("once", "prepare-months")).stdout) == {"keys": 0, "partitions": 0}
     assert json.loads((await asm("once", "erase-expected")).stdout) == {"ended": 0, "no_shows": 0}
     yesterday = (DAY - timedelta(days=1)).isoformat()

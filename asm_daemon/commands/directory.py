@@ -347,7 +347,7 @@ class NewSender(Input):
     )
     charset: Annotated[str, BeforeValidator(_read_charset)] = DEFAULT_CHARSET
     relative_role: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,20}$")] | None = None
-    certificate_sha256: Annotated[bytes, BeforeValidator(_read_fingerprint)] | None = None
+    certificate_sha256: Annotated[bytes | None, BeforeValidator(_read_fingerprint)] = None
 
 
 @sender_commands.command("add")

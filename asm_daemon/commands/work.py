@@ -154,7 +154,10 @@ def _both(found: Violated) -> str:
 
 def run_once(
     job: Annotated[
-        str, typer.Argument(metavar="JOB", help="seal-audit, prepare-months, publish, erase-hl7-messages or sync")
+        str,
+        typer.Argument(
+            metavar="JOB", help="seal-audit, prepare-months, erase-expected, erase-hl7-messages, publish or sync"
+        ),
     ],
     period: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="publish this day, instead of every day that is due")
