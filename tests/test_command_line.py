@@ -433,7 +433,7 @@ async def test_facilities_and_their_senders_are_listed_and_found(
     assert found is not None
     assert found.facility.code == "HY-YT-0002"
     more = {"--overnight-classes": "I,NT,E:bed", "--charset": "windows-1258", "--relative-role": "LUUTRU"}
-    bound = {"--certificate-sha256": "AB:" * 31 + "AB"}
+    bound = {"--certificate": "AB:" * 31 + "AB"}
     assert (await asm("sender", "add", *options(sender | more | bound))).exit_code == DONE
     assert json.loads((await asm("sender", "list", "--json")).stdout) == [
         {
@@ -442,7 +442,7 @@ async def test_facilities_and_their_senders_are_listed_and_found(
         }
     ]  # fmt: skip
     wrong = {"--overnight-classes": "i;b", "--charset": "viscii", "--relative-role": "ở cùng"}
-    wrong["--certificate-sha256"] = "abc"
+    wrong["--certificate"] = "abc"
     refused = await asm("sender", "add", *options(sender | wrong))
     assert refused.exit_code == WRONG
     assert all(name in refused.stderr for name in wrong)
