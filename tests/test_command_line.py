@@ -443,7 +443,7 @@ async def test_facilities_and_their_senders_are_listed_and_found(
     assert found is not None
     assert found.facility.code == "HY-YT-0002"
     more = {"--overnight-classes": "I,NT,E:bed", "--charset": "windows-1258", "--relative-role": "LUUTRU"}
-    bound = {"--certificate-sha256": "AB:" * 31 + "AB"}
+    bound = {"--certificate": "AB:" * 31 + "AB"}
     assert (await asm("sender", "add", *options(sender | more | bound))).exit_code == DONE
     assert json.loads((await asm("sender", "list", "--json")).stdout) == [
         {
@@ -452,7 +452,7 @@ async def test_facilities_and_their_senders_are_listed_and_found(
         }
     ]  # fmt: skip
     wrong = {"--overnight-classes": "i;b", "--charset": "viscii", "--relative-role": "ở cùng"}
-    wrong["--certificate-sha256"] = "abc"
+    wrong["--certificate"] = "abc"
     refused = await asm("sender", "add", *options(sender | wrong))
     assert refused.exit_code == WRONG
     assert all(name in refused.stderr for name in wrong)
@@ -665,7 +665,10 @@ async def test_an_audit_is_whole_until_somebody_changes_it(
 async def test_a_job_runs_once_and_says_what_it_did(asm: Command, facility: Facility) -> None:
     unknown = await asm("once", "dance")
     assert unknown.exit_code == WRONG
-    jobs = "seal-audit, read-inbox, erase-imports, prepare-months, erase-expected, publish, erase-roster-plans, sync"
+    jobs = (
+        "pull-hotels, seal-audit, read-inbox, erase-imports, prepare-months, erase-expected, erase-hl7-messages, "
+        "publish, erase-roster-plans, sync"
+    )
     assert jobs in unknown.stderr
     assert json.loads((await asm("once", "prepare-months")).stdout) == {"keys": 0, "partitions": 0}
     assert json.loads((await asm("once", "erase-expected")).stdout) == {"ended": 0, "no_shows": 0}

@@ -347,7 +347,7 @@ class NewSender(Input):
     )
     charset: Annotated[str, BeforeValidator(_read_charset)] = DEFAULT_CHARSET
     relative_role: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,20}$")] | None = None
-    certificate_sha256: Annotated[bytes, BeforeValidator(_read_fingerprint)] | None = None
+    certificate: Annotated[bytes | None, BeforeValidator(_read_fingerprint)] = None
 
 
 @sender_commands.command("add")
@@ -368,7 +368,7 @@ def add_sender(
     relative_role: Annotated[
         str | None, _option("NK1-7 of relatives who stay with the patient (người nhà ở cùng); without it none do")
     ] = None,
-    certificate_sha256: Annotated[
+    certificate: Annotated[
         str | None, _option("SHA-256 of the client certificate (chứng thư) that alone may use these names, in hex")
     ] = None,
 ) -> None:
@@ -384,7 +384,7 @@ def add_sender(
         overnight_classes=overnight_classes,
         charset=charset,
         relative_role=relative_role,
-        certificate_sha256=certificate_sha256,
+        certificate=certificate,
     )
     profile = HospitalProfile(new.overnight_classes, new.charset, new.relative_role)
     _in_directory(
@@ -396,7 +396,7 @@ def add_sender(
             new.facility,
             utc_now(),
             profile=profile,
-            certificate_sha256=new.certificate_sha256,
+            certificate_sha256=new.certificate,
         )
     )
 

@@ -94,6 +94,8 @@ def address(pattern: str) -> str:
     parameters = {
         "stay_id": NOWHERE,
         "expected_id": NOWHERE,
+        "import_id": NOWHERE,
+        "plan_id": NOWHERE,
         "code": "0",
         "period": "2026-11",
         "system": "mews",
