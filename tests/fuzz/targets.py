@@ -16,6 +16,7 @@ from datetime import UTC, date, datetime
 from functools import cache, partial
 from importlib.metadata import entry_points
 from io import BytesIO
+from pathlib import Path
 from xml.sax.saxutils import escape
 
 import orjson
@@ -41,6 +42,7 @@ Results = Iterable[Act | Unreadable]
 MARKS = ("QZXJW", "734517")
 """What stands in every name and every document number of the sound documents, and nowhere else."""
 DAY = date(2026, 11, 23)
+SAMPLES = Path(__file__).parents[2] / "deploy" / "samples"
 BODY_BYTES, BATCH_ROWS = 8 << 20, 5_000
 
 
@@ -142,6 +144,10 @@ def _portal() -> Sequence[bytes]:
     return [orjson.dumps(rows), orjson.dumps(rows[:1]), orjson.dumps([foreigner, *changes])]
 
 
+def _sample(name: str) -> Sequence[bytes]:
+    return [marked((SAMPLES / name).read_bytes())]
+
+
 _XLSX_WORDS = (
     b"A1",
     b"XFD1048576",
@@ -179,6 +185,13 @@ CORPORA: Mapping[str, Corpus] = {
                     b"8859/1", b"CP1258", b"UNICODE UTF-8", b"FHS|", b"BHS|", b"MRG|"],
     ),
     "kbtt_api": Corpus(_portal, dictionary=[b'"quocTich":', b'"loai":"TS"', b'"soGiayTo":[]', b'{"a":{}}']),
+    "pms_ota": Corpus(
+        partial(_sample, "hotel-opentravel.xml"),
+        dictionary=[b"<PaymentCard ", b"<ResGuest>", b'<GuestCount Count="9"/>', b'ResStatus="Cancel"', b"<Surname>"],
+    ),
+    "pms_apaleo": Corpus(partial(_sample, "hotel-apaleo.json"), dictionary=[b'"primaryGuest":', b'"status":"Canceled"']),
+    "pms_mews": Corpus(partial(_sample, "hotel-mews.json"), dictionary=[b'"Customers":', b'"State":"Canceled"']),
+    "pms_ohip": Corpus(partial(_sample, "hotel-ohip.json"), dictionary=[b'"reservationGuests":', b'"CheckedOut"']),
 }  # fmt: skip
 """What is known of each connector; one that is not named here begins with the documents of all the others."""
 

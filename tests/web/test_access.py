@@ -89,8 +89,6 @@ def shape(route: Route) -> str:  # type: ignore[type-arg]  # any route
 
 def address(pattern: str) -> str:
     """An address that the pattern matches."""
-    parameters = {"stay_id": NOWHERE, "expected_id": NOWHERE, "import_id": NOWHERE, "code": "0", "period": "2026-11"}
-    parameters = {"stay_id": NOWHERE, "plan_id": NOWHERE, "code": "0", "period": "2026-11"}
     parameters = {
         "stay_id": NOWHERE,
         "expected_id": NOWHERE,
