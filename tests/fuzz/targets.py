@@ -189,7 +189,9 @@ CORPORA: Mapping[str, Corpus] = {
         partial(_sample, "hotel-opentravel.xml"),
         dictionary=[b"<PaymentCard ", b"<ResGuest>", b'<GuestCount Count="9"/>', b'ResStatus="Cancel"', b"<Surname>"],
     ),
-    "pms_apaleo": Corpus(partial(_sample, "hotel-apaleo.json"), dictionary=[b'"primaryGuest":', b'"status":"Canceled"']),
+    "pms_apaleo": Corpus(
+        partial(_sample, "hotel-apaleo.json"), dictionary=[b'"primaryGuest":', b'"status":"Canceled"']
+    ),
     "pms_mews": Corpus(partial(_sample, "hotel-mews.json"), dictionary=[b'"Customers":', b'"State":"Canceled"']),
     "pms_ohip": Corpus(partial(_sample, "hotel-ohip.json"), dictionary=[b'"reservationGuests":', b'"CheckedOut"']),
 }  # fmt: skip
