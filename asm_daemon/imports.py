@@ -6,22 +6,28 @@ import asyncio
 import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from io import BytesIO
-from pathlib import PurePath
+from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
 
 import orjson
 
-from asm_daemon.intake import Command, Intake, batch_result, row_result, unreadable_result
+from asm_daemon.crypto import create_store, epoch_at, open_keyring
+from asm_daemon.intake import Command, Intake, Outcome, batch_result, rehearse_alone, row_result, unreadable_result
+from asm_daemon.issuing import Issuer
 from asm_daemon.model import Facility
 from asm_daemon.problems import Refused
 from schemas.act import DOCUMENT_BYTES_LIMIT, Act, Connector, Unreadable, from_json
-from schemas.stay import BatchResult
+from schemas.codes import FacilityKind
+from schemas.stay import BatchResult, RowResult
 from schemas.violations import violation
 
 READ_SECONDS = 30.0
+SLICE_ROWS = 500
+"""Rows that are handed to intake at once; between two slices single declarations pass."""
 
 OUTPUT_BYTES_LIMIT = 64 << 20
 """The most a child may answer; its rows are limited (`schemas.act.RESULTS_LIMIT`), their cells are not."""
@@ -175,15 +181,46 @@ async def import_document(
     actor: str,
     received_at: datetime,
     rehearse: bool = False,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> BatchResult:
     """Read a document and take its rows in (or rehearse it); a result per row, in document order.
 
+    `progress` hears how many rows of how many are done; a rehearsal decides them all at once.
     Raises `Refused`: no_rows, declaration_invalid when the document as a whole cannot be read, and what intake raises.
     """
     read = await read_rows(connector.name, document)
-    commands = [Command(facility, act, received_at, actor) for act in read if isinstance(act, Act)]
-    take = intake.rehearse if rehearse else intake.submit
-    taken = iter(zip(commands, await take(commands), strict=True))
-    return batch_result(
-        [unreadable_result(row) if isinstance(row, Unreadable) else row_result(*next(taken)) for row in read]
-    )
+    results: list[RowResult] = []
+    for first in range(0, len(read), len(read) if rehearse else SLICE_ROWS):
+        rows = read[first:] if rehearse else read[first : first + SLICE_ROWS]
+        commands = [Command(facility, act, received_at, actor) for act in rows if isinstance(act, Act)]
+        outcomes = await (intake.rehearse if rehearse else intake.submit)(commands)
+        results += _told(rows, commands, outcomes)
+        progress(len(results), len(read))
+    return batch_result(results)
+
+
+async def try_document(connector_name: str, document: bytes, kind: FacilityKind, now: datetime) -> BatchResult:
+    """What would become of a document's rows at a facility of this kind where nobody was declared before: without a
+    database, a server or a key of the installation. Raises `Refused` as `import_document` does.
+
+    What only the facility's own stays can tell, repetitions and overlaps with them, is not found.
+    """
+    read = await read_rows(connector_name, document)
+    with TemporaryDirectory(prefix="asm-try-") as folder:  # keys that seal nothing which is kept
+        epoch = epoch_at(now)
+        create_store(Path(folder) / "keys", [epoch], now)
+        keyring = open_keyring(Path(folder) / "keys")
+        commands = [Command(_facility_of(kind), act, now, "try") for act in read if isinstance(act, Act)]
+        issuer = Issuer("asm.try.example", "http://asm.try.example", production=False, keyring=keyring)
+        return batch_result(_told(read, commands, rehearse_alone(keyring, issuer, commands, now)))
+
+
+def _told(
+    rows: Sequence[Act | Unreadable], commands: Sequence[Command], outcomes: Sequence[Outcome]
+) -> list[RowResult]:
+    taken = iter(zip(commands, outcomes, strict=True))
+    return [unreadable_result(row) if isinstance(row, Unreadable) else row_result(*next(taken)) for row in rows]
+
+
+def _facility_of(kind: FacilityKind) -> Facility:
+    return Facility(0, "TRY", "", kind, "109", "", "", None, "", 1, sandbox=False)

@@ -45,7 +45,7 @@ from schemas.sandbox import verification_of
 from schemas.stay import BatchResult, RowResult
 from schemas.violations import Violation
 
-__all__ = ["Command", "Intake", "Outcome", "batch_result", "row_result", "unreadable_result"]
+__all__ = ["Command", "Intake", "Outcome", "batch_result", "rehearse_alone", "row_result", "unreadable_result"]
 
 RETRIES = 3
 RECONNECT_SECONDS = 0.2
@@ -152,23 +152,8 @@ class Intake:
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
                 world = await self._load(connection, acts, Draft(self._issuer))
-            try:
-                decisions = [world.decide(act) for act in acts]
-            except UnknownEpoch:
-                raise Refused("unavailable", retry_after_seconds=60) from None
-            for place, act, decision in zip(waiting, acts, decisions, strict=True):
-                row = _shown(decision) if decision.outcome != "accepted" else None
-                if decision.refusal is not None and row is not None:
-                    decision.refusal.stay_id = str(row.id)
-                outcomes[place] = Outcome(
-                    decision.outcome,
-                    row,
-                    None,
-                    decision.refusal,
-                    (*act.warnings, *decision.warnings, *world.doubts(act, decision)),
-                    decision.expected if decision.outcome == "duplicate" else None,
-                    decision.missing,
-                )
+            for place, outcome in zip(waiting, _rehearsed(world, acts), strict=True):
+                outcomes[place] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
 
     async def run(self) -> None:
@@ -416,6 +401,49 @@ class Intake:
                 guests = guests_after(contents, patches.get((row.facility_id, row.id), ()))
                 tags += [(row.facility_id, self._keyring.presence_tag(guest)) for guest in guests]
         return await store.find_present(connection, *_columns(tags))
+
+
+def rehearse_alone(keyring: Keyring, issuer: Issuer, commands: Sequence[Command], now: datetime) -> list[Outcome]:
+    """Decide as for a house in which nobody has ever been declared, without a database: what a document says of itself.
+
+    What only the facility's own stays can tell, repetitions and overlaps with them, is not found.
+    """
+    prepared: dict[int, Prepared] = {}
+    outcomes: dict[int, Outcome] = {}
+    for place, command in enumerate(commands):
+        try:
+            prepared[place] = prepare(keyring, command)
+        except Refused as refusal:
+            outcomes[place] = Outcome("refused", refusal=refusal, warnings=command.act.warnings)
+    acts = list(prepared.values())
+    world = World(keyring, now, {}, (), (), (), (), Draft(issuer))
+    outcomes |= zip(prepared, _rehearsed(world, acts), strict=True)
+    return [outcomes[place] for place in range(len(commands))]
+
+
+def _rehearsed(world: World, acts: Sequence[Prepared]) -> list[Outcome]:
+    """What would become of acts; a stay or an expectation that is only imagined has no id to show."""
+    try:
+        decisions = [world.decide(act) for act in acts]
+    except UnknownEpoch:
+        raise Refused("unavailable", retry_after_seconds=60) from None
+    outcomes = []
+    for act, decision in zip(acts, decisions, strict=True):
+        row = _shown(decision) if decision.outcome != "accepted" else None
+        if decision.refusal is not None and row is not None:
+            decision.refusal.stay_id = str(row.id)
+        outcomes.append(
+            Outcome(
+                decision.outcome,
+                row,
+                None,
+                decision.refusal,
+                (*act.warnings, *decision.warnings, *world.doubts(act, decision)),
+                decision.expected if decision.outcome == "duplicate" else None,
+                decision.missing,
+            )
+        )
+    return outcomes
 
 
 _TELLS = frozenset({ActKind.EXPECT, ActKind.CORRECT, ActKind.DECLARE})

@@ -35,6 +35,7 @@ from asm_daemon.settings import Settings
 from asm_daemon.store import hospital
 from connectors.population import simulator
 from schemas.codes import FacilityKind
+from schemas.synthetic import person
 from tests.conftest import Database
 from tests.stack import FacilityMaker, Pools
 
@@ -574,6 +575,39 @@ async def test_a_roster_is_only_shown_until_it_shall_be_applied_and_wrong_words_
     assert "5 accepted" in done.stdout
     again = json.loads((await asm(*asked, "all", "--apply", "--json")).stdout)
     assert (again["state"], again["results"]) == ("applied", [])
+
+
+async def test_a_file_is_checked_without_settings_a_facility_or_a_database(tmp_path: Path) -> None:
+    rows = ["Họ tên;Ngày sinh;Giới tính;Quốc tịch;Loại giấy tờ;Số giấy tờ;Ngày đến;Ngày đi dự kiến;Phòng;Lý do"]
+    day = f"{local_day(datetime.now(UTC)):%d/%m/%Y}"
+    for number in (1, 2):
+        who = person(number)
+        year, month, date = who.birth_date.split("-")
+        rows.append(f"{who.full_name};{date}/{month}/{year};{who.gender};VNM;1;{who.document_number};{day};{day};1;1")
+    rows.append(rows[1].replace(";1;1", ";2;1"))
+    (tmp_path / "list.csv").write_text("\n".join([*rows, "X;31/02/1990;M;VNM;1;12;;;;"]))
+    environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "HOME") if name in os.environ}
+    command = [sys.executable, "-m", "asm_daemon", "import", str(tmp_path / "list.csv")]
+    refused = await asyncio.create_subprocess_exec(*command, env=environment, stderr=subprocess.PIPE)
+    assert await refused.wait() == WRONG  # to store it, one has to say where
+    child = await asyncio.create_subprocess_exec(
+        *command,
+        "--dry-run",
+        "--json",
+        "--connector",
+        "spreadsheet",
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    printed, said = await child.communicate()
+    assert child.returncode == NO
+    result = json.loads(printed)
+    assert (result["received"], result["accepted"], result["refused"]) == (4, 2, 2)
+    codes = [{fault["code"] for fault in row["problem"]["errors"]} for row in result["results"] if row["problem"]]
+    assert codes[0] == {"duplicate_row"}
+    assert {"wrong_date", "wrong_document_number", "required"} <= codes[1]
+    assert "without what the facility has on file" in said.decode()
 
 
 async def test_a_file_is_rehearsed_without_a_trace_and_sent_twice_declared_once(

@@ -13,6 +13,9 @@ from uuid import UUID
 
 import typer
 from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task
+from rich.text import Text
 
 from asm_daemon import directory, feeds, imports, rostering, sync
 from asm_daemon.commands.console import (
@@ -32,6 +35,7 @@ from asm_daemon.problems import Refused
 from asm_daemon.rosters import Caller
 from asm_daemon.settings import Settings
 from schemas.act import DOCUMENT_BYTES_LIMIT
+from schemas.codes import FacilityKind
 from schemas.roster import ABSENCE_NIGHTS_LIMIT, RosterConfirmation, RosterPlan, RosterResult
 from schemas.stay import BatchResult, Problem, RowResult, Violated
 from schemas.violations import violation
@@ -49,18 +53,34 @@ def import_file(
             metavar="FILE", exists=True, dir_okay=False, readable=True, help="a document that a connector reads"
         ),
     ],
-    facility: Annotated[str, typer.Option(help="code of the facility that declares (mã cơ sở)")],
+    facility: Annotated[
+        str | None,
+        typer.Option(help="code of the facility that declares (mã cơ sở); a --dry-run without it needs no database"),
+    ] = None,
     connector: Annotated[
         str | None, typer.Option(help="who reads it (bộ đọc); by default the one that claims the file's suffix")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="decide on every row and store nothing (thử)")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the result with its receipts as JSON")] = False,
+    kind: Annotated[
+        FacilityKind, typer.Option(help="kind of facility that a --dry-run without --facility supposes (loại cơ sở)")
+    ] = FacilityKind.HOTEL_2_3_STAR,
 ) -> None:
     """Declare the guests in a file (khai báo từ tệp).
 
-    Ends with 0 only if no row was refused.
+    With --dry-run and no --facility it only reads and checks the file, as a facility of that kind would send it: for
+    whoever writes software that makes such files. Ends with 0 only if no row was refused.
     """
-    result = asyncio.run(_import(settings(), file, facility, connector, rehearse=dry_run))
+    if facility is None and not dry_run:
+        raise typer.BadParameter("only a --dry-run can do without", param_hint="--facility")
+    if facility is None:
+        result = asyncio.run(_try(file, connector, kind))
+        note(
+            "Chỉ kiểm tra nội dung tệp, không so với dữ liệu đã có của cơ sở. · "
+            "The file alone was checked, without what the facility has on file."
+        )
+    else:
+        result = asyncio.run(_import(settings(), file, facility, connector, rehearse=dry_run))
     if as_json:
         print_json(result.model_dump(mode="json"))
     else:
@@ -85,15 +105,31 @@ async def _import(
     facility = await _facility(given, facility_code)
     await require_database(given.database_url, *_INTAKE_LOGINS)
     async with open_daemon(given) as opened, _taking_in(opened.intake) as intake:
-        return await imports.import_document(
-            intake,
-            chosen,
-            document,
-            facility=facility,
-            actor=operator(),
-            received_at=received_at,
-            rehearse=rehearse,
-        )
+        columns = (BarColumn(), MofNCompleteColumn(), RowsPerSecond())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("", total=None)
+            return await imports.import_document(
+                intake,
+                chosen,
+                document,
+                facility=facility,
+                actor=operator(),
+                received_at=received_at,
+                rehearse=rehearse,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+
+
+class RowsPerSecond(ProgressColumn):
+    """How fast it goes."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.0f} dòng/s · rows/s" if task.speed else "")
+
+
+async def _try(file: Path, connector_name: str | None, kind: FacilityKind) -> BatchResult:
+    chosen = imports.choose_connector(load_connectors(), name=connector_name, file_name=file.name, media_type=None)
+    return await imports.try_document(chosen.name, await asyncio.to_thread(_read, file), kind, utc_now())
 
 
 @asynccontextmanager

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from uuid_utils.compat import uuid7
 
-from asm_daemon import demo, embedded, samples_directory
+from asm_daemon import demo, embedded, imports, rules, samples, samples_directory
 from asm_daemon.crypto import create_store, epoch_at
 from asm_daemon.daemon import utc_now
 from asm_daemon.samples_directory import HOTEL
@@ -37,6 +37,7 @@ SINGLE = {"connections": 64, "requests": 12_000, "rows": 1, "single": True, "pat
 BATCH = {"connections": 8, "requests": 300, "rows": 100, "single": False, "path": "/v1/stays:batch", "expected": "200"}
 MLLP = {"messages": 2_000, "ahead": 1, "first": 700_000}
 MLLP_AHEAD = {"messages": 2_000, "ahead": 100, "first": 800_000}
+WORKBOOK_ROWS, WORKBOOK_SEED = 10_000, 5_000
 LIMIT_ROWS, LIMIT_BATCHES = 1_000, 30
 LIMIT_SINGLES = 2_000
 READY_SECONDS = 60.0
@@ -65,18 +66,20 @@ async def main() -> int:
             batch = await _load(site, {**BATCH, "first": 1_000_000})
             mllp = await _load_mllp(site, MLLP)
             mllp_ahead = await _load_mllp(site, MLLP_AHEAD)
+            workbook = await _load_workbook(site)
             drained = await _drained(site)
-    _show(limit, single, batch, mllp, mllp_ahead)
+    _show(limit, single, batch, mllp, mllp_ahead, workbook)
     result = {
         "limit": limit,
         "single": single,
         "batch": batch,
         "mllp": mllp,
         "mllp_ahead": mllp_ahead,
+        "workbook": workbook,
         "all_confirmed_after_seconds": drained,
     }
     sys.stdout.buffer.write(orjson.dumps(result) + b"\n")
-    return 1 if any(each["failed"] for each in (single, batch, mllp, mllp_ahead)) else 0
+    return 1 if any(each["failed"] for each in (single, batch, mllp, mllp_ahead, workbook)) else 0
 
 
 async def _http_limit() -> int:
@@ -179,6 +182,35 @@ async def _load_mllp(site: Site, plan: Mapping[str, Any]) -> dict[str, Any]:
     return await _carried_out("tests.bench.mllp_load", {**plan, "port": site.mllp_port, "admitted": admitted})
 
 
+async def _load_workbook(site: Site) -> dict[str, Any]:
+    """The Ministry's workbook of `WORKBOOK_ROWS` guests: read alone in the limited child, and taken in as a job."""
+    document = samples.official_xlsx(rules.local_day(utc_now()), WORKBOOK_ROWS, seed=WORKBOOK_SEED)
+    started = time.perf_counter()
+    read = await imports.read_document("official_xlsx", document, timeout_seconds=imports.READ_SECONDS)
+    reading = time.perf_counter() - started
+    form = aiohttp.FormData({"connector": "official_xlsx"})
+    form.add_field("file", document, filename="list.xlsx")
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{site.port}") as session:
+        headers = {"Authorization": f"Bearer {site.key}"}
+        started = time.perf_counter()
+        async with session.post("/v1/imports?wait=0", data=form, headers=headers) as sent:
+            where = sent.headers["Location"]
+        while True:
+            async with session.get(where, headers=headers) as answer:
+                state = await answer.json()
+            if state["finished_at"] is not None:
+                break
+            await asyncio.sleep(0.05)
+        taking = time.perf_counter() - started
+    return {
+        "rows": len(read),
+        "bytes": len(document),
+        "read_rows_per_second": int(len(read) / reading),
+        "rows_per_second": int(state["done"] / taking),
+        "failed": len(read) - state["accepted"],
+    }
+
+
 async def _carried_out(module: str, plan: Mapping[str, Any]) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", module, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
@@ -241,6 +273,7 @@ def _show(
     batch: Mapping[str, Any],
     mllp: Mapping[str, Any],
     mllp_ahead: Mapping[str, Any],
+    workbook: Mapping[str, Any],
 ) -> None:
     table = Table("what", "per second", "of the limit", "p50 ms", "p99 ms", title="Intake, 1 daemon process")
     table.add_row("database limit: rows, 1,000 a statement", f"{limit['rows_per_second']:,}", "", "", "")
@@ -263,6 +296,14 @@ def _show(
             f"{result['messages_per_second'] / limit['commits_per_second']:.2f} of commits",
             f"{result['p50_ms']}",
             f"{result['p99_ms']}",
+        )
+    for name, figure in (("read in the child", "read_rows_per_second"), ("uploaded to filed", "rows_per_second")):
+        table.add_row(
+            f"workbook of {workbook['rows']:,} rows, {name}",
+            f"{workbook[figure]:,}",
+            f"{workbook[figure] / limit['rows_per_second']:.2f}",
+            "",
+            "",
         )
     console.print(table)
 
