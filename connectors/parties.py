@@ -179,10 +179,10 @@ def _local(written: str | None) -> str | None:
         return written
     try:
         instant = datetime.fromisoformat(written)
-    except ValueError:
+        if instant.tzinfo is not None:
+            instant = instant.astimezone(VIETNAM)
+    except (ValueError, OverflowError):  # no instant, or within a day of the last there is
         return written
-    if instant.tzinfo is not None:
-        instant = instant.astimezone(VIETNAM)
     return instant.replace(tzinfo=None, microsecond=0).isoformat(sep=" ")
 
 
