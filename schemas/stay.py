@@ -78,11 +78,14 @@ def _in_words(value: object) -> object:
 
 def _in_utc(instant: datetime) -> datetime:
     try:
-        return instant.astimezone(UTC)
-    except OverflowError:  # within a day of the first or the last instant there is
+        found = instant.astimezone(UTC)
+        _ = found + _CALENDAR_MARGIN, found - _CALENDAR_MARGIN
+    except OverflowError:  # near the first or the last instant there is: nobody could tell its local day or deadline
         raise refuse("wrong_date", expected=_INSTANT_FORM) from None
+    return found
 
 
+_CALENDAR_MARGIN = timedelta(days=2)
 _INSTANT_FORM = "YYYY-MM-DDThh:mm:ss+07:00"
 Tidy = BeforeValidator(_tidy)
 # What a validator has looked at counts as Python's own, in which strict would refuse every text.
