@@ -19,7 +19,7 @@ import orjson
 import structlog
 from uuid_utils.compat import uuid7
 
-from asm_daemon import imports
+from asm_daemon import audit, imports
 from asm_daemon.crypto import Keyring, RecordName, epoch_of
 from asm_daemon.intake import Command, Intake, Outcome, row_result, unreadable_result
 from asm_daemon.model import Facility, ImportJob, Principal, Scope
@@ -297,9 +297,13 @@ async def annotate(
 ) -> tuple[bytes, bool]:
     """The file of an ended job with a column of errors, and whether it is a workbook; then the file is erased here.
 
-    Raises `Refused`: not_found, import_not_ended, file_erased, not_annotatable for a format without columns.
+    The erasure and the audit entry of this read of personal data are one transaction, before the answer leaves.
+    Raises `Refused`: not_found, scope_missing for who neither sent the file nor may read declared data,
+    import_not_ended, file_erased, not_annotatable for a format without columns.
     """
-    job, _ = await _job(pool, principal, job_id)
+    job, facility = await _job(pool, principal, job_id)
+    if job.actor != str(principal.id) and Scope.READ not in principal.grants[facility.code][1]:
+        raise Refused("scope_missing")
     if job.finished_at is None:
         raise Refused("import_not_ended", retry_after_seconds=1)
     async with pool.acquire() as connection:
@@ -313,9 +317,23 @@ async def annotate(
     made = await imports.annotate_document(open_file(keyring, job, parts), notes, min(row.row for row in rows))
     if made is None:
         raise Refused("not_annotatable")
-    async with pool.acquire() as connection:
-        await store.erase_file(connection, job.facility_id, job.id, now)
+    async with pool.acquire() as connection, connection.transaction():
+        if not await store.erase_file(connection, job.facility_id, job.id, now):
+            raise Refused("file_erased")  # somebody else was quicker
+        await audit.append(connection, _read_entry(principal, job, now))
     return made, made.startswith(b"PK")
+
+
+def _read_entry(principal: Principal, job: ImportJob, now: datetime) -> audit.AuditEntry:
+    return audit.AuditEntry(
+        at=now,
+        actor_kind=principal.kind.value,
+        actor=str(principal.id),
+        organisation=principal.organisation,
+        action="import.read",
+        object=f"import/{job.id}",
+        details={"facility_id": job.facility_id, "rows": job.done},
+    )
 
 
 async def erase_once(pool: asyncpg.Pool, now: datetime, *, file_hours: int, report_days: int) -> Mapping[str, int]:
