@@ -32,10 +32,12 @@ from schemas.stay import RowResult
 from schemas.violations import Violation
 
 CLAIM_SECONDS = 60.0
-"""How long a silent worker keeps its job: longer than reading a document or a slice may take."""
+"""How long a silent worker keeps its job: longer than a slice may take."""
+KEEP_SECONDS = 20.0
+"""How often a worker that waits for its document to be read says that it is still there."""
 POLL_SECONDS = 1.0
 ATTEMPTS_LIMIT = 5
-"""How many workers may take a job up, the last ones perhaps dying of it, before it fails."""
+"""How many workers may take a job up without getting on, perhaps dying of it, before it fails."""
 WORKERS = 2
 """Jobs in hand at once in one process, so that a small file need not wait for a large one."""
 PART_BYTES = 60_000
@@ -148,8 +150,8 @@ class Importer:
         if facility is None or job.file_erased_at is not None or job.attempts > ATTEMPTS_LIMIT:
             raise Refused("internal")
         document = open_file(self._keyring, job, parts)
-        read = await imports.read_rows(job.connector, document)
-        if not await self._keep(job, owner, len(read)):
+        read = await self._read(job, owner, document, stop)
+        if read is None or not await self._keep(job, owner, len(read)):
             return 0
         recorded = await self._recorded(job)
         seen = {(row.stay_id or "", row.version or 0) for row in recorded if row.stay_id}
@@ -166,6 +168,24 @@ class Importer:
             resumed = False
         await self._end(job, owner, None)
         return taken
+
+    async def _read(
+        self, job: ImportJob, owner: UUID, document: bytes, stop: asyncio.Event
+    ) -> list[Act | Unreadable] | None:
+        """The rows of a file, however long others are read before it; None if the job is another's by then, or at
+        `stop`. Raises `Refused` as `imports.read_rows` does."""
+        reading = asyncio.create_task(imports.read_rows(job.connector, document))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            while not reading.done():
+                await asyncio.wait((reading, stopping), timeout=KEEP_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                if stopping.done() or (not reading.done() and not await self._keep(job, owner, None)):
+                    return None
+            return await reading
+        finally:
+            reading.cancel()
+            stopping.cancel()
+            await asyncio.gather(reading, stopping, return_exceptions=True)
 
     async def _take(
         self,
@@ -221,7 +241,7 @@ class Importer:
     def _until(self) -> datetime:
         return self._now() + timedelta(seconds=CLAIM_SECONDS)
 
-    async def _keep(self, job: ImportJob, owner: UUID, rows: int) -> bool:
+    async def _keep(self, job: ImportJob, owner: UUID, rows: int | None) -> bool:
         async with self._pool.acquire() as connection:
             return await store.keep_claim(connection, job, owner, self._until(), rows)
 
