@@ -43,6 +43,8 @@ from schemas.violations import violation
 PULLS_LIMIT, PULLS_PER_SYSTEM = 200, 20
 """How many reservations one pass fetches, and how many of one system: a slow one must not take all the time."""
 SYSTEMS_AT_ONCE = 4
+PASS_SECONDS = 60.0
+"""How long one pass goes on asking a system that answers, but slowly: the others wait for the end of the pass."""
 BACKOFF_FIRST_SECONDS, BACKOFF_LONGEST_SECONDS = 5.0, 3600.0
 RETRY_AFTER_LIMIT_SECONDS = 6 * 3600.0
 """The longest that a system may ask to be left alone."""
@@ -240,9 +242,13 @@ class _Worker:
     async def run(self, rows: Sequence[Pull], open_client: OpenClient) -> Counter[str]:
         counts: Counter[str] = Counter()
         failure: NotFetched | None = None
+        loop = asyncio.get_running_loop()
+        until = loop.time() + PASS_SECONDS
         try:
             async with open_client(self.system) as client:
                 for row in rows:
+                    if counts and loop.time() >= until:
+                        break  # the rest stays due
                     try:
                         counts[await self._pull(client, row)] += 1
                     except _OnlyThis as this:

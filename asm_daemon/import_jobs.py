@@ -19,7 +19,7 @@ import orjson
 import structlog
 from uuid_utils.compat import uuid7
 
-from asm_daemon import imports
+from asm_daemon import audit, imports
 from asm_daemon.crypto import Keyring, RecordName, epoch_of
 from asm_daemon.intake import Command, Intake, Outcome, row_result, unreadable_result
 from asm_daemon.model import Facility, ImportJob, Principal, Scope
@@ -32,10 +32,12 @@ from schemas.stay import RowResult
 from schemas.violations import Violation
 
 CLAIM_SECONDS = 60.0
-"""How long a silent worker keeps its job: longer than reading a document or a slice may take."""
+"""How long a silent worker keeps its job: longer than a slice may take."""
+KEEP_SECONDS = 20.0
+"""How often a worker that waits for its document to be read says that it is still there."""
 POLL_SECONDS = 1.0
 ATTEMPTS_LIMIT = 5
-"""How many workers may take a job up, the last ones perhaps dying of it, before it fails."""
+"""How many workers may take a job up without getting on, perhaps dying of it, before it fails."""
 WORKERS = 2
 """Jobs in hand at once in one process, so that a small file need not wait for a large one."""
 PART_BYTES = 60_000
@@ -148,8 +150,8 @@ class Importer:
         if facility is None or job.file_erased_at is not None or job.attempts > ATTEMPTS_LIMIT:
             raise Refused("internal")
         document = open_file(self._keyring, job, parts)
-        read = await imports.read_rows(job.connector, document)
-        if not await self._keep(job, owner, len(read)):
+        read = await self._read(job, owner, document, stop)
+        if read is None or not await self._keep(job, owner, len(read)):
             return 0
         recorded = await self._recorded(job)
         seen = {(row.stay_id or "", row.version or 0) for row in recorded if row.stay_id}
@@ -166,6 +168,24 @@ class Importer:
             resumed = False
         await self._end(job, owner, None)
         return taken
+
+    async def _read(
+        self, job: ImportJob, owner: UUID, document: bytes, stop: asyncio.Event
+    ) -> list[Act | Unreadable] | None:
+        """The rows of a file, however long others are read before it; None if the job is another's by then, or at
+        `stop`. Raises `Refused` as `imports.read_rows` does."""
+        reading = asyncio.create_task(imports.read_rows(job.connector, document))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            while not reading.done():
+                await asyncio.wait((reading, stopping), timeout=KEEP_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                if stopping.done() or (not reading.done() and not await self._keep(job, owner, None)):
+                    return None
+            return await reading
+        finally:
+            reading.cancel()
+            stopping.cancel()
+            await asyncio.gather(reading, stopping, return_exceptions=True)
 
     async def _take(
         self,
@@ -221,7 +241,7 @@ class Importer:
     def _until(self) -> datetime:
         return self._now() + timedelta(seconds=CLAIM_SECONDS)
 
-    async def _keep(self, job: ImportJob, owner: UUID, rows: int) -> bool:
+    async def _keep(self, job: ImportJob, owner: UUID, rows: int | None) -> bool:
         async with self._pool.acquire() as connection:
             return await store.keep_claim(connection, job, owner, self._until(), rows)
 
@@ -297,9 +317,13 @@ async def annotate(
 ) -> tuple[bytes, bool]:
     """The file of an ended job with a column of errors, and whether it is a workbook; then the file is erased here.
 
-    Raises `Refused`: not_found, import_not_ended, file_erased, not_annotatable for a format without columns.
+    The erasure and the audit entry of this read of personal data are one transaction, before the answer leaves.
+    Raises `Refused`: not_found, scope_missing for who neither sent the file nor may read declared data,
+    import_not_ended, file_erased, not_annotatable for a format without columns.
     """
-    job, _ = await _job(pool, principal, job_id)
+    job, facility = await _job(pool, principal, job_id)
+    if job.actor != str(principal.id) and Scope.READ not in principal.grants[facility.code][1]:
+        raise Refused("scope_missing")
     if job.finished_at is None:
         raise Refused("import_not_ended", retry_after_seconds=1)
     async with pool.acquire() as connection:
@@ -313,9 +337,23 @@ async def annotate(
     made = await imports.annotate_document(open_file(keyring, job, parts), notes, min(row.row for row in rows))
     if made is None:
         raise Refused("not_annotatable")
-    async with pool.acquire() as connection:
-        await store.erase_file(connection, job.facility_id, job.id, now)
+    async with pool.acquire() as connection, connection.transaction():
+        if not await store.erase_file(connection, job.facility_id, job.id, now):
+            raise Refused("file_erased")  # somebody else was quicker
+        await audit.append(connection, _read_entry(principal, job, now))
     return made, made.startswith(b"PK")
+
+
+def _read_entry(principal: Principal, job: ImportJob, now: datetime) -> audit.AuditEntry:
+    return audit.AuditEntry(
+        at=now,
+        actor_kind=principal.kind.value,
+        actor=str(principal.id),
+        organisation=principal.organisation,
+        action="import.read",
+        object=f"import/{job.id}",
+        details={"facility_id": job.facility_id, "rows": job.done},
+    )
 
 
 async def erase_once(pool: asyncpg.Pool, now: datetime, *, file_hours: int, report_days: int) -> Mapping[str, int]:

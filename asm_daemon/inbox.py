@@ -13,6 +13,7 @@ import asyncio
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -54,19 +55,31 @@ async def read_once(
         if facility is None:
             log.warning("inbox.unknown_facility")
             continue
-        for file in await asyncio.to_thread(_files, place, now):
+        try:
+            files = await asyncio.to_thread(_files, place, now)
+        except OSError as error:  # no right to look into it: the other folders are looked into all the same
+            log.warning("inbox.not_readable", facility_id=facility.id, exc_info=error)
+            continue
+        for file in files:
             try:
                 report = await _take(file, facility, importer, pool, connectors, now, limit_bytes)
             except Refused as refusal:
                 if refusal.code in ("unavailable", "overloaded", "outcome_unknown"):
                     continue  # nothing is wrong with the file
-                said = problem_document(refusal).model_dump_json(exclude_none=True).encode()
-                await asyncio.to_thread(_put_away, file, said, keep=True)
-                rejected += 1
+                report, keep = problem_document(refusal).model_dump_json(exclude_none=True).encode(), True
+            except OSError as error:  # gone meanwhile, or not ours to read
+                log.warning("inbox.not_readable", facility_id=facility.id, exc_info=error)
+                continue
             else:
-                if report is not None:
-                    await asyncio.to_thread(_put_away, file, report, keep=False)
-                    taken += 1
+                keep = False
+            if report is None:
+                continue
+            try:
+                await asyncio.to_thread(_put_away, file, report, keep=keep)
+            except OSError as error:  # it is met again: the same job, which harms nobody
+                log.warning("inbox.not_put_away", facility_id=facility.id, exc_info=error)
+                continue
+            taken, rejected = taken + (not keep), rejected + keep
     return {"taken": taken, "rejected": rejected}
 
 
@@ -123,14 +136,28 @@ def _read(file: Path, limit_bytes: int) -> bytes | None:
 
 def _put_away(file: Path, report: bytes, *, keep: bool) -> None:
     """Leave the report, whole or not at all; then delete the file, or move what nothing was taken of."""
-    reports = file.parent / "reports"
-    reports.mkdir(mode=0o770, exist_ok=True)
+    reports = _beside(file, "reports")
     unfinished = reports / f".{file.name}.tmp"
     unfinished.write_bytes(report + b"\n")
+    _open_like(unfinished, file.parent, 0o666)
     unfinished.replace(reports / f"{file.name}.json")
     if keep:
-        rejected = file.parent / "rejected"
-        rejected.mkdir(mode=0o770, exist_ok=True)
-        file.replace(rejected / file.name)
+        file.replace(_beside(file, "rejected") / file.name)
     else:
         file.unlink(missing_ok=True)
+
+
+def _beside(file: Path, name: str) -> Path:
+    made = file.parent / name
+    if not made.is_dir():
+        made.mkdir(mode=0o700, exist_ok=True)
+        _open_like(made, file.parent, 0o777)
+    return made
+
+
+def _open_like(made: Path, folder: Path, most: int) -> None:
+    """Let those read what we made who may read the facility's folder, whatever the daemon's umask: it is for them."""
+    like = folder.stat()
+    with suppress(PermissionError):  # a group that the daemon does not belong to
+        os.chown(made, -1, like.st_gid)
+    made.chmod(like.st_mode & most)

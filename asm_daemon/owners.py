@@ -58,25 +58,26 @@ async def read_stay(
 
 async def facility_of(pool: asyncpg.Pool, principal: Principal, stay_id: UUID) -> Facility:
     """The facility of a stay that the principal may change. Raises `Refused` not_found, scope_missing."""
-    facilities = {facility.id: (facility, scopes) for facility, scopes in principal.grants.values()}
     async with pool.acquire() as connection:
-        row = await owned.read_owned(connection, list(facilities), stay_id)
-    if row is None:
-        raise Refused("not_found")
-    facility, scopes = facilities[row.facility_id]
-    if Scope.DECLARE not in scopes:
-        raise Refused("scope_missing")
-    return facility
+        row = await owned.read_owned(connection, _all_granted(principal), stay_id)
+    return _declaring(principal, row)
 
 
 async def facility_expecting(pool: asyncpg.Pool, principal: Principal, expected_id: UUID) -> Facility:
     """The facility of an expected guest whom the principal may declare. Raises `Refused` not_found, scope_missing."""
-    facilities = {facility.id: (facility, scopes) for facility, scopes in principal.grants.values()}
     async with pool.acquire() as connection:
-        row = await expected_store.find_owned(connection, list(facilities), expected_id)
+        row = await expected_store.find_owned(connection, _all_granted(principal), expected_id)
+    return _declaring(principal, row)
+
+
+def _all_granted(principal: Principal) -> list[int]:
+    return [facility.id for facility, _ in principal.grants.values()]
+
+
+def _declaring(principal: Principal, row: StayRow | ExpectedRow | None) -> Facility:
     if row is None:
         raise Refused("not_found")
-    facility, scopes = facilities[row.facility_id]
+    facility, scopes = next(each for each in principal.grants.values() if each[0].id == row.facility_id)
     if Scope.DECLARE not in scopes:
         raise Refused("scope_missing")
     return facility

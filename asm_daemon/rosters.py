@@ -181,10 +181,10 @@ class Rosters:
         return lambda line: line.row in rows
 
     def _derived_tag(self, facility: Facility, line: Act) -> bytes | None:
-        with suppress(KeyError, TypeError, ValueError):
-            number, arrived_at = line.fields["guest"]["document"]["number"], line.fields["arrived_at"]
+        with suppress(KeyError, TypeError, ValueError, AttributeError):  # then intake will say what is wrong
+            guest, arrived_at = rules.guest_value(line.fields["guest"]), line.fields["arrived_at"]
             day = rules.local_day(datetime.fromisoformat(arrived_at))
-            return self._keyring.reference_tag(facility.id, rules.derived_ref(facility.id, number, day))
+            return self._keyring.reference_tag(facility.id, rules.derived_ref(facility.id, guest, day))
         return None
 
     # -- showing -------------------------------------------------------------------------------------------------------

@@ -341,7 +341,7 @@ _EXAMPLES = {
     "database_url": "postgresql://{role}@db.internal/asm?passfile=/etc/asm-daemon/pgpass&sslmode=verify-full",
     "key_store": "/var/lib/asm-daemon/keys",
     "public_url": "https://asm.hungyen.example",
-    "inbox": "/var/lib/asm-daemon/inbox",
+    "inbox": "/srv/asm-inbox",
     "mllp_listen": "10.0.0.5:2575",
     "mllp_tls_certificate_file": "/etc/asm-daemon/mllp.pem",
     "mllp_tls_key_file": "/etc/asm-daemon/mllp.key",

@@ -24,6 +24,7 @@ from asm_daemon.model import Facility
 from asm_daemon.problems import Refused
 from asm_daemon.sealing import open_expected
 from asm_daemon.store import expected as expected_store
+from asm_daemon.store import hotels as store
 from asm_daemon.store.hotels import Registered
 from connectors import pms_ota
 from connectors.hotels import client as hotel_client
@@ -275,6 +276,25 @@ async def test_a_reservation_that_the_system_does_not_know_is_let_go(rung: Desk)
     rung.hotel.reservations.clear()
     assert await rung.pull() == {"gone": 1}
     assert await rung.waiting() == []
+
+
+async def test_what_waits_for_a_closed_facility_takes_no_place_from_others(rung: Desk) -> None:
+    pool = await rung.pools.get("asm_intake")
+    connection = await rung.pools.database.connect()
+    async with pool.acquire() as asking:
+        assert len(await store.due_pulls(asking, rung.clock(), 20, 1)) == 1
+        await connection.execute("UPDATE facilities SET active = false")
+        assert await store.due_pulls(asking, rung.clock(), 20, 1) == []
+
+
+async def test_a_slow_system_gives_the_turn_back_and_keeps_what_is_due(
+    rung: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hotels, "PASS_SECONDS", 0.0)
+    await rung.ring(HotelSystem.APALEO, {**EVENT, "data": {"entityId": "X-2"}})
+    assert await rung.pull() == {"fetched": 1}
+    assert [attempts for attempts, _, _ in await rung.waiting()] == [0]
+    assert await rung.pull() == {"gone": 1}
 
 
 async def test_an_answer_about_another_reservation_is_not_taken(rung: Desk) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from asm_daemon import import_jobs
+from asm_daemon import import_jobs, imports
 from asm_daemon.crypto import Keyring
 from asm_daemon.import_jobs import ATTEMPTS_LIMIT, CLAIM_SECONDS, Importer
 from asm_daemon.intake import Command, Intake, Outcome
 from asm_daemon.model import Facility, ImportJob
 from asm_daemon.problems import Refused
 from asm_daemon.rules import local_day
+from asm_daemon.store import Connection
+from asm_daemon.store import imports as store
 from schemas.imports import ImportReport
 from schemas.synthetic import person
 from tests.conftest import Database
@@ -202,6 +205,50 @@ async def test_a_job_that_kills_its_workers_fails_in_the_end(
     with pytest.raises(Refused) as refused:
         await report(pools, facility, job, clock)
     assert refused.value.code == "internal"
+
+
+async def test_a_worker_that_waits_for_its_turn_to_read_keeps_its_job_and_stops_at_once(
+    idle: Importer, facility: Facility, pools: Pools, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await put(idle, facility, clock, guest_list(clock))
+    stop, kept = asyncio.Event(), asyncio.Event()
+    monkeypatch.setattr(imports, "_CHILDREN", asyncio.Semaphore(0))  # others are read and do not end
+    monkeypatch.setattr(import_jobs, "KEEP_SECONDS", 0.01)
+    keep_claim = store.keep_claim
+
+    async def noted(connection: Connection, *given: Any) -> bool:
+        kept.set()
+        return await keep_claim(connection, *given)
+
+    monkeypatch.setattr(store, "keep_claim", noted)
+    working = asyncio.create_task(idle.work_once(stop))
+    async with asyncio.timeout(10):
+        await kept.wait()
+        stop.set()
+        assert await working == {"jobs": 1, "rows": 0}
+    monkeypatch.undo()
+    assert await idle.work_once() == {"jobs": 1, "rows": ROWS}
+    assert (await report(pools, facility, job, clock)).accepted == ROWS
+
+
+async def test_a_job_that_gets_on_survives_any_number_of_restarts(
+    idle: Importer, facility: Facility, pools: Pools, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = (ATTEMPTS_LIMIT + 1) * SLICE
+    job = await put(idle, facility, clock, guest_list(clock, count))
+    record_slice = store.record_slice
+    stops: list[asyncio.Event] = []
+
+    async def recorded(connection: Connection, *given: Any) -> bool:
+        stops[-1].set()  # asked to end after each slice
+        return await record_slice(connection, *given)
+
+    monkeypatch.setattr(store, "record_slice", recorded)
+    for _ in range(ATTEMPTS_LIMIT + 1):
+        stops.append(asyncio.Event())
+        assert await idle.work_once(stops[-1]) == {"jobs": 1, "rows": SLICE}
+    made = await report(pools, facility, job, clock)
+    assert (made.job.state, made.accepted, made.refused) == ("finished", count, 0)
 
 
 async def test_the_same_file_is_the_same_job_until_something_in_it_was_refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -72,6 +73,35 @@ async def test_what_cannot_be_taken_is_put_aside_with_its_reasons(
     }
     assert sorted(each.name for each in (place / "rejected").iterdir()) == ["broken.xlsx", "large.csv", "notes.doc"]
     assert await read(place, importer, pools, clock) == {"taken": 0, "rejected": 0}
+
+
+async def test_what_cannot_be_read_or_put_away_holds_up_no_other_file(
+    place: Path, importer: Importer, pools: Pools, clock: Clock, database: Database
+) -> None:
+    (place / "reports" / ".blocked.csv.tmp").mkdir(parents=True)  # in the way of its report
+    put(place / "blocked.csv", guest_list(clock))
+    put(place / "later.csv", guest_list(clock, wrong=[3]))
+    assert await read(place, importer, pools, clock) == {"taken": 1, "rejected": 0}
+    assert [each.name for each in place.glob("*.csv")] == ["blocked.csv"]
+    (place / "reports" / ".blocked.csv.tmp").rmdir()
+    assert await read(place, importer, pools, clock) == {"taken": 1, "rejected": 0}
+    assert await (await database.connect()).fetchval("SELECT count(*) FROM stays") == ROWS
+
+
+async def test_who_may_use_a_folder_may_read_the_reports_in_it_whatever_the_umask(
+    place: Path, importer: Importer, pools: Pools, clock: Clock
+) -> None:
+    place.chmod(0o770)
+    put(place / "notes.doc", b"no list")
+    before = os.umask(0o077)
+    try:
+        assert await read(place, importer, pools, clock) == {"taken": 0, "rejected": 1}
+    finally:
+        os.umask(before)
+    modes = {
+        name: stat.S_IMODE((place / name).stat().st_mode) for name in ("reports", "reports/notes.doc.json", "rejected")
+    }
+    assert modes == {"reports": 0o770, "reports/notes.doc.json": 0o660, "rejected": 0o770}
 
 
 async def test_a_list_is_taken_in_and_deleted_and_its_report_tells_every_row(

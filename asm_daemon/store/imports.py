@@ -103,11 +103,11 @@ async def claim_job(connection: Connection, owner: UUID, now: datetime, until: d
     return ImportJob(*row) if row else None
 
 
-async def keep_claim(connection: Connection, job: ImportJob, owner: UUID, until: datetime, rows: int) -> bool:
-    """Stay the worker of a job and say how many rows it has; false if another has taken it over."""
+async def keep_claim(connection: Connection, job: ImportJob, owner: UUID, until: datetime, rows: int | None) -> bool:
+    """Stay the worker of a job and say how many rows it has, if that is known; false if another has taken it over."""
     status = await connection.execute(
         """
-        UPDATE import_jobs SET claimed_until = $4, rows = $5
+        UPDATE import_jobs SET claimed_until = $4, rows = coalesce($5, rows)
         WHERE facility_id = $1 AND id = $2 AND claimed_by = $3 AND state = 'running'
         """,
         job.facility_id,
@@ -126,11 +126,14 @@ async def record_slice(
     until: datetime,
     counts: tuple[int, int, int, int],
 ) -> bool:
-    """Count the rows of a slice (accepted, duplicate, expected, refused); false if another works on the job now."""
+    """Count the rows of a slice (accepted, duplicate, expected, refused); false if another works on the job now.
+
+    It has got on, so the attempts before no longer count against it.
+    """
     status = await connection.execute(
         """
         UPDATE import_jobs SET claimed_until = $4, accepted = accepted + $5, duplicate = duplicate + $6,
-            expected = expected + $7, refused = refused + $8, done = done + $5 + $6 + $7 + $8
+            expected = expected + $7, refused = refused + $8, done = done + $5 + $6 + $7 + $8, attempts = 1
         WHERE facility_id = $1 AND id = $2 AND claimed_by = $3 AND state = 'running'
         """,
         job.facility_id,

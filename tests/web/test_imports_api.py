@@ -11,7 +11,7 @@ import pytest
 from aiohttp import FormData
 from openpyxl import load_workbook
 
-from asm_daemon.model import Facility, PrincipalKind
+from asm_daemon.model import Facility, PrincipalKind, Scope
 from asm_daemon.rules import day_bounds, local_day
 from asm_daemon.samples import adt_a01, official_xlsx
 from tests.conftest import Database
@@ -86,6 +86,32 @@ async def test_a_csv_comes_back_once_with_its_errors_and_is_read_again_as_it_is(
     assert (again.status, again.json["accepted"], again.json["duplicate"]) == (200, 1, 6)
     codes = {warning["code"] for row in again.json["results"] for warning in row["warnings"]}
     assert "unknown_columns" not in codes
+
+
+async def test_who_neither_sent_a_file_nor_may_read_gets_no_file_and_who_gets_it_is_on_record(
+    asm: Web, owner_key: str, make_key: KeyMaker, facility: Facility, clock: Clock, database: Database
+) -> None:
+    where = (await send(asm, owner_key, guest_list(clock, wrong=[2]))).headers["Location"]
+    clerk = await make_key(PrincipalKind.OWNER, facility, scopes={Scope.DECLARE})
+    assert (await asm.ask("GET", f"{where}/annotated", clerk)).problem == (403, "scope_missing")
+    connection = await database.connect()
+    entries = """
+        SELECT convert_from(body, 'UTF8')::jsonb ->> 'object' FROM audit_pending
+        WHERE convert_from(body, 'UTF8')::jsonb ->> 'action' = 'import.read'
+    """
+    assert await connection.fetch(entries) == []
+    assert (await asm.ask("GET", f"{where}/annotated", owner_key)).status == 200
+    assert (await asm.ask("GET", f"{where}/annotated", owner_key)).problem == (410, "file_erased")
+    found = [row[0] for row in await connection.fetch(entries)]
+    assert found == [where.replace("/v1/imports/", "import/")]
+
+
+async def test_who_may_only_declare_gets_back_what_they_sent(
+    asm: Web, make_key: KeyMaker, facility: Facility, clock: Clock
+) -> None:
+    clerk = await make_key(PrincipalKind.OWNER, facility, scopes={Scope.DECLARE})
+    where = (await send(asm, clerk, guest_list(clock, wrong=[2]))).headers["Location"]
+    assert (await asm.ask("GET", f"{where}/annotated", clerk)).status == 200
 
 
 async def test_the_ministrys_workbook_comes_back_with_its_dates_and_zeros(

@@ -226,6 +226,18 @@ async def test_a_plan_is_refused_when_the_house_has_changed_since_in_a_way_that_
     assert (await apply(again)).json["counts"]["accepted"] == 2
 
 
+async def test_who_has_left_is_back_with_a_document_whose_number_has_a_slash(
+    plan: Plan, apply: Plan, clock: Clock, intake: Intake, dorm: Facility
+) -> None:
+    line = cells(clock, (9, "A", "101"), number="00/2020").replace(";4;", ";5;")  # a birth certificate
+    first = await apply(await plan(roster(clock, line)))
+    stay_id = UUID(first.json["results"][0]["stay_id"])
+    left = command(dorm, ActKind.CHECK_OUT, {"departed_at": clock().isoformat()}, clock, stay_id=stay_id)
+    [outcome] = await intake.submit([left])
+    assert outcome.outcome == "accepted"
+    assert counted(await plan(roster(clock, line))) == {"return": 1}
+
+
 async def test_what_happens_elsewhere_in_the_house_does_not_outdate_a_plan(
     plan: Plan, apply: Plan, clock: Clock
 ) -> None:
