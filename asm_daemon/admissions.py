@@ -24,7 +24,7 @@ from schemas.act import Act, ActKind, Unreadable
 from schemas.hospital import HospitalProfile
 from schemas.violations import Violation
 
-_STRUCTURE = frozenset({"not_hl7", "missing_segment", "unsupported_event"})
+_STRUCTURE = frozenset({"not_hl7", "message_too_large", "missing_segment", "unsupported_event"})
 _TOGETHER_LIMIT = 20
 """How many relatives of one patient may leave with them."""
 _NAME_LIMIT, _ANSWER_LIMIT, _REASONS_LIMIT = 227, 1000, 50

@@ -3,13 +3,17 @@
 The charset is that of MSH-18, else the sender's; bytes that do not fit refuse the message and are never replaced. The
 parser comes from the package `hl7`, its unescaping does not: that one writes what it cannot unescape, a patient's data,
 to the log. Line ends may be CR, LF or both, and a byte order mark before the first segment is passed over.
+
+The parser makes an object of every part, so the parts are counted before it sees any: limits far above real messages
+refuse the others at the cost of counting. It sees only the segments that are needed.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import hl7
@@ -21,6 +25,15 @@ from schemas.hospital import CHARSETS, DEFAULT_CHARSET
 _BOM = b"\xef\xbb\xbf"
 _SEPARATORS = re.compile(rb"[!-/:-@\[-`{-~]{5}")
 _PARSER_FAULTS = (HL7Exception, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+SEGMENTS_LIMIT = 1000
+"""Segments of one message, of whatever kind."""
+PARTS_LIMIT = 10_000
+"""Separators in all needed segments of one message together."""
+FIELDS_LIMIT, REPETITIONS_LIMIT, COMPONENTS_LIMIT = 200, 100, 100
+"""Of a needed segment, of one of its fields, of one repetition (subcomponents counted along)."""
+NEEDED = frozenset({"MSH", "EVN", "PID", "PV1", "PV2", "NK1", "MRG"})
+"""Segments that are read; others are dropped unparsed."""
+_LINE = re.compile(rb"[^\r\n]+")
 _BATCH_HEADERS, _BATCH_TRAILERS = (b"FHS", b"BHS"), (b"BTS", b"FTS")
 
 
@@ -95,24 +108,46 @@ class Message:
 def parse(message: bytes, charset: str = DEFAULT_CHARSET) -> Message:
     """Decode and parse; `charset` is the name of the one for messages without MSH-18.
 
-    Raises CellError `not_hl7` or `undecodable`.
+    Raises CellError `not_hl7`, `undecodable` or `message_too_large`; see the limits above.
     """
-    lines = _lines(message)
+    lines = list(islice(_lines(message), SEGMENTS_LIMIT + 1))
     header = lines[0] if lines else b""
     separators = header[3:8]
     if not header.startswith(b"MSH") or len(set(separators)) != 5 or not _SEPARATORS.fullmatch(separators):
         raise CellError("not_hl7")
-    fields = header.split(separators[:1])
+    fields = header.split(separators[:1], 18)
+    if len(lines) > SEGMENTS_LIMIT:
+        raise CellError("message_too_large", limit=SEGMENTS_LIMIT)
     named = fields[17].split(separators[2:3])[0].strip().upper() if len(fields) > 17 else b""
     codec = CHARSETS.get(named.decode("ascii", "replace") or charset)
     try:
         if codec is None:
             raise CellError("undecodable", expected=", ".join(CHARSETS))
-        return Message(hl7.parse(b"\r".join(lines).decode(codec)), separators.decode("ascii"))
+        needed = _needed(b"\r".join(lines).decode(codec).split("\r"), separators.decode("ascii"))
+        return Message(hl7.parse("\r".join(needed)), separators.decode("ascii"))
     except UnicodeDecodeError:
         raise CellError("undecodable", expected=codec) from None
     except _PARSER_FAULTS:
         raise CellError("not_hl7") from None
+
+
+def _needed(segments: Sequence[str], separators: str) -> list[str]:
+    """The segments to parse. Raises CellError `message_too_large` where they have more parts than any real one."""
+    field, component, repetition, _, subcomponent = separators
+    needed = [each for each in segments if each.partition(field)[0] in NEEDED]
+    if sum(each.count(mark) for each in needed for mark in (field, component, repetition, subcomponent)) > PARTS_LIMIT:
+        raise CellError("message_too_large", limit=PARTS_LIMIT)
+    for segment in needed:
+        if segment.count(field) > FIELDS_LIMIT:
+            raise CellError("message_too_large", limit=FIELDS_LIMIT)
+        for value in segment.split(field):
+            if value.count(repetition) >= REPETITIONS_LIMIT:
+                raise CellError("message_too_large", limit=REPETITIONS_LIMIT)
+            if any(
+                each.count(component) + each.count(subcomponent) >= COMPONENTS_LIMIT for each in value.split(repetition)
+            ):
+                raise CellError("message_too_large", limit=COMPONENTS_LIMIT)
+    return needed
 
 
 def messages(document: bytes) -> Iterator[bytes | None]:
@@ -152,7 +187,8 @@ def batch(document: bytes) -> list[bytes]:
             open_batch = False
         elif line.startswith(b"MSH") or (not found and not line.startswith((*_BATCH_HEADERS, *_BATCH_TRAILERS))):
             found.append([line])
-        elif not line.startswith((*_BATCH_HEADERS, *_BATCH_TRAILERS)):
+        elif not line.startswith((*_BATCH_HEADERS, *_BATCH_TRAILERS)) and len(found[-1]) <= SEGMENTS_LIMIT:
+            # one more than the limit is as good as all of them
             found[-1].append(line)
     if open_batch:
         raise CellError("batch_incomplete")
@@ -164,5 +200,5 @@ def is_batch(document: bytes) -> bool:
     return document.removeprefix(_BOM).lstrip().startswith(_BATCH_HEADERS)
 
 
-def _lines(document: bytes) -> list[bytes]:
-    return [line for line in document.removeprefix(_BOM).replace(b"\n", b"\r").split(b"\r") if line.strip()]
+def _lines(document: bytes) -> Iterator[bytes]:
+    return (match[0] for match in _LINE.finditer(document.removeprefix(_BOM)) if match[0].strip())

@@ -135,6 +135,10 @@ _DOCUMENT = {
 }
 
 _MESSAGE = {
+    "message_too_large": Text(
+        "Bản tin có quá {limit} phân đoạn, trường, lần lặp hoặc thành phần.",
+        "The message has more than {limit} segments, fields, repetitions or components.",
+    ),
     "not_hl7": Text("Không phải bản tin HL7 v2 trọn vẹn.", "Not a complete HL7 v2 message."),
     "batch_incomplete": Text(
         "Lô bản tin không trọn vẹn: thiếu BTS, hoặc số bản tin khác BTS-1. Không tiếp nhận bản tin nào.",

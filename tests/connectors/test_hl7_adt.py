@@ -6,6 +6,7 @@ import logging
 import unicodedata
 from datetime import UTC, datetime
 
+import hl7
 import orjson
 import pytest
 from hypothesis import given
@@ -92,6 +93,59 @@ def test_an_event_that_would_have_to_be_acted_on_is_refused_not_ignored(event: s
 
 def test_a_message_that_is_not_adt_is_refused() -> None:
     assert faults(read(("ADT^A01^ADT_A01", "ORU^R01"))) == [("unsupported_event", "MSH-9")]
+
+
+HEADER = rb"MSH|^~\&|a|b|c|d|e||ADT^A01|1|P|2.5" + b"\r"
+HOSTILE = {
+    "fields": HEADER + b"PID|" + b"|" * (9 << 20),
+    "identifiers": HEADER + b"PID|1||" + b"1^^^^MR~" * (2 << 20) + b"\rPV1|1|I\r",
+    "segments": HEADER + b"ZZZ|1\r" * (3 << 20),
+    "segments of a short message": HEADER + b"Z|1\r" * 64_000 + b"PID|1\rPV1|1|I\r",
+    "relatives": HEADER + b"PID|1\rPV1|1|I\r" + (b"NK1|" + b"|" * 190 + b"\r") * 900,
+    "fields of one segment": HEADER + b"PID|1\rPV1|" + b"|" * 201,
+    "repetitions": HEADER + b"PID|1||" + b"1~" * 100 + b"\rPV1|1|I",
+    "components": HEADER + b"PID|1||" + b"^&" * 50 + b"\rPV1|1|I",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_more_parts_than_any_real_message_are_refused_before_the_parser_sees_them(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    parse = hl7.parse
+
+    def counted(text: str) -> hl7.Message:
+        seen.append(len(text))
+        return parse(text)
+
+    monkeypatch.setattr(hl7, "parse", counted)
+    assert faults(only(read_message(HOSTILE[name]))) == [("message_too_large", "MSH")]
+    [from_file] = connector.read(HOSTILE[name])
+    assert faults(from_file) == [("message_too_large", "MSH")]
+    assert not seen
+    accepted(read())
+    assert len(seen) == 1
+
+
+def test_segments_that_nobody_needs_are_dropped_however_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    parse = hl7.parse
+
+    def noted(text: str) -> hl7.Message:
+        seen.append(text)
+        return parse(text)
+
+    monkeypatch.setattr(hl7, "parse", noted)
+    diagnoses = ("DG1|" + "|" * 60_000, *("OBX|1||" + "^~" * 50,) * 900)
+    assert accepted(only(read_message(message(of=ADMISSION + diagnoses)))) == accepted(read())
+    assert seen[0] == seen[1]
+
+
+def test_a_large_real_message_is_within_the_limits() -> None:
+    relatives = ("NK1|1|Trần^Mẫu^Văn|" + "|" * 36,) * 100
+    many = ("BN77^^^BV01^MR", "~".join(["BN77^^^BV01^MR", *(f"{n}^^^BV01^XX" for n in range(90))]))
+    accepted(only(read_message(message(many, of=ADMISSION + relatives))))
 
 
 def test_every_missing_segment_is_named() -> None:
