@@ -133,7 +133,7 @@ def parse(message: bytes, charset: str = DEFAULT_CHARSET) -> Message:
 
 def _needed(segments: Sequence[str], separators: str) -> list[str]:
     """The segments to parse. Raises CellError `message_too_large` where they have more parts than any real one."""
-    field, component, repetition, _, subcomponent = separators
+    field, component, repetition, _, subcomponent = tuple(separators)
     needed = [each for each in segments if each.partition(field)[0] in NEEDED]
     if sum(each.count(mark) for each in needed for mark in (field, component, repetition, subcomponent)) > PARTS_LIMIT:
         raise CellError("message_too_large", limit=PARTS_LIMIT)

@@ -270,6 +270,18 @@ async def test_a_merge_gives_an_unknown_patient_their_identity(ward: Ward) -> No
     assert (await ward.stays(), await ward.pending()) == ([("declared", "declare", 1)], [])
 
 
+async def test_after_a_merge_a_declared_stay_is_found_by_the_new_number_and_no_longer_by_the_old(ward: Ward) -> None:
+    def merge(control_id: str, new: str, old: str) -> bytes:
+        pid = PERSON.replace("BN77", new)
+        return adt("A40", control_id, pid=pid).partition(b"\rPV1")[0] + f"\rMRG|{old}^^^BV01^MR".encode()
+
+    assert declared(await ward.say("A01", pid=PERSON.replace("BN77", "TMP9")))
+    assert (await ward.send(merge("M40", "BN77", "TMP9"))).code == "AA"
+    assert "nobody in house" in (await ward.send(merge("M41", "BN78", "TMP9"))).text
+    reply = await ward.send(merge("M42", "BN78", "BN77"))
+    assert (reply.code, "nobody in house" in reply.text) == ("AA", False)
+
+
 async def test_a_merge_of_somebody_who_is_not_there_does_not_stop_the_queue(ward: Ward) -> None:
     reply = await ward.send(adt("A40").partition(b"\rPV1")[0] + b"\rMRG|TMP9^^^BV01^MR")
     assert (reply.code, "nobody in house" in reply.text) == ("AA", True)
