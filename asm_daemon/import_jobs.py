@@ -68,6 +68,7 @@ class Importer:
         self._now = now
         self._slice_rows = slice_rows
         self._came = asyncio.Event()
+        self.is_stopping = False
 
     async def put(
         self, facility: Facility, connector: str, document: bytes, *, actor: str, received_at: datetime
@@ -107,6 +108,8 @@ class Importer:
         async with asyncio.TaskGroup() as tasks:
             for _ in range(WORKERS):
                 tasks.create_task(self._work(stop))
+            await stop.wait()
+            self.is_stopping = True  # nobody need wait here for the end of a job
 
     async def _work(self, stop: asyncio.Event) -> None:
         while not stop.is_set():

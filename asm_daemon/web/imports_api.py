@@ -15,7 +15,7 @@ from asm_daemon.crypto import Keyring
 from asm_daemon.directory import authorise
 from asm_daemon.import_jobs import Importer
 from asm_daemon.intake import Intake
-from asm_daemon.model import Principal, Scope
+from asm_daemon.model import Scope
 from asm_daemon.web.api import batch_answer
 from asm_daemon.web.bodies import NO_BODY, Document, document_body
 from asm_daemon.web.rendering import answer
@@ -56,7 +56,7 @@ async def import_file(
         )
         return batch_answer(result)
     job = await importer.put(facility, connector.name, file.content, actor=actor, received_at=received_at)
-    state = await _wait(pool, call.principal, job.id, call)
+    state = await _wait(importer, pool, job.id, call)
     where = {"Location": f"/v1/imports/{state.import_id}"}
     if state.finished_at is None:
         return answer(state, _ACCEPTED, where | {"Retry-After": "1"})
@@ -65,14 +65,12 @@ async def import_file(
     return response
 
 
-async def _wait(
-    pool: asyncpg.Pool, principal: Principal, job_id: UUID, call: Call[ImportQuery, Document]
-) -> ImportState:
+async def _wait(importer: Importer, pool: asyncpg.Pool, job_id: UUID, call: Call[ImportQuery, Document]) -> ImportState:
     loop = asyncio.get_running_loop()
     until = loop.time() + call.query.wait
     while True:
-        state = await import_jobs.read_state(pool, principal, job_id, call.received_at)
-        if state.finished_at is not None or loop.time() >= until:
+        state = await import_jobs.read_state(pool, call.principal, job_id, call.received_at)
+        if state.finished_at is not None or loop.time() >= until or importer.is_stopping:
             return state
         await asyncio.sleep(WAIT_STEP_SECONDS)
 
