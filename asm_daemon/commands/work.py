@@ -313,7 +313,10 @@ def _problem_texts(problem: Problem | None) -> list[str]:
 
 def run_once(
     job: Annotated[
-        str, typer.Argument(metavar="JOB", help="seal-audit, read-inbox, prepare-months, publish, sync or an erase-…")
+        str,
+        typer.Argument(
+            metavar="JOB", help="seal-audit, read-inbox, pull-hotels, prepare-months, publish, sync, erase-…"
+        ),
     ],
     period: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="publish this day, instead of every day that is due")
