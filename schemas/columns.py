@@ -42,8 +42,8 @@ HEADINGS: Mapping[str, str] = MappingProxyType(
         "room": "Số phòng | Phòng | Số phòng/ Khoa | Khoa/ Phòng | Khoa | Buồng | Room | Room number | Room no",
         "bed": "Giường | Số giường | Bed | Bed number",
         "arrived": "Ngày đến | Ngày vào | Ngày vào ở | Ngày nhận phòng | Ngày giờ đến | Thời điểm đến | Ngày check in"
-        " | Thời gian đến | Ngày nhập viện | Ngày vào viện | Từ ngày | Arrival | Arrival date | Arrived | Check in | Check in date"
-        " | Move in date",
+        " | Thời gian đến | Ngày nhập viện | Ngày vào viện | Từ ngày | Arrival | Arrival date | Arrived | Check in"
+        " | Check in date | Move in date",
         "arrived_time": "Giờ đến | Giờ vào | Giờ nhận phòng | Giờ check in | Arrival time | Check in time",
         "departs": "Ngày đi dự kiến | Ngày dự kiến đi | Dự kiến đi | Ngày đi | Ngày ra dự kiến | Ngày ra"
         " | Ngày trả phòng | Ngày trả phòng dự kiến | Ngày check out | Đến ngày | Planned departure | Departure"
