@@ -106,10 +106,9 @@ def _faults(
     judged_at, arrives_on = received_at, rules.local_day(arrives_at) if arrives_at is not None else None
     if arrives_at is not None and arrives_at > received_at and arrives_at - received_at <= EXPECTED_AHEAD_LIMIT:
         judged_at = arrives_at
+    told = {"guest": {}, **fields}  # of a guest of whom nothing is known, each member is told to be missing
     try:
-        StayDeclaration.model_validate_json(
-            orjson.dumps(fields), context=DeclarationContext(kind, judged_at, arrives_on)
-        )
+        StayDeclaration.model_validate_json(orjson.dumps(told), context=DeclarationContext(kind, judged_at, arrives_on))
     except ValidationError as error:
         locations = [
             item["loc"] for item in error.errors(include_url=False, include_input=False, include_context=False)

@@ -45,7 +45,9 @@ def test_of_whatever_is_sent_only_what_is_sound_is_kept(first: dict[str, Any], s
 def test_what_is_left_out_of_a_sound_declaration_is_what_is_missing(left_out: set[str]) -> None:
     whole = declaration(1)
     found = sift({}, {name: value for name, value in whole.items() if name not in left_out}, HOTEL, NOW, {})
-    assert {fault.pointer for fault in found.missing} == {f"/{name}" for name in left_out}
+    of_guest = {"/guest/full_name", "/guest/birth_date", "/guest/nationality", "/guest/document"}
+    wanted = {f"/{name}" for name in left_out - {"guest"}} | (of_guest if "guest" in left_out else set())
+    assert {fault.pointer for fault in found.missing} == wanted
     assert found.warnings == ()
     completed = sift(found.known, {name: whole[name] for name in left_out}, HOTEL, NOW, {})
     assert (completed.known, completed.missing) == (whole, ())
@@ -73,3 +75,10 @@ def test_null_takes_a_member_away_and_an_empty_one_is_an_absent_one() -> None:
 def test_a_merge_patch_does_what_the_standard_says() -> None:
     assert merge_patch({"a": {"b": 1, "c": 2}}, {"a": {"b": None}, "d": 3}) == {"a": {"c": 2}, "d": 3}
     assert merge_patch({"a": 1}, ["x"]) == ["x"]
+
+
+def test_of_a_guest_of_whom_nothing_is_known_every_member_is_told_to_be_missing() -> None:
+    for fields in ({"room": "9"}, {"room": "9", "guest": {}}):
+        missing = {fault.pointer for fault in sift({}, fields, HOTEL, NOW, {}).missing}
+        assert {"/guest/full_name", "/guest/birth_date", "/guest/nationality", "/guest/document"} <= missing
+        assert "/guest" not in missing
