@@ -1,0 +1,90 @@
+"""Statements over what the operator has to look at. One row for each thing wrong, however often it is found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+import orjson
+
+from asm_daemon.store import Connection
+
+
+class AlertKind(StrEnum):
+    """What is wrong. The text of each for people is in docs/operations.md."""
+
+    EXTRA_STAY = "extra_stay"
+    """The population database holds a stay, or a version of one, that is not ours."""
+    DECLARE_AND_CANCEL = "declare_and_cancel"
+    """A facility declares and cancels again, as one does who asks the population database about strangers."""
+
+
+class Alert(NamedTuple):
+    """An alert (cảnh báo vận hành). `details` are counts and codes of its last occurrence; `closed_at`: dealt with."""
+
+    kind: AlertKind
+    subject: str
+    raised_at: datetime
+    last_at: datetime
+    occurrences: int
+    details: Mapping[str, int | str]
+    closed_at: datetime | None
+    closed_by: str | None
+
+
+async def raise_alert(
+    connection: Connection, kind: AlertKind, subject: str, details: Mapping[str, int | str], now: datetime
+) -> bool:
+    """Alert the operator; true if it is new or was closed before, false if it is one more occurrence."""
+    is_new: bool = await connection.fetchval(
+        """
+        INSERT INTO operator_alerts AS held (kind, subject, raised_at, last_at, occurrences, details)
+        VALUES ($1, $2, $4, $4, 1, $3::jsonb)
+        ON CONFLICT (kind, subject) DO UPDATE
+        SET last_at = EXCLUDED.last_at,
+            details = EXCLUDED.details,
+            raised_at = CASE WHEN held.closed_at IS NULL THEN held.raised_at ELSE EXCLUDED.raised_at END,
+            occurrences = CASE WHEN held.closed_at IS NULL THEN held.occurrences + 1 ELSE 1 END,
+            closed_at = NULL,
+            closed_by = NULL
+        RETURNING occurrences = 1
+        """,
+        kind,
+        subject,
+        orjson.dumps(details).decode(),
+        now,
+    )
+    return is_new
+
+
+async def list_alerts(connection: Connection, *, closed: bool, limit: int) -> list[Alert]:
+    """At most `limit` alerts that are open, or all of them with `closed`; the newest occurrence first."""
+    rows = await connection.fetch(
+        """
+        SELECT kind, subject, raised_at, last_at, occurrences, details, closed_at, closed_by FROM operator_alerts
+        WHERE $1 OR closed_at IS NULL ORDER BY last_at DESC, kind, subject LIMIT $2
+        """,
+        closed,
+        limit,
+    )
+    return [
+        Alert(**{**row, "kind": AlertKind(row["kind"]), "details": orjson.loads(row["details"])})
+        for row in map(dict, rows)
+    ]
+
+
+async def close_alert(connection: Connection, kind: AlertKind, subject: str, by: str, now: datetime) -> bool:
+    """Note who dealt with an alert; false if there is no such open one."""
+    status = await connection.execute(
+        """
+        UPDATE operator_alerts SET closed_at = $4, closed_by = $3
+        WHERE kind = $1 AND subject = $2 AND closed_at IS NULL
+        """,
+        kind,
+        subject,
+        by,
+        now,
+    )
+    return bool(status == "UPDATE 1")
