@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import asyncpg
@@ -24,8 +24,22 @@ from aiohttp import web
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from asm_daemon import admissions, audit, feeds, hotels, import_jobs, inbox, jobs, mllp, no_shows, rosters, rules
+from asm_daemon import (
+    admissions,
+    audit,
+    compare,
+    feeds,
+    hotels,
+    import_jobs,
+    inbox,
+    jobs,
+    mllp,
+    no_shows,
+    rosters,
+    rules,
+)
 from asm_daemon.admissions import Admissions
+from asm_daemon.compare import ComparedPopulation
 from asm_daemon.crypto import FileKeyStore, KeyPurpose, Keyring, epoch_at, epoch_bounds, next_epoch
 from asm_daemon.directory import Gate
 from asm_daemon.import_jobs import Importer
@@ -39,7 +53,7 @@ from asm_daemon.settings import Settings
 from asm_daemon.store import stays as stays_store
 from asm_daemon.store.hotels import Registered
 from asm_daemon.store.pool import open_connection, open_pool
-from asm_daemon.sync import SyncLimits, Worker
+from asm_daemon.sync import Population, SyncLimits, Worker
 from asm_daemon.web.api import owner_routes
 from asm_daemon.web.app import Runner, make_app
 from asm_daemon.web.documents_api import document_routes
@@ -54,7 +68,7 @@ from asm_daemon.web.public_api import public_routes
 from asm_daemon.web.rosters_api import roster_routes
 from connectors import hl7_adt, identity, kbtt_api, pms_apaleo, pms_mews, pms_ohip, pms_ota
 from connectors.hotels import client as hotel_client
-from connectors.population.client import PopulationClient
+from connectors.population.client import open_client
 from schemas.act import Connector
 from schemas.hotels import HotelSystem
 
@@ -94,6 +108,18 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+class PopulationDatabase(Population, ComparedPopulation, Protocol):
+    """All that the daemon asks of a client of the population database: docs/population-contract.md, section 7."""
+
+
+OpenPopulation = Callable[[str, str, str], AbstractAsyncContextManager[PopulationDatabase]]
+"""Base URL, our client id and its secret → an open client, closed after the block."""
+
+
+class NoSuchConnector(Exception):
+    """No installed package has a connector of this name for the population database."""
+
+
 class TaskEnded(Exception):
     """A task that must last as long as the daemon has returned."""
 
@@ -123,7 +149,7 @@ class Daemon:
     rosters: Rosters
     desk: Desk
     doorbell: Doorbell
-    population: PopulationClient
+    population: PopulationDatabase
     worker: Worker
     app: web.Application
 
@@ -141,11 +167,24 @@ def load_connectors() -> dict[str, Connector]:
     return {entry.name: entry.load() for entry in entry_points(group="asm_daemon.connectors")}
 
 
+def load_population(name: str) -> OpenPopulation:
+    """The connector to the population database: `http`, or an entry point of the group `asm_daemon.population`.
+
+    Raises NoSuchConnector.
+    """
+    if name == "http":
+        return open_client
+    for entry in entry_points(group="asm_daemon.population", name=name):
+        loaded: OpenPopulation = entry.load()
+        return loaded
+    raise NoSuchConnector(name)
+
+
 @asynccontextmanager
 async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> AsyncIterator[Daemon]:
     """Build everything and close it in reverse. Nothing runs yet; the months in which declarations arrive are ready.
 
-    Raises `KeyStoreError`, and what asyncpg raises when the database cannot be reached.
+    Raises `KeyStoreError`, `NoSuchConnector`, and what asyncpg raises when the database cannot be reached.
     """
     async with AsyncExitStack() as stack:
         key_store = FileKeyStore(settings.key_store)
@@ -156,13 +195,13 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
             stack.push_async_callback(pools[role].close)
         await prepare_months_once(key_store, pools["asm_retention"], now())
         keyring.reload()
-        population = PopulationClient(
-            settings.population_url,
-            settings.population_client_id,
-            settings.population_client_secret_file.read_text().strip(),
+        population = await stack.enter_async_context(
+            load_population(settings.population_connector)(
+                settings.population_url,
+                settings.population_client_id,
+                settings.population_client_secret_file.read_text().strip(),
+            )
         )
-        await population.open()
-        stack.push_async_callback(population.close)
         connectors = load_connectors()
         gate = Gate(pools["asm_auth"], settings.key_cache_seconds)
         trial = settings.environment != "production"
@@ -419,6 +458,12 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
             pools["asm_intake"], daemon.intake, daemon.keyring, open_hotel, HOTEL_RESERVATIONS, now
         )
 
+    async def compare_part() -> Mapping[str, int]:
+        hours = daemon.settings.compare_hours
+        if not hours:
+            return {}
+        return await compare.compare_once(pools["asm_sync"], daemon.population, now(), every_hours=hours)
+
     return (
         Job("pull-hotels", IntervalTrigger(seconds=HOTEL_PULL_SECONDS), pull_hotels),
         Job("seal-audit", IntervalTrigger(seconds=1), seal_audit, everywhere=True),
@@ -429,6 +474,7 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
         Job("erase-hl7-messages", CronTrigger(hour=3, minute=20), erase_hl7_messages),
         Job("publish", CronTrigger(hour=PUBLISH_HOUR, minute=5), publish, at_start=True),
         Job("erase-roster-plans", CronTrigger(minute=20), erase_roster_plans),
+        Job("compare", IntervalTrigger(minutes=1), compare_part),
     )
 
 

@@ -188,6 +188,20 @@ class Settings(BaseModel):
     population_client_secret_file: _File = Field(
         description="The file with the secret that belongs to it, on one line. Read at start."
     )
+    population_connector: str = Field(
+        default="http",
+        pattern=r"^[a-z][a-z0-9_]{0,39}$",
+        description="How it is spoken to. `http`: as docs/population-contract.md says. A package for a service that "
+        "speaks otherwise registers its own name, as an entry point of the group asm_daemon.population.",
+    )
+    compare_hours: int = Field(
+        default=24,
+        ge=0,
+        le=8760,
+        description="Hours from the beginning of one comparison with the population database to that of the next. "
+        "Shorter finds sooner what it has lost, and reads all stays as often. 0: never, for a service that cannot tell "
+        "digests; what it loses after confirming it then stays lost.",
+    )
     max_body_bytes: int = Field(
         default=8 << 20,
         ge=64 << 10,

@@ -181,7 +181,8 @@ class _Findings:
 
     def confirm(self, letter: _Letter, verification: Verification) -> None:
         work = letter.task.work
-        self.confirmed.append(Confirmation(work.facility_id, work.stay_id, letter.item.version, verification))
+        sent = bytes.fromhex(digest(letter.item))
+        self.confirmed.append(Confirmation(work.facility_id, work.stay_id, letter.item.version, verification, sent))
 
     def refuse(self, task: _Task, version: int, code: str) -> None:
         work = task.work

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from enum import StrEnum
+from itertools import pairwise
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -31,7 +32,9 @@ from pydantic import (
 from schemas.codes import DocumentType, FacilityKind, Gender
 
 BATCH_LIMIT = 500
-"""How many stays one request may carry, or ask for."""
+"""How many stays one request may carry, or ask for; likewise how many ranges."""
+DIGEST_LIMIT = 100_000
+"""How many stays of a range are digested at most. Of a range with more no digest is told."""
 
 _BIRTH_DATE = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?", re.ASCII)
 
@@ -174,6 +177,35 @@ class StatusRequest(_Sent):
     stay_ids: Annotated[list[UUID], Field(min_length=1, max_length=BATCH_LIMIT)]
 
 
+class IdRange(_Sent):
+    """The stays with `start` ≤ id < `end`, by the 128-bit number that an id is."""
+
+    start: UUID
+    end: UUID
+
+    @model_validator(mode="after")
+    def _holds_something(self) -> IdRange:
+        if self.start >= self.end:
+            raise ValueError("start must be before end")
+        return self
+
+
+class DigestsRequest(_Sent):
+    """`POST /v1/stays:digests`: what is held in these ranges? They are in order, and no two share an id."""
+
+    ranges: Annotated[list[IdRange], Field(min_length=1, max_length=BATCH_LIMIT)]
+
+    @model_validator(mode="after")
+    def _ranges_are_apart(self) -> DigestsRequest:
+        if any(one.end > next_one.start for one, next_one in pairwise(self.ranges)):
+            raise ValueError("ranges must be in order and apart")
+        return self
+
+
+class HeldRequest(IdRange):
+    """`POST /v1/stays:held`: which stays of this range are held, in which version, with which content?"""
+
+
 class PopulationResult(_Received):
     """What became of one item. `code` says why it was refused and is null otherwise."""
 
@@ -208,6 +240,54 @@ class PopulationState(_Received):
         return self
 
 
+class RangeDigest(_Received):
+    """How many stays of a range are held, and `range_digest` of their digests in the order of the ids.
+
+    Both are null of a range that holds more than `DIGEST_LIMIT` stays.
+    """
+
+    start: UUID
+    end: UUID
+    stays: Annotated[int, Field(ge=0)] | None
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> RangeDigest:
+        if (self.stays is None) != (self.digest is None):
+            raise ValueError("stays and digest are null together")
+        return self
+
+
+class HeldStay(_Received):
+    """A stay that is held: its newest version that took effect, and `digest(item)` of that."""
+
+    stay_id: UUID
+    version: Version
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class HeldPage(_Received):
+    """The first stays held of a range, by id, at most `BATCH_LIMIT`; `complete`: they are all of the range.
+
+    `count` says again how many these are. Nothing of a page is believed unless all of it fits: a row that was left out
+    would look like a stay that is not held.
+    """
+
+    results: Annotated[list[HeldStay], Field(max_length=BATCH_LIMIT)]
+    count: Annotated[int, Field(ge=0, le=BATCH_LIMIT)]
+    complete: bool
+
+    @model_validator(mode="after")
+    def _is_whole_and_in_order(self) -> HeldPage:
+        if self.count != len(self.results):
+            raise ValueError("rows are missing")
+        if any(one.stay_id >= next_one.stay_id for one, next_one in pairwise(self.results)):
+            raise ValueError("rows must be in order, and no stay twice")
+        if not self.complete and not self.results:
+            raise ValueError("an incomplete page has rows")
+        return self
+
+
 def canonical(item: PopulationItem) -> bytes:
     """The one JSON form of an item: UTF-8, members sorted, no spaces, every member present, instants as …Z."""
     return orjson.dumps(item.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
@@ -216,6 +296,14 @@ def canonical(item: PopulationItem) -> bytes:
 def digest(item: PopulationItem) -> str:
     """SHA-256 of the canonical item, 64 hexadecimal digits in lower case."""
     return hashlib.sha256(canonical(item)).hexdigest()
+
+
+def range_digest(digests: Iterable[str]) -> str:
+    """SHA-256 over the digests of the stays of a range, 32 bytes each, in the order of their ids; of none, of nothing.
+
+    The digests name stay and version, for these are part of the item.
+    """
+    return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
 
 
 # -- what a sender may conclude ----------------------------------------------------------------------------------------

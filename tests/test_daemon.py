@@ -14,14 +14,24 @@ from typing import Any
 import aiohttp
 import pytest
 
-from asm_daemon import directory, sync
+from asm_daemon import compare, directory, sync
 from asm_daemon.crypto import create_store, epoch_at, epoch_bounds
-from asm_daemon.daemon import Daemon, Ports, TaskEnded, due_days, open_daemon, run
+from asm_daemon.daemon import (
+    Daemon,
+    NoSuchConnector,
+    Ports,
+    TaskEnded,
+    due_days,
+    load_population,
+    open_daemon,
+    run,
+)
 from asm_daemon.model import Facility, PrincipalKind
 from asm_daemon.settings import Settings, load_settings
 from asm_daemon.store import stays as stays_store
 from connectors.population import simulator
 from tests.certificates import Authority
+from tests.population.ledger import LEDGERS
 from tests.stack import FacilityMaker, declaration
 
 CLIENT, SECRET, ADMIN = "asm-test", "test-secret", "test-admin"
@@ -141,6 +151,46 @@ async def test_what_is_declared_is_carried_to_the_population_database(start: Run
         return state.confirmed == state.stays == 1
 
     await _until(confirmed)
+
+
+def test_a_connector_that_nobody_installed_is_named() -> None:
+    with pytest.raises(NoSuchConnector, match="telegraph"):
+        load_population("telegraph")
+
+
+async def test_another_population_database_takes_one_connector_and_settings(
+    settings: Settings,
+    make_facility: FacilityMaker,
+    database: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A package with an entry point, as pip would leave it; nothing else of the daemon knows of it."""
+    package = tmp_path / "packages" / "ledger-1.0.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: ledger\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[asm_daemon.population]\nledger = tests.population.ledger:open_client\n")
+    monkeypatch.syspath_prepend(package.parent)
+    chosen = settings.model_copy(update={"population_connector": "ledger", "population_url": "https://ledger.example"})
+    async with _site(chosen, make_facility, database) as site, aiohttp.ClientSession() as session:
+        for index in (1, 2):
+            assert await site.declare(session, index) == 201
+        pool = site.daemon.pools["asm_sync"]
+
+        async def confirmed() -> bool:
+            return (await sync.conservation(pool)).confirmed == 2
+
+        await _until(confirmed)
+        held = LEDGERS["https://ledger.example"].items
+        assert len(held) == 2
+        held.popitem()
+        counts = await compare.compare_all(pool, site.daemon.population, site.daemon.now())
+        assert (counts["missing"], counts["repaired"]) == (1, 1)
+
+        async def repaired() -> bool:
+            return len(held) == 2 and await confirmed()
+
+        await _until(repaired)
 
 
 async def test_it_says_when_it_is_ready_and_when_this_month_has_no_place(start: Running) -> None:

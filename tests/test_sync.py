@@ -38,7 +38,9 @@ from tests.stack import Clock, FacilityMaker, Pools, command, declaration
 LATER = timedelta(hours=1)  # longer than any backoff
 ANSWER_SECONDS = 0.5
 PATIENCE_SECONDS = 20.0
-AT_REST = {"sender": {}, "repeated": 0, "out_of_order": 0, "unrecorded": 0}
+AT_REST = {
+    "sender": {}, "repeated": 0, "out_of_order": 0, "revived": 0, "moved": 0, "unerased": 0, "unrecorded": 0
+}  # fmt: skip
 
 
 # -- the stage ---------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from typer.core import TyperGroup
 
 from asm_daemon.audit import AuditBroken
 from asm_daemon.crypto import KeyStoreError, KeyStoreMissing
+from asm_daemon.daemon import NoSuchConnector
 from asm_daemon.embedded import EmbeddedPostgresError
 from asm_daemon.feeds import Leaking
 from asm_daemon.problems import Refused, from_validation
@@ -84,6 +85,8 @@ def _explain(error: Exception) -> tuple[int, str] | None:
             return UNREADY, f"there is no key store: {error}; make one with: asm-daemon keys init"
         case KeyStoreError():
             return UNREADY, f"the key store cannot be used: {error}"
+        case NoSuchConnector():
+            return WRONG, f"ASM_POPULATION_CONNECTOR: no installed package has a connector {error}"
         case Unready() | MigrationError() | EmbeddedPostgresError():
             return UNREADY, str(error)
         case asyncpg.PostgresError():

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task
 from rich.text import Text
 
-from asm_daemon import directory, feeds, imports, rostering, sync
+from asm_daemon import compare, directory, feeds, imports, rostering, sync
 from asm_daemon.commands.console import (
     NO,
     note,
@@ -315,7 +315,7 @@ def run_once(
     job: Annotated[
         str,
         typer.Argument(
-            metavar="JOB", help="seal-audit, read-inbox, pull-hotels, prepare-months, publish, sync, erase-…"
+            metavar="JOB", help="seal-audit, read-inbox, pull-hotels, prepare-months, publish, compare, sync, erase-…"
         ),
     ],
     period: Annotated[
@@ -335,7 +335,8 @@ def run_once(
 async def _once(given: Settings, name: str, period: date | None) -> Mapping[str, object]:
     await require_database(given.database_url, *ROLES)
     async with open_daemon(given) as opened, _taking_in(opened.intake):
-        jobs = {job.name: job.once for job in job_table(opened)} | {"sync": _sync(opened)}
+        jobs = {job.name: job.once for job in job_table(opened)}
+        jobs |= {"compare": _compare(opened), "sync": _sync(opened)}
         if period is not None:
             jobs["publish"] = _publish(opened, period)
         if name not in jobs:
@@ -349,6 +350,13 @@ def _sync(opened: Daemon) -> Callable[[], Awaitable[Mapping[str, int]]]:
         return asdict(counts)
 
     return carry
+
+
+def _compare(opened: Daemon) -> Callable[[], Awaitable[Mapping[str, int]]]:
+    async def compare_all() -> Mapping[str, int]:
+        return await compare.compare_all(opened.pools["asm_sync"], opened.population, opened.now())
+
+    return compare_all
 
 
 def _publish(opened: Daemon, day: date) -> Callable[[], Awaitable[Mapping[str, int]]]:

@@ -17,6 +17,8 @@ class AlertKind(StrEnum):
 
     EXTRA_STAY = "extra_stay"
     """The population database holds a stay, or a version of one, that is not ours."""
+    POPULATION_DRIFT = "population_drift"
+    """The population database did not hold what it had confirmed; it was queued again."""
     DECLARE_AND_CANCEL = "declare_and_cancel"
     """A facility declares and cancels again, as one does who asks the population database about strangers."""
 

@@ -51,12 +51,13 @@ class CarriedStay(NamedTuple):
 
 
 class Confirmation(NamedTuple):
-    """The population database holds this version."""
+    """The population database holds this version, with the content of `digest` (32 bytes; None: not recorded)."""
 
     facility_id: int
     stay_id: UUID
     version: int
     verification: Verification
+    digest: bytes | None = None
 
 
 class Postponement(NamedTuple):
@@ -169,31 +170,33 @@ async def acknowledge(connection: Connection, confirmed: Sequence[Confirmation],
     """Record what the population database holds, and take it and everything older off the queue.
 
     It asks for no lease, because it records what is true whoever says it. Call `clear_waiting` next in the transaction.
+    What was confirmed before is updated, not left alone: that locks its row against `store.compare.requeue`.
     """
     await connection.execute(
         """
         WITH confirmed AS (
-            SELECT * FROM unnest($1::int[], $2::uuid[], $3::int[], $4::text[])
-                AS t (facility_id, stay_id, version, verification)
+            SELECT * FROM unnest($1::int[], $2::uuid[], $3::int[], $4::text[], $5::bytea[])
+                AS t (facility_id, stay_id, version, verification, digest)
         ), logged AS (
-            INSERT INTO sync_log (facility_id, stay_id, version, confirmed_at, verification)
-            SELECT facility_id, stay_id, version, $5, verification FROM confirmed
-            ON CONFLICT DO NOTHING
+            INSERT INTO sync_log (facility_id, stay_id, version, confirmed_at, verification, digest)
+            SELECT facility_id, stay_id, version, $6, verification, digest FROM confirmed
+            ON CONFLICT (facility_id, stay_id, version) DO UPDATE
+            SET confirmed_at = EXCLUDED.confirmed_at, verification = EXCLUDED.verification, digest = EXCLUDED.digest
         )
         DELETE FROM sync_queue USING confirmed
         WHERE sync_queue.facility_id = confirmed.facility_id AND sync_queue.stay_id = confirmed.stay_id
             AND sync_queue.version <= confirmed.version
         """,
-        *_columns(confirmed, 4),
+        *_columns(confirmed, 5),
         now,
     )
 
 
 async def clear_waiting(connection: Connection, confirmed: Sequence[Confirmation]) -> None:
-    """Take what was confirmed, and everything older, from among the waiting and the refused.
+    """Take what was confirmed, and everything older, from among the waiting and the refused, and off the queue again.
 
     A statement after `acknowledge`, hence with a newer snapshot: it also sees a row that the present owner of a lane
-    moved out of the queue while the acknowledgement of a former one waited for it.
+    moved out of the queue, or that a comparison put into it, while the acknowledgement waited for them.
     """
     await connection.execute(
         """
@@ -203,6 +206,10 @@ async def clear_waiting(connection: Connection, confirmed: Sequence[Confirmation
             DELETE FROM sync_wait USING confirmed
             WHERE sync_wait.facility_id = confirmed.facility_id AND sync_wait.stay_id = confirmed.stay_id
                 AND sync_wait.version <= confirmed.version
+        ), requeued AS (
+            DELETE FROM sync_queue USING confirmed
+            WHERE sync_queue.facility_id = confirmed.facility_id AND sync_queue.stay_id = confirmed.stay_id
+                AND sync_queue.version <= confirmed.version
         )
         DELETE FROM sync_refused USING confirmed
         WHERE sync_refused.facility_id = confirmed.facility_id AND sync_refused.stay_id = confirmed.stay_id

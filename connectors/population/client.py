@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -26,9 +26,13 @@ from schemas.population import (
     BATCH_LIMIT,
     Ambiguous,
     BatchAnswer,
+    DigestsRequest,
+    HeldPage,
+    IdRange,
     PopulationItem,
     PopulationResult,
     PopulationState,
+    RangeDigest,
     Unreachable,
     canonical,
 )
@@ -115,9 +119,12 @@ class PopulationClient:
             raise ValueError(f"a batch is 1-{BATCH_LIMIT} items with no stay twice")
         body = b'{"items":[' + b",".join(map(canonical, items)) + b"]}"
         results = _believed(
-            result
-            for result in _rows(await self._post("v1/stays:batch", body), PopulationResult)
-            if sent.get(result.stay_id) == result.version
+            (
+                result
+                for result in _rows(await self._post("v1/stays:batch", body), PopulationResult)
+                if sent.get(result.stay_id) == result.version
+            ),
+            by=_stay,
         )
         if not results:
             raise Ambiguous("no_results")
@@ -133,13 +140,48 @@ class PopulationClient:
             raise ValueError(f"one request asks for 1-{BATCH_LIMIT} stays")
         body = orjson.dumps({"stay_ids": [str(stay_id) for stay_id in asked]})  # asyncpg's UUID is a subclass
         states = _believed(
-            state
-            for state in _rows(await self._post("v1/stays:status", body), PopulationState)
-            if state.stay_id in asked
+            (
+                state
+                for state in _rows(await self._post("v1/stays:status", body), PopulationState)
+                if state.stay_id in asked
+            ),
+            by=_stay,
         )
         if not states:
             raise Ambiguous("no_results")
         return states
+
+    async def digests(self, ranges: Sequence[IdRange]) -> Mapping[IdRange, RangeDigest]:
+        """Ask for the digests of 1-500 ranges, in order and apart; one without a believable row is missing.
+
+        Raises Unreachable or Ambiguous as `send` does; nothing has changed. ValueError: not such ranges.
+        """
+        request = DigestsRequest(ranges=list(ranges))
+        asked = {(one.start, one.end): one for one in request.ranges}
+        told = _believed(
+            (
+                row
+                for row in _rows(await self._post("v1/stays:digests", _json(request)), RangeDigest)
+                if (row.start, row.end) in asked
+            ),
+            by=lambda row: asked[row.start, row.end],
+        )
+        if not told:
+            raise Ambiguous("no_results")
+        return told
+
+    async def held(self, wanted: IdRange) -> HeldPage:
+        """Ask for the first stays held of a range. A page is believed as a whole or not at all.
+
+        Raises Unreachable or Ambiguous as `send` does; nothing has changed.
+        """
+        try:
+            page = HeldPage.model_validate_json(orjson.dumps(await self._post("v1/stays:held", _json(wanted))))
+        except ValidationError:
+            raise Ambiguous("unbelievable_page") from None
+        if any(not wanted.start <= row.stay_id < wanted.end for row in page.results):
+            raise Ambiguous("unbelievable_page")
+        return page
 
     async def _post(self, path: str, body: bytes) -> Any:
         """The JSON of a 200. The token is renewed once if the other side no longer knows it."""
@@ -194,6 +236,17 @@ class PopulationClient:
             raise Ambiguous("timeout") from None
         except (aiohttp.ClientError, OSError):
             raise Ambiguous("connection_lost") from None
+
+
+@asynccontextmanager
+async def open_client(base_url: str, client_id: str, client_secret: str) -> AsyncIterator[PopulationClient]:
+    """The connector `http` of the group `asm_daemon.population`: an open client, closed after the block."""
+    client = PopulationClient(base_url, client_id, client_secret)
+    await client.open()
+    try:
+        yield client
+    finally:
+        await client.close()
 
 
 async def _whole(response: aiohttp.ClientResponse) -> _Reply:
@@ -251,14 +304,24 @@ def _rows(content: Any, model: type[_Model]) -> Iterable[_Model]:
             continue
 
 
-_Row = TypeVar("_Row", PopulationResult, PopulationState)
+def _json(request: BaseModel) -> bytes:
+    return orjson.dumps(request.model_dump(mode="json"))
 
 
-def _believed(rows: Iterable[_Row]) -> dict[UUID, _Row]:
-    """Rows by stay. Two rows that disagree about one stay are both not believed."""
-    believed: dict[UUID, _Row] = {}
-    disputed: set[UUID] = set()
+_Row = TypeVar("_Row", PopulationResult, PopulationState, RangeDigest)
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+def _stay(row: PopulationResult | PopulationState) -> UUID:
+    return row.stay_id
+
+
+def _believed(rows: Iterable[_Row], *, by: Callable[[_Row], _Key]) -> dict[_Key, _Row]:
+    """Rows by what they are about. Two rows that disagree are both not believed."""
+    believed: dict[_Key, _Row] = {}
+    disputed: set[_Key] = set()
     for row in rows:
-        if believed.setdefault(row.stay_id, row) != row:
-            disputed.add(row.stay_id)
-    return {stay_id: row for stay_id, row in believed.items() if stay_id not in disputed}
+        key = by(row)
+        if believed.setdefault(key, row) != row:
+            disputed.add(key)
+    return {key: row for key, row in believed.items() if key not in disputed}

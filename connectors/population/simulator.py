@@ -30,12 +30,24 @@ from connectors.population.simulator_faults import (
     FaultKind,
     FaultPlan,
     Operation,
+    Schedule,
     drip,
     misbehave,
     takes_effect,
 )
 from connectors.population.simulator_store import migrate, seed, seed_persons
-from schemas.population import BatchRequest, Outcome, PopulationItem, PopulationResult, StatusRequest, Verification
+from schemas.population import (
+    BATCH_LIMIT,
+    BatchRequest,
+    DigestsRequest,
+    HeldRequest,
+    IdRange,
+    Outcome,
+    PopulationItem,
+    PopulationResult,
+    StatusRequest,
+    Verification,
+)
 
 __all__ = ["Credentials", "create_application", "migrate", "seed", "seed_persons", "serve"]
 
@@ -181,7 +193,7 @@ def _refusals(pool: asyncpg.Pool) -> Any:
             status, code = refusal.status, refusal.code
         except web.HTTPClientError as error:
             status, code = error.status, "too_large" if error.status == 413 else "no_such_operation"
-        if request.path.startswith("/v1/") and status != 401:
+        if request.path.startswith("/v1/") and status not in (401, 409):
             async with pool.acquire(timeout=_ACQUIRE_SECONDS) as connection:
                 await store.count_violations(connection, [code])
         return _problem(status, code)
@@ -211,6 +223,8 @@ def _json(body: Any, status: int = 200, headers: Mapping[str, str] | None = None
 
 
 async def _read(request: web.Request, model: type[_Model]) -> _Model:
+    if request.query_string:  # URLs are written into the logs of everything on the way
+        raise _Refusal(400, "query_in_url")
     if request.content_type != "application/json":
         raise _Refusal(415, "json_wanted")
     try:
@@ -276,26 +290,49 @@ def _stay_routes(pool: asyncpg.Pool, tokens: _Tokens, faults: FaultPlan, mode: M
         stay_ids = (await _read(request, StatusRequest)).stay_ids
         return await _answer(request, faults.draw(Operation.STATUS), stay_ids, partial(_look_up, pool), tokens)
 
-    return [web.post("/v1/stays:batch", batch), web.post("/v1/stays:status", status)]
+    async def digests(request: web.Request) -> web.StreamResponse:
+        ranges = (await _read(request, DigestsRequest)).ranges
+        _refuse_to_compare(mode)
+        return await _answer(request, faults.draw(Operation.DIGESTS), ranges, partial(_digest, pool), tokens)
+
+    async def held(request: web.Request) -> web.StreamResponse:
+        wanted = await _read(request, HeldRequest)
+        _refuse_to_compare(mode)
+        rows, complete = await _list(pool, wanted)
+        about = {"count": len(rows), "complete": complete}
+        return await _answer(request, faults.draw(Operation.HELD), rows, _as_it_is, tokens, about)
+
+    return [
+        web.post("/v1/stays:batch", batch),
+        web.post("/v1/stays:status", status),
+        web.post("/v1/stays:digests", digests),
+        web.post("/v1/stays:held", held),
+    ]
 
 
 async def _answer(
-    request: web.Request, fault: Fault | None, asked: Sequence[Any], work: _Work, tokens: _Tokens
+    request: web.Request,
+    fault: Fault | None,
+    asked: Sequence[Any],
+    work: _Work,
+    tokens: _Tokens,
+    about: Mapping[str, Any] | None = None,
 ) -> web.StreamResponse:
-    """Do the work, or what `fault` leaves of it, and answer as the fault has it."""
+    """Do the work, or what `fault` leaves of it, and answer as the fault has it; `about` stands beside the results."""
     if fault is not None and fault.kind is FaultKind.LATENCY:
         await asyncio.sleep(fault.milliseconds / 1000)
     effective = takes_effect(fault, asked)
     results = list(await work(effective)) if effective else []
+    about = about or {}
     if fault is None or fault.kind is FaultKind.LATENCY:
-        return _json({"results": results})
+        return _json({"results": results, **about})
     match fault.kind:
         case FaultKind.SLOW_BODY:
-            return await drip(request, orjson.dumps({"results": results}), fault.milliseconds / 1000)
+            return await drip(request, orjson.dumps({"results": results, **about}), fault.milliseconds / 1000)
         case FaultKind.PARTIAL:
-            return _json({"results": results[: len(asked) // 2]})
+            return _json({"results": results[: len(asked) // 2], **about})
         case FaultKind.ZERO_ROWS:
-            return _json({"results": []})
+            return _json({"results": [], **about})
         case FaultKind.TOKEN_EXPIRED:
             tokens.void()
             return _problem(401, "invalid_token")
@@ -320,6 +357,27 @@ async def _take_in(pool: asyncpg.Pool, raw_items: Sequence[Any]) -> list[Mapping
 async def _look_up(pool: asyncpg.Pool, stay_ids: Sequence[UUID]) -> list[Mapping[str, Any]]:
     async with pool.acquire(timeout=_ACQUIRE_SECONDS) as connection:
         return [state.model_dump(mode="json") for state in await store.states(connection, stay_ids)]
+
+
+async def _digest(pool: asyncpg.Pool, ranges: Sequence[IdRange]) -> list[Mapping[str, Any]]:
+    async with pool.acquire(timeout=_ACQUIRE_SECONDS) as connection:
+        return [row.model_dump(mode="json") for row in await store.range_digests(connection, ranges)]
+
+
+async def _list(pool: asyncpg.Pool, wanted: HeldRequest) -> tuple[list[Mapping[str, Any]], bool]:
+    async with pool.acquire(timeout=_ACQUIRE_SECONDS) as connection:
+        rows = await store.held_stays(connection, wanted, BATCH_LIMIT + 1)
+    return [row.model_dump(mode="json") for row in rows[:BATCH_LIMIT]], len(rows) <= BATCH_LIMIT
+
+
+async def _as_it_is(rows: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
+    return rows
+
+
+def _refuse_to_compare(mode: Mode) -> None:
+    """Who keeps nothing has nothing to compare, and must not make the sender send everything again."""
+    if mode.discard:
+        raise _Refusal(409, "discarding")
 
 
 async def _discard(raw_items: Sequence[Any]) -> list[Mapping[str, Any]]:
@@ -369,6 +427,19 @@ def _admin_routes(pool: asyncpg.Pool, faults: FaultPlan, mode: Mode) -> list[web
         faults.disarm()
         return _json(faults.report())
 
+    async def follow(request: web.Request) -> web.Response:
+        faults.follow(await _read(request, Schedule))
+        return _json(faults.schedule_report(), 201)
+
+    async def followed(request: web.Request) -> web.Response:
+        del request
+        return _json(faults.schedule_report())
+
+    async def unschedule(request: web.Request) -> web.Response:
+        del request
+        faults.unschedule()
+        return _json(faults.schedule_report())
+
     async def set_mode(request: web.Request) -> web.Response:
         mode.discard = (await _read(request, Mode)).discard
         return _json(mode.model_dump())
@@ -393,6 +464,9 @@ def _admin_routes(pool: asyncpg.Pool, faults: FaultPlan, mode: Mode) -> list[web
         web.post("/admin/faults", arm),
         web.get("/admin/faults", armed),
         web.delete("/admin/faults", disarm),
+        web.post("/admin/schedule", follow),
+        web.get("/admin/schedule", followed),
+        web.delete("/admin/schedule", unschedule),
         web.put("/admin/mode", set_mode),
         web.get("/admin/violations", violations),
         web.get("/admin/stays/{id}", stay),

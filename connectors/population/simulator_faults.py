@@ -7,7 +7,7 @@ import random
 import socket
 import struct
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 T = TypeVar("T")
 
+SCHEDULE_LIMIT = 10_000
+"""How many requests a schedule covers at most."""
 _SLOW_BODY_PIECES = 20
 _GONE_POLL_SECONDS = 0.01
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST
@@ -29,6 +31,8 @@ class Operation(StrEnum):
 
     BATCH = "batch"
     STATUS = "status"
+    DIGESTS = "digests"
+    HELD = "held"
     TOKEN = "token"  # noqa: S105 - a name
 
 
@@ -77,6 +81,69 @@ class Fault(BaseModel):
         return self
 
 
+class Schedule(BaseModel):
+    """A seeded schedule: `POST /admin/schedule`. Of the next `requests` requests to each operation, a `share` is hit.
+
+    Which, and by what, follows from these settings alone: not from time, nor from how operations take turns. `kinds`
+    and `on` narrow it down; an operation gets only kinds that make sense for it.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    requests: Annotated[int, Field(ge=1, le=SCHEDULE_LIMIT)]
+    share: Annotated[float, Field(gt=0, le=1)]
+    kinds: Annotated[list[Annotated[FaultKind, Field(strict=False)]], Field(min_length=1)] = list(FaultKind)
+    on: Annotated[list[Annotated[Operation, Field(strict=False)]], Field(min_length=1)] = list(Operation)
+    longest_milliseconds: Annotated[int, Field(ge=1, le=600_000)] = 2_000
+
+    @model_validator(mode="after")
+    def _hits_something(self) -> Schedule:
+        if not any(_sensible(kind, operation) for kind in self.kinds for operation in self.on):
+            raise ValueError("none of these kinds can strike any of these operations")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A fault of a schedule, and the request (1, 2, 3 … of its operation) that it will hit."""
+
+    request: int
+    fault: Fault
+
+
+def plan(schedule: Schedule) -> dict[Operation, list[Planned]]:
+    """Every fault of a schedule, by operation and in the order of the requests. Equal for equal schedules."""
+    return {operation: list(_planned(schedule, operation)) for operation in Operation if operation in schedule.on}
+
+
+def _planned(schedule: Schedule, operation: Operation) -> Iterator[Planned]:
+    kinds = [kind for kind in FaultKind if kind in schedule.kinds and _sensible(kind, operation)]
+    dice = random.Random(f"{schedule.seed}/{operation}")  # noqa: S311 - repeatable
+    for request in range(1, schedule.requests + 1):
+        if kinds and dice.random() < schedule.share:
+            yield Planned(request, _thrown(dice, dice.choice(kinds), operation, schedule.longest_milliseconds))
+
+
+def _thrown(dice: random.Random, kind: FaultKind, operation: Operation, longest_milliseconds: int) -> Fault:
+    after_commit = dice.random() < 0.5
+    milliseconds = dice.randint(1, longest_milliseconds)
+    overloaded = dice.random() < 0.5
+    return Fault(
+        kind=kind,
+        on=operation,
+        count=1,
+        after_commit=after_commit and operation is not Operation.TOKEN and kind not in _ALWAYS_WHOLE,
+        milliseconds=milliseconds,
+        status=503 if overloaded and kind is FaultKind.SERVER_ERROR else None,
+        retry_after_seconds=1 if overloaded and kind is FaultKind.SERVER_ERROR else None,
+    )
+
+
+def _sensible(kind: FaultKind, operation: Operation) -> bool:
+    return operation is not Operation.TOKEN or kind not in _ON_RESULTS
+
+
 @dataclass(slots=True)
 class Armed:
     """A fault with what is left of it. Its dice are thrown once per request to its operation, in order of arrival."""
@@ -94,11 +161,18 @@ class Armed:
 
 
 class FaultPlan:
-    """The armed faults. At most one strikes a request: the one armed first of those whose turn it is."""
+    """The armed faults, and the schedule. At most one strikes a request: the one armed first of those whose turn it is.
+
+    What the schedule has for a request strikes only where no armed fault does; else it is passed over.
+    """
 
     def __init__(self) -> None:
         self._armed: list[Armed] = []
         self._struck: Counter[str] = Counter()
+        self._schedule: Schedule | None = None
+        self._plan: dict[Operation, list[Planned]] = {}
+        self._requests: Counter[Operation] = Counter()
+        self._hit: Counter[Operation] = Counter()
 
     def arm(self, fault: Fault) -> None:
         """Add a fault behind those that are armed."""
@@ -112,8 +186,12 @@ class FaultPlan:
         """The fault that strikes this request, if any."""
         # Every fault throws its dice, struck or not: a seed means the same sequence whatever else is armed.
         candidates = [armed for armed in self._armed if armed.fault.on is operation and armed.strikes()]
+        scheduled = self._draw_scheduled(operation)
         if not candidates:
-            return None
+            if scheduled is not None:
+                self._hit[operation] += 1
+                self._struck[scheduled.kind.value] += 1
+            return scheduled
         chosen = candidates[0]
         chosen.struck += 1
         if chosen.remaining is not None:
@@ -122,6 +200,41 @@ class FaultPlan:
                 self._armed.remove(chosen)
         self._struck[chosen.fault.kind.value] += 1
         return chosen.fault
+
+    def _draw_scheduled(self, operation: Operation) -> Fault | None:
+        self._requests[operation] += 1
+        left = self._plan.get(operation)
+        if left and left[0].request == self._requests[operation]:
+            return left.pop(0).fault
+        return None
+
+    def follow(self, schedule: Schedule) -> None:
+        """Follow a schedule from the next request on, in place of the one there was."""
+        self.unschedule()
+        self._schedule, self._plan = schedule, plan(schedule)
+
+    def unschedule(self) -> None:
+        """Forget the schedule; the counts of what struck stay."""
+        self._schedule, self._plan = None, {}
+        self._requests.clear()
+        self._hit.clear()
+
+    def schedule_report(self) -> Mapping[str, Any]:
+        """The schedule, and for each of its operations the requests seen, the faults that struck, and those to come."""
+        if self._schedule is None:
+            return {"schedule": None, "operations": {}}
+        operations = {
+            operation.value: {
+                "requests": self._requests[operation],
+                "struck": self._hit[operation],
+                "to_come": [
+                    {"request": one.request, "kind": one.fault.kind.value, "after_commit": one.fault.after_commit}
+                    for one in left
+                ],
+            }
+            for operation, left in self._plan.items()
+        }
+        return {"schedule": self._schedule.model_dump(mode="json"), "operations": operations}
 
     def report(self) -> Mapping[str, Any]:
         """What is armed, and how often each kind has struck since the start."""

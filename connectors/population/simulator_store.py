@@ -18,10 +18,14 @@ import asyncpg
 from schemas.codes import DocumentType
 from schemas.folding import fold_document, fold_name
 from schemas.population import (
+    DIGEST_LIMIT,
+    HeldStay,
+    IdRange,
     Outcome,
     PopulationItem,
     PopulationResult,
     PopulationState,
+    RangeDigest,
     Verification,
     canonical,
 )
@@ -157,9 +161,10 @@ WITH sent AS (
     WHERE held.version < excluded.version
       AND held.facility_code = excluded.facility_code
       AND (held.status <> 'cancelled' OR excluded.status = 'cancelled')
-    RETURNING stay_id, version, status, digest, verification
+    RETURNING stay_id, version, status, digest, facility_code, verification
 ), logged AS (
-    INSERT INTO effects (stay_id, version, status, digest) SELECT stay_id, version, status, digest FROM applied
+    INSERT INTO effects (stay_id, version, status, digest, facility_code)
+    SELECT stay_id, version, status, digest, facility_code FROM applied
 )
 SELECT stay_id, verification FROM applied
 """
@@ -246,6 +251,51 @@ async def held_version(connection: Connection, stay_id: UUID) -> tuple[int, str]
     return (row["version"], row["status"]) if row else None
 
 
+async def range_digests(connection: Connection, ranges: Sequence[IdRange]) -> list[RangeDigest]:
+    """How many stays are held of each range, and the digest over theirs, in the order asked."""
+    rows = await connection.fetch(
+        """
+        SELECT held.stays, held.digest
+        FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS asked (first, behind, place)
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS stays,
+                   encode(sha256(coalesce(string_agg(digest, ''::bytea ORDER BY stay_id), '')), 'hex') AS digest
+            FROM (
+                SELECT stay_id, digest FROM stays WHERE stay_id >= first AND stay_id < behind
+                ORDER BY stay_id LIMIT $3::bigint + 1
+            ) AS page
+        ) AS held
+        ORDER BY place
+        """,
+        [one.start for one in ranges],
+        [one.end for one in ranges],
+        DIGEST_LIMIT,
+    )
+    return [
+        RangeDigest(
+            start=one.start,
+            end=one.end,
+            stays=row["stays"] if row["stays"] <= DIGEST_LIMIT else None,
+            digest=row["digest"] if row["stays"] <= DIGEST_LIMIT else None,
+        )
+        for one, row in zip(ranges, rows, strict=True)
+    ]
+
+
+async def held_stays(connection: Connection, one: IdRange, limit: int) -> list[HeldStay]:
+    """The first stays held of a range, by id."""
+    rows = await connection.fetch(
+        """
+        SELECT stay_id, version, encode(digest, 'hex') AS digest FROM stays
+        WHERE stay_id >= $1 AND stay_id < $2 ORDER BY stay_id LIMIT $3
+        """,
+        one.start,
+        one.end,
+        limit,
+    )
+    return [HeldStay(**row) for row in rows]
+
+
 # -- violations --------------------------------------------------------------------------------------------------------
 
 
@@ -265,14 +315,21 @@ async def count_violations(connection: Connection, codes: Iterable[str]) -> None
 
 _EFFECTS = """
 WITH ordered AS (
-    SELECT stay_id, version, digest,
-           lag(version) OVER (PARTITION BY stay_id ORDER BY position) AS before,
+    SELECT stay_id, version, digest, status, facility_code,
+           lag(version) OVER in_order AS before,
+           lag(status) OVER in_order AS status_before,
+           lag(facility_code) OVER in_order AS facility_before,
            row_number() OVER (PARTITION BY stay_id ORDER BY position DESC) AS from_last
     FROM effects
+    WINDOW in_order AS (PARTITION BY stay_id ORDER BY position)
 )
 SELECT count(*) AS recorded,
        count(*) FILTER (WHERE before = version) AS repeated,
        count(*) FILTER (WHERE before > version) AS out_of_order,
+       count(*) FILTER (WHERE status_before = 'cancelled' AND status <> 'cancelled') AS revived,
+       count(*) FILTER (WHERE facility_before <> facility_code) AS moved,
+       (SELECT count(*) FROM stays WHERE status = 'cancelled'
+        AND convert_from(item, 'UTF8')::jsonb -> 'guest' IS DISTINCT FROM 'null') AS unerased,
        (SELECT count(*) FROM stays AS s
         FULL JOIN (SELECT * FROM ordered WHERE from_last = 1) AS e USING (stay_id)
         WHERE (s.version, s.digest) IS DISTINCT FROM (e.version, e.digest)) AS unrecorded
@@ -283,8 +340,9 @@ FROM ordered
 async def violations(connection: Connection) -> Mapping[str, Mapping[str, int]]:
     """What went against the contract: `sender` by code, and `effects` as the log of effects shows them.
 
-    repeated: a version took effect twice; out_of_order: an older one after a newer; unrecorded: what is held is not the
-    last recorded effect. All three are 0, or the simulator itself is wrong.
+    repeated: a version took effect twice; out_of_order: an older one after a newer; revived: a version that is not
+    cancelled after one that is; moved: a stay of one facility became another's; unerased: a cancelled stay has a guest;
+    unrecorded: what is held is not the last recorded effect. All are 0, or the simulator itself is wrong.
     """
     sender = await connection.fetch("SELECT code, occurrences FROM sender_violations ORDER BY code")
     (effects,) = await connection.fetch(_EFFECTS)

@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -20,6 +21,7 @@ from connectors.population.client import PopulationClient
 from connectors.population.simulator import Credentials
 from schemas.population import (
     Ambiguous,
+    IdRange,
     Outcome,
     PopulationItem,
     Unreachable,
@@ -393,6 +395,75 @@ async def test_an_answer_that_breaks_off_is_ambiguous() -> None:
             await client.send(ITEMS)
 
 
+EVERYTHING = IdRange(start=UUID(int=0), end=stay_id(50))
+
+
+def held_row(number: int = 1, **changes: Any) -> dict[str, Any]:
+    return {"stay_id": str(stay_id(number)), "version": 1, "digest": "0" * 64} | changes
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        ["x"],
+        [{"start": str(EVERYTHING.start), "end": str(stay_id(49)), "stays": 1, "digest": "0" * 64}],
+        [{**EVERYTHING.model_dump(mode="json"), "stays": 1, "digest": None}],
+        [{**EVERYTHING.model_dump(mode="json"), "stays": -1, "digest": "0" * 64}],
+        [{**EVERYTHING.model_dump(mode="json"), "stays": stays, "digest": "0" * 64} for stays in (1, 2)],
+    ],
+)
+async def test_of_digests_only_what_was_asked_and_does_not_contradict_itself_is_believed(rows: list[Any]) -> None:
+    async with answering(200, {"results": rows}) as client:
+        with pytest.raises(Ambiguous, match="no_results"):
+            await client.digests([EVERYTHING])
+
+
+async def test_a_range_whose_digest_is_missing_is_missing_from_the_answer() -> None:
+    others = IdRange(start=stay_id(50), end=stay_id(60))
+    row = {**others.model_dump(mode="json"), "stays": 0, "digest": "0" * 64, "they_added": "this"}
+    async with answering(200, {"results": [row]}) as client:
+        assert set(await client.digests([EVERYTHING, others])) == {others}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"results": []},
+        {"results": [], "count": 1, "complete": True},
+        {"results": [], "count": 0, "complete": False},
+        {"results": [held_row(1)], "count": 2, "complete": True},
+        {"results": [held_row(1), held_row(1)], "count": 2, "complete": True},
+        {"results": [held_row(2), held_row(1)], "count": 2, "complete": True},
+        {"results": [held_row(1), held_row(50)], "count": 2, "complete": True},
+        {"results": [held_row(1), held_row(2, version=0)], "count": 2, "complete": True},
+        {"results": [held_row(1), "x"], "count": 2, "complete": True},
+        {"results": [held_row(1, digest=None)], "count": 1, "complete": True},
+        {"results": [held_row(number) for number in range(1, 502)], "count": 501, "complete": True},
+    ],
+)
+async def test_a_page_is_believed_as_a_whole_or_not_at_all(content: dict[str, Any]) -> None:
+    async with answering(200, content) as client:
+        with pytest.raises(Ambiguous, match="unbelievable_page"):
+            await client.held(EVERYTHING)
+
+
+@pytest.mark.parametrize("kind", ["reset", "html_page", "server_error", "malformed_json", "zero_rows", "partial"])
+async def test_a_question_for_what_is_held_can_fail_in_the_same_ways(
+    simulator: Simulator, client: PopulationClient, kind: str
+) -> None:
+    await client.send(ITEMS)
+    await simulator.arm(kind, on="held")
+    with pytest.raises(Ambiguous):
+        await client.held(EVERYTHING)
+    assert [row.stay_id for row in (await client.held(EVERYTHING)).results] == IDS
+    await simulator.arm(kind, on="digests")
+    with pytest.raises(Ambiguous):
+        await client.digests([EVERYTHING])
+    assert (await client.digests([EVERYTHING]))[EVERYTHING].stays == 4
+
+
 # -- its own manners ---------------------------------------------------------------------------------------------------
 
 
@@ -406,6 +477,14 @@ async def test_what_is_no_batch_is_not_sent(client: PopulationClient, items: lis
 async def test_a_question_about_no_stay_or_too_many_is_not_asked(client: PopulationClient, count: int) -> None:
     with pytest.raises(ValueError, match="1-500"):
         await client.status([stay_id(number) for number in range(count)])
+
+
+@pytest.mark.parametrize("ranges", [[], [EVERYTHING, EVERYTHING], [EVERYTHING] * 501])
+async def test_ranges_that_are_none_or_overlap_are_not_asked_for(
+    client: PopulationClient, ranges: list[IdRange]
+) -> None:
+    with pytest.raises(ValueError, match="ranges"):
+        await client.digests(ranges)
 
 
 @pytest.mark.parametrize("url", ["", "population", "ftp://population", "https://", "https://user:secret@population"])

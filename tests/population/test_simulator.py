@@ -9,7 +9,9 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
+from uuid import UUID
 
 import aiohttp
 import asyncpg
@@ -21,22 +23,25 @@ from connectors.population.simulator import migrate, seed, serve
 from connectors.population.simulator_store import is_revoked
 from schemas.codes import FacilityKind
 from schemas.population import (
+    IdRange,
     ItemStatus,
     Outcome,
     PopulationFacility,
     PopulationGuest,
     PopulationItem,
     PopulationResult,
+    Unreachable,
     Verification,
     canonical,
     digest,
+    range_digest,
 )
 from schemas.synthetic import person
 from tests.conftest import Database
 from tests.population.conftest import CREDENTIALS, PERSONS, Simulator, running, serving_from, speaking_to
 from tests.population.items import guest, item, stay_id
 
-NO_VIOLATION = {"repeated": 0, "out_of_order": 0, "unrecorded": 0}
+NO_VIOLATION = {"repeated": 0, "out_of_order": 0, "revived": 0, "moved": 0, "unerased": 0, "unrecorded": 0}
 
 
 async def send_one(client: PopulationClient, one: PopulationItem) -> PopulationResult:
@@ -363,6 +368,90 @@ async def test_a_batch_waits_for_another_that_holds_one_of_its_stays(
     assert (await sending).results[stay_id(1)].outcome is Outcome.STALE
 
 
+# -- comparing ---------------------------------------------------------------------------------------------------------
+
+
+FIRST, LAST = str(UUID(int=0)), str(UUID(int=2**128 - 1))
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "status", "code"),
+    [
+        ("stays:digests", [], 422, "invalid_request"),
+        ("stays:digests", {"ranges": []}, 422, "invalid_request"),
+        ("stays:digests", {"ranges": [{"start": FIRST, "end": LAST}] * 2}, 422, "invalid_request"),
+        ("stays:digests", {"ranges": [{"start": LAST, "end": FIRST}]}, 422, "invalid_request"),
+        ("stays:digests", {"ranges": [{"start": FIRST, "end": FIRST}]}, 422, "invalid_request"),
+        ("stays:digests", {"ranges": [{"start": FIRST, "end": LAST, "facility": "X"}]}, 422, "invalid_request"),
+        ("stays:digests", {"ranges": [{"start": FIRST, "end": LAST}] * 501}, 422, "too_many_items"),
+        ("stays:held", {"start": FIRST}, 422, "invalid_request"),
+        ("stays:held", {"start": FIRST, "end": LAST, "guest": "x"}, 422, "invalid_request"),
+        ("stays:held?start=x", {"start": FIRST, "end": LAST}, 400, "query_in_url"),
+        ("stays:status?stay=x", {"stay_ids": [FIRST]}, 400, "query_in_url"),
+        ("stays:batch?name=x", {"items": [1]}, 400, "query_in_url"),
+    ],
+)
+async def test_a_question_that_is_not_in_the_contract_is_refused_and_counted(
+    simulator: Simulator, path: str, content: Any, status: int, code: str
+) -> None:
+    answered, problem = await post(simulator, path, orjson.dumps(content))
+    assert (answered, problem["code"]) == (status, code)
+    assert (await simulator.violations())["sender"] == {code: 1}
+
+
+async def test_ranges_are_half_open_and_answered_in_the_order_asked(
+    simulator: Simulator, client: PopulationClient
+) -> None:
+    items = [item(number) for number in range(1, 6)]
+    await client.send(items)
+    bounds = [stay_id(0), stay_id(1), stay_id(3), stay_id(5), stay_id(100)]
+    ranges = [IdRange(start=start, end=end) for start, end in pairwise(bounds)]
+    told = await client.digests(ranges)
+    assert [told[one].stays for one in ranges] == [0, 2, 2, 1]
+    wanted = [[], items[0:2], items[2:4], items[4:]]
+    assert [told[one].digest for one in ranges] == [range_digest(map(digest, part)) for part in wanted]
+    page = await client.held(ranges[1])
+    assert page.complete
+    assert [(row.stay_id, row.version, row.digest) for row in page.results] == [
+        (one.stay_id, one.version, digest(one)) for one in items[0:2]
+    ]
+
+
+async def test_a_range_digest_tells_two_orders_and_a_doubled_stay_apart() -> None:
+    one, two = digest(item(1)), digest(item(2))
+    told = {range_digest(part) for part in ([], [one], [one, one], [one, two], [two, one], [one, one, two])}
+    assert len(told) == 6
+
+
+async def test_of_a_range_that_is_too_large_no_digest_is_told_and_it_is_listed_in_pages(
+    simulator: Simulator, client: PopulationClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for first in (1, 401, 801):
+        await client.send([item(number) for number in range(first, first + 400)])
+    everything = IdRange(start=UUID(FIRST), end=UUID(LAST))
+    monkeypatch.setattr("connectors.population.simulator_store.DIGEST_LIMIT", 1_200)
+    assert (await client.digests([everything]))[everything].stays == 1_200
+    monkeypatch.setattr("connectors.population.simulator_store.DIGEST_LIMIT", 1_199)
+    told = (await client.digests([everything]))[everything]
+    assert (told.stays, told.digest) == (None, None)
+    listed: list[UUID] = []
+    start, complete = everything.start, False
+    while not complete:
+        page = await client.held(IdRange(start=start, end=everything.end))
+        listed += [row.stay_id for row in page.results]
+        start, complete = UUID(int=listed[-1].int + 1), page.complete
+    assert listed == [stay_id(number) for number in range(1, 1_201)]
+
+
+async def test_in_discard_mode_nothing_can_be_compared(simulator: Simulator, client: PopulationClient) -> None:
+    await simulator.admin("PUT", "mode", {"discard": True})
+    everything = IdRange(start=UUID(FIRST), end=UUID(LAST))
+    for question in (client.digests([everything]), client.held(everything)):
+        with pytest.raises(Unreachable, match="request_refused_discarding"):
+            await question
+    assert (await simulator.violations())["sender"] == {}
+
+
 # -- reports -----------------------------------------------------------------------------------------------------------
 
 
@@ -376,6 +465,11 @@ async def test_a_batch_waits_for_another_that_holds_one_of_its_stays(
         ("UPDATE stays SET version = 3", {"unrecorded": 1}),
         ("DELETE FROM stays", {"unrecorded": 1}),
         ("UPDATE stays SET item = item || ' '", {"unrecorded": 1}),
+        ("UPDATE effects SET status = 'cancelled'; INSERT INTO effects (stay_id, version, status, digest)"
+         " SELECT stay_id, version, status, digest FROM stays", {"repeated": 1, "revived": 1}),
+        ("UPDATE effects SET facility_code = 'X'; INSERT INTO effects (stay_id, version, status, digest, facility_code)"
+         " SELECT stay_id, version, status, digest, facility_code FROM stays", {"repeated": 1, "moved": 1}),
+        ("UPDATE stays SET status = 'cancelled'", {"unerased": 1}),
     ],
 )  # fmt: skip
 async def test_an_effect_that_went_wrong_would_be_reported(

@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS effects (
     status text NOT NULL,
     digest bytea NOT NULL
 );
+ALTER TABLE effects ADD COLUMN IF NOT EXISTS facility_code text;
 
 -- How often a sender broke the contract, by the code it was answered.
 CREATE TABLE IF NOT EXISTS sender_violations (
