@@ -56,7 +56,7 @@ class CompareLimits:
     """
 
     range_stays: int = 4096
-    part_stays: int = 256
+    part_stays: int = 128
     ranges: int = 64
 
 

@@ -75,6 +75,8 @@ from schemas.hotels import HotelSystem
 ROLES = ("asm_auth", "asm_intake", "asm_sync", "asm_police", "asm_feeds", "asm_publish", "asm_audit", "asm_retention")
 CLOCK_DIFFERENCE = timedelta(seconds=5)
 """How far the daemon's clock may be from the database's before it takes nothing in: ids and deadlines come from it."""
+POPULATION_CONNECTORS = "asm_daemon.population"
+"""The group of entry points by which packages bring connectors to the population database."""
 CATCH_UP_DAYS = 7
 """How many past days the publishing job looks back for a day that was missed."""
 FLUSH_SECONDS = 5
@@ -174,7 +176,7 @@ def load_population(name: str) -> OpenPopulation:
     """
     if name == "http":
         return open_client
-    for entry in entry_points(group="asm_daemon.population", name=name):
+    for entry in entry_points(group=POPULATION_CONNECTORS, name=name):
         loaded: OpenPopulation = entry.load()
         return loaded
     raise NoSuchConnector(name)

@@ -730,7 +730,17 @@ async def test_stays_are_carried_when_the_population_database_answers_and_wait_w
     try:
         address = f"http://127.0.0.1:{await ready}"
         carried = json.loads((await asm("once", "sync", ASM_POPULATION_URL=address)).stdout)
+        compared = json.loads((await asm("once", "compare", ASM_POPULATION_URL=address)).stdout)
     finally:
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
     assert carried["confirmed"] == 3
+    assert {name: count for name, count in compared.items() if count} == {"ranges": 1, "stays": 3}
+    unanswered = (await asm("once", "compare")).stdout  # behind a line of the log
+    assert json.loads(unanswered[unanswered.index("{") :])["failed_requests"] == 1
+
+
+async def test_a_connector_that_is_not_installed_is_a_wrong_setting(asm: Command) -> None:
+    wrong = await asm("once", "sync", ASM_POPULATION_CONNECTOR="telegraph")
+    assert wrong.exit_code == WRONG
+    assert "ASM_POPULATION_CONNECTOR: no installed package has a connector telegraph" in wrong.stderr

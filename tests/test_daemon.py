@@ -22,6 +22,7 @@ from asm_daemon.daemon import (
     Ports,
     TaskEnded,
     due_days,
+    job_table,
     load_population,
     open_daemon,
     run,
@@ -151,6 +152,16 @@ async def test_what_is_declared_is_carried_to_the_population_database(start: Run
         return state.confirmed == state.stays == 1
 
     await _until(confirmed)
+
+
+async def test_both_sides_are_compared_by_the_clock_unless_that_is_turned_off(
+    settings: Settings, make_facility: FacilityMaker
+) -> None:
+    for hours, expected in ((0, {}), (24, {"ranges": 1}), (24, {})):
+        async with open_daemon(settings.model_copy(update={"compare_hours": hours})) as daemon:
+            [job] = [job for job in job_table(daemon) if job.name == "compare"]
+            assert not job.everywhere
+            assert {name: count for name, count in (await job.once()).items() if count} == expected
 
 
 def test_a_connector_that_nobody_installed_is_named() -> None:

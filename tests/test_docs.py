@@ -14,10 +14,11 @@ import pytest
 import typer.main
 
 from asm_daemon.__main__ import app
+from asm_daemon.daemon import POPULATION_CONNECTORS
 from asm_daemon.problems import PROBLEMS
 from asm_daemon.settings import PREFIX, Settings
 from asm_daemon.web.contract import unbound_table
-from connectors.__main__ import GROUP as ENTRY_POINTS
+from connectors.__main__ import GROUP as CONNECTORS
 from schemas.generate import DIRECTORY
 from schemas.violations import CATALOGUE
 
@@ -165,7 +166,7 @@ def unknown_names(text: str) -> Iterator[str]:
         if re.fullmatch(r"[a-z_0-9]+(?:\.[A-Za-z_0-9]+)+(?:\(\))?", code) and not code.endswith(FILE_ENDINGS):
             first, *others = code.removesuffix("()").split(".")
             top = first if first in TOPS else f"asm_daemon.{first}"
-            if code != ENTRY_POINTS and _module_exists(top) and not _resolves(top, others):
+            if code not in (CONNECTORS, POPULATION_CONNECTORS) and _module_exists(top) and not _resolves(top, others):
                 yield code
 
 
