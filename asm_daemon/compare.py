@@ -52,12 +52,14 @@ class ComparedPopulation(Protocol):
 class CompareLimits:
     """How finely is compared: stays of a range, of its parts, and how many ranges one activation compares.
 
-    A part is listed, so it should not exceed what one page tells.
+    A part is listed, so it should not exceed what one page tells. An activation ends early, behind a range that
+    differs, once it took `requests`: what a service has lost altogether is not queued again all at once.
     """
 
     range_stays: int = 4096
     part_stays: int = 128
     ranges: int = 64
+    requests: int = 500
 
 
 class _Overtaken(Exception):
@@ -81,6 +83,7 @@ class _Differences:
     differing: list[ConfirmedStay] = field(default_factory=list)
     unrecorded: list[ConfirmedStay] = field(default_factory=list)
     extra: list[_Extra] = field(default_factory=list)
+    requests: int = 0
 
     def judge(self, ours: ConfirmedStay, held: HeldStay | None) -> None:
         """Whether they hold what they confirmed. A newer version is judged with the extra ones."""
@@ -178,6 +181,8 @@ async def _compare_part(
                     progress.agree(one)
                 else:
                     await progress.settle(one, await _differences(pool, population, one, limits))
+                    if progress.requests >= limits.requests:
+                        break
         except (Unreachable, Ambiguous) as error:
             log.warning("compare.unanswered", outcome=error.code)
             failed = 1
@@ -196,6 +201,7 @@ class _Progress:
     place: Pass
     now: datetime
     found: Found = field(default_factory=Found)
+    requests: int = 1
     _agreed: Found = field(default_factory=Found)
     _agreed_until: UUID = FIRST_STAY
 
@@ -210,6 +216,7 @@ class _Progress:
             repaired = await store.requeue(connection, differences.repairs())
             await _alert(connection, one, differences, self.now)
             await self._advance(connection, one.end, differences.counted(one, repaired))
+        self.requests += differences.requests
 
     async def record(self) -> None:
         """Come past what agreed."""
@@ -234,7 +241,7 @@ async def _differences(
     async with pool.acquire() as connection:
         parts = await store.digest_ranges(connection, one.start, one.end, limits.part_stays, BATCH_LIMIT)
     theirs = await population.digests([_bounds(part) for part in parts])
-    differences = _Differences()
+    differences = _Differences(requests=1)
     for part in parts:
         if not _agree(part, theirs):
             await _list(pool, population, _bounds(part), differences)
@@ -246,6 +253,7 @@ async def _list(pool: asyncpg.Pool, population: ComparedPopulation, part: IdRang
     async with pool.acquire() as connection:
         ours = await store.confirmed_stays(connection, part.start, part.end)
     held, told_until = await _held(population, part)
+    differences.requests += 1
     resting = {stay.stay_id: stay.version for stay in ours}
     for stay in ours:
         if stay.stay_id < told_until:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -471,6 +471,16 @@ async def test_an_activation_compares_its_part_and_a_pass_goes_on_where_the_last
     assert await stage.step() == NOTHING  # the next pass is not due
     stage.clock.instant += timedelta(hours=DAY)
     assert (await stage.step())["ranges"] == 3
+
+
+async def test_an_activation_that_finds_much_stops_behind_the_range_that_took_too_many_questions(stage: Stage) -> None:
+    await stage.confirmed(12)
+    await stage.theirs("DELETE FROM stays")
+    limits = replace(LIMITS, requests=4)
+    counts = await compare_once(await stage.pool(), stage.post, stage.clock(), every_hours=DAY, limits=limits)
+    assert counts == NOTHING | {"ranges": 1, "stays": 4, "missing": 4, "repaired": 4}
+    assert stage.post.asked == ["digests", "digests", "held", "held"]
+    assert (await stage.compare())["repaired"] == 8
 
 
 async def test_a_crash_in_the_middle_costs_the_range_in_hand(stage: Stage) -> None:
