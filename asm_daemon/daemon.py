@@ -24,7 +24,21 @@ from aiohttp import web
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from asm_daemon import admissions, audit, feeds, hotels, import_jobs, inbox, jobs, mllp, no_shows, rosters, rules
+from asm_daemon import (
+    admissions,
+    audit,
+    events,
+    feeds,
+    hotels,
+    import_jobs,
+    inbox,
+    jobs,
+    mllp,
+    no_shows,
+    rosters,
+    rules,
+    webhooks,
+)
 from asm_daemon.admissions import Admissions
 from asm_daemon.crypto import FileKeyStore, KeyPurpose, Keyring, epoch_at, epoch_bounds, next_epoch
 from asm_daemon.directory import Gate
@@ -43,6 +57,7 @@ from asm_daemon.sync import SyncLimits, Worker
 from asm_daemon.web.api import owner_routes
 from asm_daemon.web.app import Runner, make_app
 from asm_daemon.web.documents_api import document_routes
+from asm_daemon.web.events_api import event_routes
 from asm_daemon.web.expected_api import expected_routes
 from asm_daemon.web.feeds_api import feed_routes
 from asm_daemon.web.hotels_api import hotel_routes
@@ -52,9 +67,11 @@ from asm_daemon.web.pages import page_routes
 from asm_daemon.web.police_api import police_routes
 from asm_daemon.web.public_api import public_routes
 from asm_daemon.web.rosters_api import roster_routes
+from asm_daemon.webhooks import Courier, Endpoints
 from connectors import hl7_adt, identity, kbtt_api, pms_apaleo, pms_mews, pms_ohip, pms_ota
 from connectors.hotels import client as hotel_client
 from connectors.population.client import PopulationClient
+from connectors.webhooks.client import WebhookClient
 from schemas.act import Connector
 from schemas.hotels import HotelSystem
 
@@ -125,6 +142,7 @@ class Daemon:
     doorbell: Doorbell
     population: PopulationClient
     worker: Worker
+    courier: Courier
     app: web.Application
 
 
@@ -163,6 +181,9 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
         )
         await population.open()
         stack.push_async_callback(population.close)
+        sender = WebhookClient(settings.webhook_networks or ())
+        await sender.open()
+        stack.push_async_callback(sender.close)
         connectors = load_connectors()
         gate = Gate(pools["asm_auth"], settings.key_cache_seconds)
         trial = settings.environment != "production"
@@ -224,6 +245,12 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
             *hotel_routes(
                 intake, pools["asm_intake"], keyring, HOTEL_EVENTS, pms_ota.envelope, settings.max_body_bytes
             ),
+            *event_routes(
+                pools["asm_intake"],
+                keyring,
+                settings.public_url,
+                Endpoints(pools["asm_intake"], keyring, plain_http_webhooks(settings)),
+            ),
             *document_routes(identity.read),
             *kbtt_routes(
                 intake,
@@ -262,8 +289,21 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
                 ),
                 doorbell=doorbell,
             ),
+            courier=Courier(
+                pools["asm_sync"],
+                keyring,
+                sender,
+                settings.public_url,
+                now=now,
+                failing_hours=settings.webhook_failing_hours,
+            ),
             app=make_app(table, gate, public_url=settings.public_url, trial=trial, clock=now),
         )
+
+
+def plain_http_webhooks(settings: Settings) -> bool:
+    """Whether webhooks may be http: in a trial, to the networks that are allowed."""
+    return settings.environment != "production" and settings.webhook_networks is not None
 
 
 async def run(daemon: Daemon, stop: asyncio.Event, ready: Callable[[Ports], None] = lambda _: None) -> None:
@@ -285,6 +325,7 @@ async def run(daemon: Daemon, stop: asyncio.Event, ready: Callable[[Ports], None
         async with asyncio.TaskGroup() as tasks:
             intake = tasks.create_task(_lasting("intake", daemon.intake.run(), stop))
             tasks.create_task(_lasting("sync", daemon.worker.run(working), stop))
+            tasks.create_task(_lasting("webhooks", daemon.courier.run(working), stop))
             files = tasks.create_task(_lasting("imports", daemon.importer.run(stop), stop))
             clock = jobs.run(job_table(daemon), leadership, working, grace_seconds=settings.shutdown_seconds)
             tasks.create_task(_lasting("jobs", clock, stop))
@@ -419,6 +460,18 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
             pools["asm_intake"], daemon.intake, daemon.keyring, open_hotel, HOTEL_RESERVATIONS, now
         )
 
+    async def number_events() -> Mapping[str, int]:
+        return await events.number_once(pools["asm_sync"], now())
+
+    async def tell_deadlines() -> Mapping[str, int]:
+        return await events.tell_deadlines_once(pools["asm_intake"], daemon.settings.deadline_notice_minutes, now())
+
+    async def erase_events() -> Mapping[str, int]:
+        return await events.erase_once(pools["asm_sync"], daemon.settings.events_kept_days, now())
+
+    async def tend_webhooks() -> Mapping[str, int]:
+        return await webhooks.tend_once(pools["asm_sync"], daemon.keyring, daemon.settings.events_kept_days, now())
+
     return (
         Job("pull-hotels", IntervalTrigger(seconds=HOTEL_PULL_SECONDS), pull_hotels),
         Job("seal-audit", IntervalTrigger(seconds=1), seal_audit, everywhere=True),
@@ -428,6 +481,10 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
         Job("erase-expected", CronTrigger(minute=25), erase_expected),
         Job("erase-hl7-messages", CronTrigger(hour=3, minute=20), erase_hl7_messages),
         Job("publish", CronTrigger(hour=PUBLISH_HOUR, minute=5), publish, at_start=True),
+        Job("number-events", IntervalTrigger(seconds=1), number_events, everywhere=True),
+        Job("tell-deadlines", IntervalTrigger(minutes=1), tell_deadlines),
+        Job("erase-events", CronTrigger(hour=3, minute=40), erase_events),
+        Job("tend-webhooks", CronTrigger(hour=2, minute=40), tend_webhooks, at_start=True),
         Job("erase-roster-plans", CronTrigger(minute=20), erase_roster_plans),
     )
 

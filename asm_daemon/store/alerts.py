@@ -19,6 +19,8 @@ class AlertKind(StrEnum):
     """The population database holds a stay, or a version of one, that is not ours."""
     DECLARE_AND_CANCEL = "declare_and_cancel"
     """A facility declares and cancels again, as one does who asks the population database about strangers."""
+    WEBHOOK_DISABLED = "webhook_disabled"
+    """An owner's endpoint failed for so long that nothing is sent to it any more."""
 
 
 class Alert(NamedTuple):
