@@ -481,11 +481,11 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
         Job("erase-expected", CronTrigger(minute=25), erase_expected),
         Job("erase-hl7-messages", CronTrigger(hour=3, minute=20), erase_hl7_messages),
         Job("publish", CronTrigger(hour=PUBLISH_HOUR, minute=5), publish, at_start=True),
+        Job("erase-roster-plans", CronTrigger(minute=20), erase_roster_plans),
         Job("number-events", IntervalTrigger(seconds=1), number_events, everywhere=True),
         Job("tell-deadlines", IntervalTrigger(minutes=1), tell_deadlines),
         Job("erase-events", CronTrigger(hour=3, minute=40), erase_events),
         Job("tend-webhooks", CronTrigger(hour=2, minute=40), tend_webhooks, at_start=True),
-        Job("erase-roster-plans", CronTrigger(minute=20), erase_roster_plans),
     )
 
 

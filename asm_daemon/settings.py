@@ -287,8 +287,8 @@ class Settings(BaseModel):
         default=72,
         ge=1,
         le=720,
-        description="Hours that an owner's webhook may fail without a success before nothing is sent to it any more and "
-        "the operator is alerted. Its owner can still pull the events.",
+        description="Hours that an owner's webhook may fail without a success before nothing is sent to it any more "
+        "and the operator is alerted. Its owner can still pull the events.",
     )
     webhook_networks: _Networks | None = Field(
         default=None,

@@ -104,6 +104,10 @@ class NewWebhook(Input):
         return url
 
 
+class WebhookOrder(Input):
+    """What is done with a webhook needs no members."""
+
+
 class WebhookFailure(Output):
     """How deliveries failed lately."""
 

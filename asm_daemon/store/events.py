@@ -91,7 +91,7 @@ async def number_pending(connection: Connection, position: int, limit: int, now:
     Returns how many were taken, the last position given, and how many deliveries were queued. It needs the lock of
     `lock_head`, and a snapshot taken after it.
     """
-    row = await connection.fetchrow(
+    (row,) = await connection.fetch(
         """
         WITH taken AS (
             DELETE FROM owner_events_pending
@@ -124,7 +124,6 @@ async def number_pending(connection: Connection, position: int, limit: int, now:
         limit,
         now,
     )
-    assert row is not None
     return row["taken"], row["position"], row["queued"]
 
 
@@ -138,8 +137,7 @@ async def update_head(connection: Connection, position: int) -> None:
 
 async def read_head(connection: Connection) -> Head:
     """How far events are numbered and erased. Every event up to its position is visible to whoever reads after it."""
-    row = await connection.fetchrow("SELECT position, erased FROM owner_event_head")
-    assert row is not None
+    (row,) = await connection.fetch("SELECT position, erased FROM owner_event_head")
     return Head(*row)
 
 

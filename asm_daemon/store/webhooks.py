@@ -58,7 +58,7 @@ class FailureCount(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """A claimed delivery: `attempts` counts this one. `granted` is false if its receiver may not know of it any more."""
+    """A claimed delivery: `attempts` counts this one. `granted`: its receiver may (still) know of it."""
 
     endpoint_id: UUID
     event_id: UUID

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -13,14 +15,15 @@ from asm_daemon import events
 from asm_daemon.crypto import Keyring
 from asm_daemon.model import Scope
 from asm_daemon.web import examples
-from asm_daemon.web.bodies import NO_BODY, model_body
+from asm_daemon.web.bodies import NO_BODY, model_body, object_body
 from asm_daemon.web.rendering import answer
 from asm_daemon.web.route import STAY_ID, Call, NoQuery, Route, Shown, Table, owner
 from asm_daemon.webhooks import Actor, Endpoints
-from schemas.limits import DECLARATION_BYTES
-from schemas.webhooks import EventPage, EventsQuery, NewWebhook, Webhooks, WebhookSecret, WebhookTest
+from schemas.limits import DECLARATION_BYTES, FORM_BYTES
+from schemas.webhooks import EventPage, EventsQuery, NewWebhook, WebhookOrder, Webhooks, WebhookSecret, WebhookTest
 
 WEBHOOK_ID = STAY_ID.replace("stay_id", "webhook_id")
+Fields = Mapping[str, Any]
 
 
 async def list_events(
@@ -53,23 +56,23 @@ async def delete_webhook(endpoints: Endpoints, call: Call[NoQuery, None]) -> web
     return web.Response(status=204)
 
 
-async def rotate_webhook(endpoints: Endpoints, call: Call[NoQuery, None]) -> web.Response:
+async def rotate_webhook(endpoints: Endpoints, call: Call[NoQuery, Fields]) -> web.Response:
     """A new secret; the old one signs as well for a while."""
     return answer(await endpoints.rotate(Actor.of(call.principal), _id(call), call.received_at))
 
 
-async def enable_webhook(endpoints: Endpoints, call: Call[NoQuery, None]) -> web.Response:
+async def enable_webhook(endpoints: Endpoints, call: Call[NoQuery, Fields]) -> web.Response:
     """Send to a disabled endpoint again."""
     await endpoints.enable(Actor.of(call.principal), _id(call), call.received_at)
     return web.Response(status=204)
 
 
-async def send_test_event(endpoints: Endpoints, call: Call[NoQuery, None]) -> web.Response:
+async def send_test_event(endpoints: Endpoints, call: Call[NoQuery, Fields]) -> web.Response:
     """Send an event that tells of nothing."""
     return answer(await endpoints.test(Actor.of(call.principal), _id(call), call.received_at), 202)
 
 
-def _id(call: Call[NoQuery, None]) -> UUID:
+def _id(call: Call[NoQuery, Any]) -> UUID:
     return UUID(call.path["webhook_id"])
 
 
@@ -81,6 +84,7 @@ _STATUS = owner(Scope.STATUS)
 def event_routes(pool: asyncpg.Pool, keyring: Keyring, public_url: str, endpoints: Endpoints) -> Table:
     """The routes for events. `pool` connects as asm_intake."""
     new = model_body(NewWebhook, DECLARATION_BYTES, examples.WEBHOOK)
+    order = object_body(WebhookOrder, FORM_BYTES, {}, optional=True)
     one = f"/v1/webhooks/{WEBHOOK_ID}"
     following = {"Link": "Trang sau (rel=next), khi còn · The next page, if there is one already"}
     nothing = Shown("Xong · Done", media=())
@@ -97,13 +101,13 @@ def event_routes(pool: asyncpg.Pool, keyring: Keyring, public_url: str, endpoint
               "Danh sách webhook và lỗi gần đây", "List webhooks, and how they failed lately"),
         Route("DELETE", one, _STATUS, partial(delete_webhook, endpoints), NoQuery, NO_BODY, {204: nothing},
               "Xoá webhook", "Delete a webhook", ("not_found",)),
-        Route("POST", f"{one}:rotate", _STATUS, partial(rotate_webhook, endpoints), NoQuery, NO_BODY,
+        Route("POST", f"{one}:rotate", _STATUS, partial(rotate_webhook, endpoints), NoQuery, order,
               {200: Shown("Khoá mới; khoá cũ còn ký thêm một ngày · The new secret; the old one signs for a day more",
                           WebhookSecret)},
-              "Đổi khoá bí mật", "Rotate the secret", ("not_found", "record_unreadable")),
-        Route("POST", f"{one}:enable", _STATUS, partial(enable_webhook, endpoints), NoQuery, NO_BODY, {204: nothing},
+              "Đổi khoá bí mật", "Rotate the secret", ("not_found",)),
+        Route("POST", f"{one}:enable", _STATUS, partial(enable_webhook, endpoints), NoQuery, order, {204: nothing},
               "Gửi lại cho webhook đã tắt", "Enable a disabled webhook", ("not_found", "wrong_state")),
-        Route("POST", f"{one}:test", _STATUS, partial(send_test_event, endpoints), NoQuery, NO_BODY,
+        Route("POST", f"{one}:test", _STATUS, partial(send_test_event, endpoints), NoQuery, order,
               {202: Shown("Sẽ gửi; kết quả ở danh sách · It will be sent; the list tells how it went", WebhookTest)},
               "Gửi thử một sự kiện", "Send a test event", ("not_found", "wrong_state")),
     )  # fmt: skip
