@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from asm_daemon import __version__, demo
-from asm_daemon.commands import directory, evidence, hotel, installation, population, reference, work
+from asm_daemon.commands import directory, evidence, hotel, installation, population, reference, webhook, work
 from asm_daemon.commands.console import Failures
 from asm_daemon.log import configure_logging
 
@@ -35,6 +35,7 @@ for name, commands in {
     "grant": directory.grant_commands,
     "sender": directory.sender_commands,
     "hotel-system": hotel.hotel_commands,
+    "webhook": webhook.webhook_commands,
     "audit": evidence.audit_commands,
     "receipt": evidence.receipt_commands,
     "extract": evidence.extract_commands,

@@ -28,6 +28,7 @@ from asm_daemon import (
     admissions,
     audit,
     compare,
+    events,
     feeds,
     hotels,
     import_jobs,
@@ -37,6 +38,7 @@ from asm_daemon import (
     no_shows,
     rosters,
     rules,
+    webhooks,
 )
 from asm_daemon.admissions import Admissions
 from asm_daemon.compare import ComparedPopulation
@@ -57,6 +59,7 @@ from asm_daemon.sync import Population, SyncLimits, Worker
 from asm_daemon.web.api import owner_routes
 from asm_daemon.web.app import Runner, make_app
 from asm_daemon.web.documents_api import document_routes
+from asm_daemon.web.events_api import event_routes
 from asm_daemon.web.expected_api import expected_routes
 from asm_daemon.web.feeds_api import feed_routes
 from asm_daemon.web.hotels_api import hotel_routes
@@ -66,9 +69,11 @@ from asm_daemon.web.pages import page_routes
 from asm_daemon.web.police_api import police_routes
 from asm_daemon.web.public_api import public_routes
 from asm_daemon.web.rosters_api import roster_routes
+from asm_daemon.webhooks import Courier, Endpoints
 from connectors import hl7_adt, identity, kbtt_api, pms_apaleo, pms_mews, pms_ohip, pms_ota
 from connectors.hotels import client as hotel_client
 from connectors.population.client import open_client
+from connectors.webhooks.client import WebhookClient
 from schemas.act import Connector
 from schemas.hotels import HotelSystem
 
@@ -153,6 +158,7 @@ class Daemon:
     doorbell: Doorbell
     population: PopulationDatabase
     worker: Worker
+    courier: Courier
     app: web.Application
 
 
@@ -204,6 +210,9 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
                 settings.population_client_secret_file.read_text().strip(),
             )
         )
+        sender = WebhookClient(settings.webhook_networks or ())
+        await sender.open()
+        stack.push_async_callback(sender.close)
         connectors = load_connectors()
         gate = Gate(pools["asm_auth"], settings.key_cache_seconds)
         trial = settings.environment != "production"
@@ -265,6 +274,12 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
             *hotel_routes(
                 intake, pools["asm_intake"], keyring, HOTEL_EVENTS, pms_ota.envelope, settings.max_body_bytes
             ),
+            *event_routes(
+                pools["asm_intake"],
+                keyring,
+                settings.public_url,
+                Endpoints(pools["asm_intake"], keyring, plain_http_webhooks(settings)),
+            ),
             *document_routes(identity.read),
             *kbtt_routes(
                 intake,
@@ -303,8 +318,21 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
                 ),
                 doorbell=doorbell,
             ),
+            courier=Courier(
+                pools["asm_sync"],
+                keyring,
+                sender,
+                settings.public_url,
+                now=now,
+                failing_hours=settings.webhook_failing_hours,
+            ),
             app=make_app(table, gate, public_url=settings.public_url, trial=trial, clock=now),
         )
+
+
+def plain_http_webhooks(settings: Settings) -> bool:
+    """Whether webhooks may be http: in a trial, to the networks that are allowed."""
+    return settings.environment != "production" and settings.webhook_networks is not None
 
 
 async def run(daemon: Daemon, stop: asyncio.Event, ready: Callable[[Ports], None] = lambda _: None) -> None:
@@ -326,6 +354,7 @@ async def run(daemon: Daemon, stop: asyncio.Event, ready: Callable[[Ports], None
         async with asyncio.TaskGroup() as tasks:
             intake = tasks.create_task(_lasting("intake", daemon.intake.run(), stop))
             tasks.create_task(_lasting("sync", daemon.worker.run(working), stop))
+            tasks.create_task(_lasting("webhooks", daemon.courier.run(working), stop))
             files = tasks.create_task(_lasting("imports", daemon.importer.run(stop), stop))
             clock = jobs.run(job_table(daemon), leadership, working, grace_seconds=settings.shutdown_seconds)
             tasks.create_task(_lasting("jobs", clock, stop))
@@ -465,6 +494,17 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
         if not hours:
             return {}
         return await compare.compare_once(pools["asm_sync"], daemon.population, now(), every_hours=hours)
+    async def number_events() -> Mapping[str, int]:
+        return await events.number_once(pools["asm_sync"], now())
+
+    async def tell_deadlines() -> Mapping[str, int]:
+        return await events.tell_deadlines_once(pools["asm_intake"], daemon.settings.deadline_notice_minutes, now())
+
+    async def erase_events() -> Mapping[str, int]:
+        return await events.erase_once(pools["asm_sync"], daemon.settings.events_kept_days, now())
+
+    async def tend_webhooks() -> Mapping[str, int]:
+        return await webhooks.tend_once(pools["asm_sync"], daemon.keyring, daemon.settings.events_kept_days, now())
 
     return (
         Job("pull-hotels", IntervalTrigger(seconds=HOTEL_PULL_SECONDS), pull_hotels),
@@ -477,6 +517,10 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
         Job("publish", CronTrigger(hour=PUBLISH_HOUR, minute=5), publish, at_start=True),
         Job("erase-roster-plans", CronTrigger(minute=20), erase_roster_plans),
         Job("compare", IntervalTrigger(minutes=1), compare_part),
+        Job("number-events", IntervalTrigger(seconds=1), number_events, everywhere=True),
+        Job("tell-deadlines", IntervalTrigger(minutes=1), tell_deadlines),
+        Job("erase-events", CronTrigger(hour=3, minute=40), erase_events),
+        Job("tend-webhooks", CronTrigger(hour=2, minute=40), tend_webhooks, at_start=True),
     )
 
 

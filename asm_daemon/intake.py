@@ -40,6 +40,7 @@ from asm_daemon.sealing import open_contents, open_expected
 from asm_daemon.store import LOST, Connection
 from asm_daemon.store import expected as expected_store
 from asm_daemon.store import stays as store
+from asm_daemon.store.events import EventKind, NewEvent, append_events, event_id_of
 from schemas.act import ActKind, Unreadable
 from schemas.sandbox import verification_of
 from schemas.stay import BatchResult, RowResult
@@ -497,6 +498,9 @@ async def _write(connection: Connection, keyring: Keyring, world: World, now: da
         await expected_store.delete_expected(connection, *_columns(expectations.removed))
     if expectations.changed:
         await expected_store.put_expected(connection, list(expectations.changed.values()))
+    late = _told_late(fresh, now)
+    if late:
+        await append_events(connection, late)
     trials = [change for change in world.changes.values() if change.facility.sandbox]
     if trials:
         await store.confirm_sandbox(
@@ -512,6 +516,16 @@ async def _write(connection: Connection, keyring: Keyring, world: World, now: da
                 for change in trials
             ],
         )
+
+
+def _told_late(fresh: Iterable[Change], now: datetime) -> list[NewEvent]:
+    """Owners hear of every stay that is declared late."""
+    kind = EventKind.DECLARED_LATE
+    return [
+        NewEvent(event_id_of(kind, change.row.id), change.facility.id, kind, change.row.id, now)
+        for change in fresh
+        if change.row.late_minutes
+    ]
 
 
 def _expected_entry(world: World, now: datetime) -> audit.AuditEntry:

@@ -138,6 +138,12 @@ PROBLEMS = _table(
         "Định dạng tệp này không có cột để ghi lỗi. Hãy xem lỗi trong báo cáo.",
         "A file of this format has no columns to write errors into. The report tells them.",
     ),
+    (
+        "events_erased",
+        410,
+        "Có sự kiện sau con trỏ này đã quá hạn lưu và bị xoá. Hãy bắt đầu lại không kèm after, và đối chiếu danh sách.",
+        "Some events after this cursor are no longer kept. Begin again without after, and look through the lists.",
+    ),
     ("no_rows", 422, "Không có dòng nào: không có gì được khai báo.", "No rows: nothing was declared."),
     (
         "all_rows_refused",

@@ -12,6 +12,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit
@@ -110,6 +111,16 @@ def _web_url(text: str, info: ValidationInfo) -> str:
     return text.rstrip("/")
 
 
+def _networks(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    try:
+        return tuple(ip_network(each.strip()) for each in text.split(","))
+    except ValueError:
+        raise ValueError("must be networks such as 10.20.0.0/16, with commas between") from None
+
+
+_Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_networks)]
 _Listen = Annotated[Address, BeforeValidator(_address)]
 _AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 _File = Annotated[Path, AfterValidator(_readable_file)]
@@ -273,6 +284,32 @@ class Settings(BaseModel):
         description="Days after which an expected guest who did not come, or whose booking was cancelled, is erased. "
         "Longer helps a desk whose guests come late, and keeps data of people who never came.",
     )
+    deadline_notice_minutes: int = Field(
+        default=60,
+        ge=5,
+        le=720,
+        description="Minutes before the deadline that an owner is told of a guest in house who is not declared yet. "
+        "Longer tells of guests who would be declared in time anyway.",
+    )
+    events_kept_days: int = Field(
+        default=30,
+        ge=4,
+        le=366,
+        description="Days that what owners are told can be pulled. Who comes back later has to look through the lists.",
+    )
+    webhook_failing_hours: int = Field(
+        default=72,
+        ge=1,
+        le=720,
+        description="Hours that an owner's webhook may fail without a success before nothing is sent to it any more "
+        "and the operator is alerted. Its owner can still pull the events.",
+    )
+    webhook_networks: _Networks | None = Field(
+        default=None,
+        description="Networks (CIDR, with commas between) that webhooks may be sent to although they are not public, "
+        "in a trial with http too. Whoever holds an owner's key can then make the daemon post to every host in them. "
+        "Absent: public addresses only, and https.",
+    )
     roster_absence_nights: int = Field(
         default=3,
         ge=0,
@@ -360,6 +397,7 @@ _EXAMPLES = {
     "mllp_tls_certificate_file": "/etc/asm-daemon/mllp.pem",
     "mllp_tls_key_file": "/etc/asm-daemon/mllp.key",
     "mllp_tls_client_ca_file": "/etc/asm-daemon/hospitals-ca.pem",
+    "webhook_networks": "10.20.0.0/16",
     "population_url": "https://population.example",
     "population_client_id": "asm-hungyen",
     "population_client_secret_file": "/etc/asm-daemon/population-secret",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import astuple, dataclass, field
 from datetime import datetime, timedelta
@@ -25,6 +25,7 @@ from asm_daemon.pacing import DATABASE_AWAY, DATABASE_RETRY_SECONDS, FIRST_STAY,
 from asm_daemon.sealing import open_contents
 from asm_daemon.store import leases
 from asm_daemon.store import sync as store
+from asm_daemon.store.events import EventKind, NewEvent, append_events, event_id_of
 from asm_daemon.store.sync import (
     CarriedStay,
     Confirmation,
@@ -32,6 +33,7 @@ from asm_daemon.store.sync import (
     Postponement,
     Refusal,
     RefusedStay,
+    RefusedVersion,
     WaitReason,
     Work,
 )
@@ -567,7 +569,10 @@ class Worker:
             if findings.postponed:
                 put_off = await store.postpone(connection, self.id, sorted(findings.postponed), now)
             if findings.refused:
-                set_aside = await store.refuse(connection, self.id, sorted(findings.refused), now)
+                async with connection.transaction():
+                    refused = await store.refuse(connection, self.id, sorted(findings.refused), now)
+                    await append_events(connection, _told_refused(refused, now))
+                set_aside = len(refused)
         return SyncCounts(
             confirmed=len(confirmed),
             postponed=put_off,
@@ -576,6 +581,15 @@ class Worker:
             requests=findings.requests,
             failed_requests=findings.failed_requests,
         )
+
+
+def _told_refused(refused: Iterable[RefusedVersion], now: datetime) -> list[NewEvent]:
+    """Owners hear of every version that waits for a human, once: that it was sent again in vain is no news to them."""
+    kind = EventKind.REFUSED
+    return [
+        NewEvent(event_id_of(kind, one.stay_id, one.version), one.facility_id, kind, one.stay_id, now)
+        for one in refused
+    ]
 
 
 def _clock() -> float:

@@ -93,6 +93,10 @@ _QUERY = {
         "Khoá này dùng cho nhiều cơ sở: tên đăng nhập là mã khoá, dấu @ và mã cơ sở.",
         "This key serves several facilities: the user name is the key's id, an @ and the facility's code.",
     ),
+    "too_many_webhooks": Text(
+        "Đã có {limit} địa chỉ webhook: hãy xoá một địa chỉ không dùng nữa.",
+        "There are {limit} webhooks already: delete one that is not used any more.",
+    ),
     "wrong_cursor": Text("Con trỏ không thuộc danh sách này.", "The cursor does not belong to this list."),
 }
 

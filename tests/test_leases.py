@@ -99,7 +99,7 @@ async def test_a_failure_is_not_recorded_after_the_lane_changed_hands(
     await lapse(database, ANA)
     await leases.take_lanes(connection, BINH, 1, LEASE_SECONDS)
     assert await store.postpone(connection, ANA, [postponement(stay_id, 0, held[0])], NOW) == 0
-    assert await store.refuse(connection, ANA, [Refusal(1, stay_id, 1, 0, held[0], "late")], NOW) == 0
+    assert await store.refuse(connection, ANA, [Refusal(1, stay_id, 1, 0, held[0], "late")], NOW) == []
     assert [work.stay_id for work in await store.read_queue(connection, [0], UUID(int=0), 10)] == [stay_id]
 
 

@@ -16,7 +16,7 @@ import orjson
 import pytest
 from uuid_utils.compat import uuid7
 
-from asm_daemon import sync
+from asm_daemon import events, sync
 from asm_daemon.crypto import FileKeyStore, Key, KeyPurpose, Keyring, create_store, epoch_at
 from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.intake import Intake
@@ -386,6 +386,29 @@ async def test_what_was_refused_waits_for_a_human_who_sends_it_again(stage: Stag
     assert await sync.replay_refused(await stage.pool(), code="version_conflict") == [first]
     assert (await stage.law()).queued == 1
     assert (await stage.push(client)).confirmed == 1
+
+
+async def test_an_owner_hears_once_of_each_version_that_waits_for_a_human(
+    stage: Stage, client: PopulationClient
+) -> None:
+    async def told() -> list[UUID]:
+        await events.number_once(await stage.pool(), stage.clock())
+        connection = await stage.database.connect("asm_sync")
+        rows = await connection.fetch(
+            "SELECT stay_id FROM owner_events WHERE kind = 'stay.refused' AND facility_id = $1", stage.facility.id
+        )
+        return [row["stay_id"] for row in rows]
+
+    [stay_id, _] = await stage.declare(2)
+    await client.send([item(version=7, stay_id=stay_id)])
+    assert (await stage.push(client)).refused == 1
+    assert await told() == [stay_id]
+    await sync.replay_refused(await stage.pool(), stay_ids=[stay_id])
+    assert (await stage.push(client)).refused == 1
+    assert await told() == [stay_id], "that it was refused again is no news"
+    assert await stage.change(stay_id, ActKind.CORRECT, room="404") == 2
+    assert (await stage.push(client)).refused == 1
+    assert await told() == [stay_id, stay_id], "a new version is another matter"
 
 
 async def test_a_newer_version_there_than_any_here_waits_for_a_human(stage: Stage, client: PopulationClient) -> None:

@@ -21,6 +21,8 @@ class AlertKind(StrEnum):
     """The population database did not hold what it had confirmed; it was queued again."""
     DECLARE_AND_CANCEL = "declare_and_cancel"
     """A facility declares and cancels again, as one does who asks the population database about strangers."""
+    WEBHOOK_DISABLED = "webhook_disabled"
+    """An owner's endpoint failed for so long that nothing is sent to it any more."""
 
 
 class Alert(NamedTuple):

@@ -85,6 +85,14 @@ class Refusal(NamedTuple):
     code: str
 
 
+class RefusedVersion(NamedTuple):
+    """A version that waits for a human now."""
+
+    facility_id: int
+    stay_id: UUID
+    version: int
+
+
 class RefusedStay(NamedTuple):
     """What an operator sees of a stay that waits for a human. Nothing about the guest."""
 
@@ -285,13 +293,13 @@ async def postpone(connection: Connection, owner: UUID, moved: Sequence[Postpone
     return count
 
 
-async def refuse(connection: Connection, owner: UUID, moved: Sequence[Refusal], now: datetime) -> int:
-    """Set versions aside for a human, and return how many: those whose lane is still the owner's.
+async def refuse(connection: Connection, owner: UUID, moved: Sequence[Refusal], now: datetime) -> list[RefusedVersion]:
+    """Set versions aside for a human, and return them: those whose lane is still the owner's.
 
     What is neither queued nor waiting any more, because somebody confirmed it, is left alone.
     """
     names = [lane_name(one.lane) for one in moved]
-    count: int = await connection.fetchval(
+    rows = await connection.fetch(
         f"""
         WITH moved AS (
             SELECT * FROM unnest($2::text[], $3::int[], $4::uuid[], $5::int[], $6::smallint[], $7::bigint[], $8::text[])
@@ -308,16 +316,16 @@ async def refuse(connection: Connection, owner: UUID, moved: Sequence[Refusal], 
             ON CONFLICT (facility_id, stay_id) DO UPDATE
             SET version = EXCLUDED.version, code = EXCLUDED.code, refused_at = EXCLUDED.refused_at
             WHERE held.version <= EXCLUDED.version
-            RETURNING stay_id
+            RETURNING facility_id, stay_id, version
         )
-        SELECT count(*) FROM first
+        SELECT facility_id, stay_id, version FROM first
         """,  # noqa: S608 - text of our own
         owner,
         names,
         *_columns(moved, 6),
         now,
     )
-    return count
+    return [RefusedVersion(*row) for row in rows]
 
 
 # -- for operators and tests -------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 
 from asm_daemon.web.api import owner_routes
 from asm_daemon.web.documents_api import document_routes
+from asm_daemon.web.events_api import event_routes
 from asm_daemon.web.expected_api import expected_routes
 from asm_daemon.web.feeds_api import feed_routes
 from asm_daemon.web.hotels_api import hotel_routes
@@ -37,6 +38,7 @@ def unbound_table() -> Table:
         *expected_routes(_UNBOUND, _UNBOUND, _UNBOUND, 0, 0),
         *roster_routes(_UNBOUND, _UNBOUND, _UNBOUND, connectors, 0, 0, False),
         *hotel_routes(_UNBOUND, _UNBOUND, _UNBOUND, _UNBOUND, _UNBOUND, 0),
+        *event_routes(_UNBOUND, _UNBOUND, "", _UNBOUND),
         *document_routes(_UNBOUND),
         *kbtt_routes(_UNBOUND, _UNBOUND, _UNBOUND, _UNBOUND, 0, 0),
         *police_routes(_UNBOUND),

@@ -102,3 +102,7 @@ PORTAL_DEPARTURE: dict[str, Any] = {
     "loaiGiayTo": _GUEST.document_type,
     "thoiGianStr": "2026-11-27 12:00:00",
 }
+WEBHOOK: dict[str, Any] = {
+    "url": "https://pms.example/asm-events",
+    "events": ["stay.deadline_near", "stay.check_document"],
+}

@@ -16,6 +16,7 @@ from asm_daemon.web.bodies import JSON, Content
 from asm_daemon.web.rendering import PROBLEM
 from asm_daemon.web.route import PUBLIC, Route, Shown, Table, is_portal
 from schemas.stay import Problem
+from schemas.webhooks import EVENT_TEXTS, EventType, OwnerEvent
 
 Member = dict[str, Any]
 Schemas = Mapping[tuple[Any, JsonSchemaMode], Member]
@@ -27,6 +28,7 @@ _PATH_PARAMETERS = {
     "stay_id": "Mã lượt lưu trú (UUIDv7) · The stay's id",
     "expected_id": "Mã khách dự kiến (UUIDv7) · The expected guest's id",
     "import_id": "Mã của lần gửi tệp · The id of the import",
+    "webhook_id": "Mã webhook (UUIDv7) · The webhook's id",
     "table": "Tên danh mục · Name of the table",
     "facility_kind": "Loại cơ sở, mã trong danh mục facility_kinds · Kind of facility, a code of facility_kinds",
     "template": "Mẫu trích xuất · Name of the extract template",
@@ -77,6 +79,7 @@ def document(table: Table) -> bytes:
         "servers": [{"url": "/"}],
         "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": paths,
+        "webhooks": {kind.value: _event(kind) for kind in EventType},
         "components": {
             "schemas": definitions,
             "responses": {code: _problem(code, schemas) for code in PROBLEMS},
@@ -101,6 +104,32 @@ def _schemas(listed: Iterable[Route[Any, Any]]) -> tuple[Schemas, Member]:
     for route in listed:  # a query is spelt out as parameters and needs no component
         definitions.pop(route.query.__name__, None)
     return schemas, definitions
+
+
+def _event(kind: EventType) -> Member:
+    """A request that we make, and the answer that is wanted (OpenAPI 3.1, Webhooks)."""
+    names = {
+        "webhook-id": "Mã sự kiện, không đổi khi gửi lại · The event's id, the same whenever it is sent again",
+        "webhook-timestamp": "Giây Unix của lần gửi này · Unix seconds of this attempt",
+        "webhook-signature": "v1,… HMAC-SHA256 của id.timestamp.body (Standard Webhooks); cách nhau bằng dấu cách",
+    }
+    header = {"in": "header", "required": True, "schema": {"type": "string"}}
+    return {
+        "post": {
+            "operationId": kind.name.lower(),
+            "summary": EVENT_TEXTS[kind],
+            "tags": ["owner"],
+            "parameters": [{"name": name, "description": text, **header} for name, text in names.items()],
+            "requestBody": {
+                "required": True,
+                "content": {JSON: {"schema": {"$ref": _REF.format(model=OwnerEvent.__name__)}}},
+            },
+            "responses": {
+                "2XX": {"description": "Đã nhận · Taken"},
+                "410": {"description": "Đừng gửi nữa: webhook bị tắt · Send no more: the webhook is disabled"},
+            },
+        }
+    }
 
 
 # -- one operation -----------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from asm_daemon.rosters import Rosters
 from asm_daemon.web.api import owner_routes
 from asm_daemon.web.app import Runner, make_app
 from asm_daemon.web.documents_api import document_routes
+from asm_daemon.web.events_api import event_routes
 from asm_daemon.web.expected_api import expected_routes
 from asm_daemon.web.feeds_api import feed_routes
 from asm_daemon.web.hotels_api import hotel_routes
@@ -38,6 +39,7 @@ from asm_daemon.web.police_api import police_routes
 from asm_daemon.web.public_api import Check, public_routes
 from asm_daemon.web.rosters_api import roster_routes
 from asm_daemon.web.route import Table
+from asm_daemon.webhooks import Endpoints
 from connectors import identity, kbtt_api, pms_ota
 from schemas.act import Connector
 from schemas.codes import Department
@@ -136,6 +138,7 @@ async def table(
             True,
         ),
         *hotel_routes(intake, pool, keyring, HOTEL_EVENTS, pms_ota.envelope, MAX_BODY_BYTES),
+        *event_routes(pool, keyring, "http://asm.test", Endpoints(pool, keyring, plain_http=False)),
         *document_routes(identity.read),
         *kbtt_routes(intake, gate, await pools.get("asm_auth"), PORTAL_ROWS, MAX_BODY_BYTES, MAX_BATCH_ROWS),
         *police_routes(desk),

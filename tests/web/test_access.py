@@ -32,6 +32,8 @@ WHO = {
     "GET /readyz": "public",
     "GET /v1/codes": "public",
     "GET /v1/codes/{table}": "public",
+    "DELETE /v1/webhooks/{webhook_id}": "owner:status",
+    "GET /v1/events": "owner:status",
     "GET /v1/expected": "owner:status",
     "GET /v1/facilities": "owner:status",
     "GET /v1/feeds": "department",
@@ -47,6 +49,7 @@ WHO = {
     "GET /v1/stays/{stay_id}": "owner:status",
     "GET /v1/stays/{stay_id}/receipt": "owner:status",
     "PATCH /v1/stays/{stay_id}": "owner:declare",
+    "GET /v1/webhooks": "owner:status",
     "POST /authorization-service/oauth/refresh-token": "public",
     "POST /authorization-service/oauth/token": "public",
     "POST /check": "public",
@@ -79,6 +82,10 @@ WHO = {
     "POST /v1/stays:batch": "owner:declare",
     "POST /v1/stays:validate": "owner:declare",
     "POST /v1/temporary-residence:batch": "owner:declare",
+    "POST /v1/webhooks": "owner:status",
+    "POST /v1/webhooks/{webhook_id}:enable": "owner:status",
+    "POST /v1/webhooks/{webhook_id}:rotate": "owner:status",
+    "POST /v1/webhooks/{webhook_id}:test": "owner:status",
 }
 NOWHERE = "00000000-0000-7000-8000-000000000000"
 
@@ -94,6 +101,7 @@ def address(pattern: str) -> str:
         "expected_id": NOWHERE,
         "import_id": NOWHERE,
         "plan_id": NOWHERE,
+        "webhook_id": NOWHERE,
         "code": "0",
         "period": "2026-11",
         "system": "mews",

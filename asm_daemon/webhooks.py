@@ -1,0 +1,505 @@
+"""Sending events to where owners want them (webhook), as Standard Webhooks 1.0.0 says (www.standardwebhooks.com).
+
+What is to be sent is a row until it was taken (2xx), refused for good (410), or has waited three days. At least once,
+in no promised order; whatever is sent again carries the same id. No transaction is open during a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import asyncpg
+import orjson
+import structlog
+from prometheus_client import Counter as Metric
+from uuid_utils.compat import uuid7
+
+from asm_daemon import audit
+from asm_daemon.crypto import Keyring, RecordName, Tampered, UnknownEpoch, epoch_at
+from asm_daemon.events import document
+from asm_daemon.model import Principal, PrincipalKind
+from asm_daemon.problems import Refused
+from asm_daemon.store import LOST, Connection
+from asm_daemon.store import webhooks as store
+from asm_daemon.store.alerts import AlertKind, raise_alert
+from asm_daemon.store.webhooks import Delivery, EndpointFacts, EndpointRow
+from schemas.violations import violation
+from schemas.webhooks import (
+    ENDPOINTS_LIMIT,
+    EventType,
+    NewWebhook,
+    NotDelivered,
+    Webhook,
+    WebhookFailure,
+    Webhooks,
+    WebhookSecret,
+    WebhookTest,
+)
+
+SECRET_BYTES = 32
+SECRET_PREFIX = "whsec_"  # noqa: S105 - what a secret begins with
+OVERLAP = timedelta(hours=24)
+"""For how long after a rotation the previous secret signs as well."""
+IN_HAND, PER_ENDPOINT = 256, 4
+"""How many deliveries one process attempts at a time, and how many of them to one endpoint; to one that fails, one."""
+LEASE = timedelta(seconds=60)
+"""After this a claimed delivery is due again: longer than an attempt may take, and its recording."""
+BACKOFF_FIRST_SECONDS, BACKOFF_FACTOR, BACKOFF_LONGEST_SECONDS = 10.0, 3.0, 12 * 3600.0
+GIVEN_UP_AFTER = timedelta(days=3)
+RETRY_AFTER_LIMIT_SECONDS = 6 * 3600.0
+POLL_SECONDS = 1.0
+SHUTDOWN_SECONDS = 2.0
+"""How long attempts in hand may go on at the end."""
+LIST_LIMIT = 1000
+_GONE = "status_410"
+
+DELIVERIES = Metric("asm_webhook_deliveries", "Attempts to deliver an event", ["outcome"])
+
+log = structlog.get_logger()
+
+
+class Sender(Protocol):
+    """The client that posts (`connectors.webhooks.client`)."""
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Post once. Raises `NotDelivered` unless it was answered with a 2xx."""
+
+
+# -- signing -----------------------------------------------------------------------------------------------------------
+
+
+def signature(secret: bytes, message_id: str, timestamp: int, body: bytes) -> str:
+    """The symmetric signature of Standard Webhooks: `v1,` and base64 of HMAC-SHA256 over `id.timestamp.body`."""
+    signed = hmac.digest(secret, b"%s.%d." % (message_id.encode("ascii"), timestamp) + body, "sha256")
+    return f"v1,{base64.b64encode(signed).decode('ascii')}"
+
+
+def signed_headers(secrets: Sequence[bytes], message_id: str, now: datetime, body: bytes) -> dict[str, str]:
+    """The headers of one attempt; with several secrets, a signature by each."""
+    timestamp = int(now.timestamp())
+    return {
+        "Content-Type": "application/json",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": " ".join(signature(secret, message_id, timestamp, body) for secret in secrets),
+    }
+
+
+# -- what is sealed of an endpoint -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Address:
+    """Where an endpoint is, and what its messages are signed with."""
+
+    url: str
+    secret: bytes
+    previous: bytes | None = None
+
+
+def _name(endpoint_id: UUID, epoch: int, version: int) -> RecordName:
+    return RecordName("webhook", epoch, 0, endpoint_id, 1, version)
+
+
+def _seal(keyring: Keyring, endpoint_id: UUID, epoch: int, version: int, address: _Address) -> bytes:
+    """Raises `Refused` unavailable when this month has no key."""
+    members = {
+        "url": address.url,
+        "secret": base64.b64encode(address.secret).decode(),
+        "previous": None if address.previous is None else base64.b64encode(address.previous).decode(),
+    }
+    try:
+        return keyring.seal(_name(endpoint_id, epoch, version), orjson.dumps(members))
+    except UnknownEpoch:
+        raise Refused("unavailable", retry_after_seconds=60) from None
+
+
+def _open(keyring: Keyring, row: EndpointRow) -> _Address | None:
+    """None if it cannot be opened any more."""
+    try:
+        members = orjson.loads(keyring.open(_name(row.id, row.sealed_epoch, row.version), row.sealed))
+    except (Tampered, UnknownEpoch):
+        return None
+    previous = members["previous"]
+    return _Address(
+        members["url"], base64.b64decode(members["secret"]), None if previous is None else base64.b64decode(previous)
+    )
+
+
+def _shown(secret: bytes) -> str:
+    return SECRET_PREFIX + base64.b64encode(secret).decode()
+
+
+# -- endpoints, for their owners and for operators ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who manages endpoints: an owner only their own (`principal_id`), an operator (None) anybody's."""
+
+    kind: str
+    name: str
+    principal_id: UUID | None
+
+    @classmethod
+    def of(cls, principal: Principal) -> Actor:
+        """An owner or vendor."""
+        return cls(principal.kind.value, str(principal.id), principal.id)
+
+    @classmethod
+    def operator(cls, name: str) -> Actor:
+        """Who is at the command line."""
+        return cls(PrincipalKind.OPERATOR.value, name, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """The directory of endpoints. `pool` connects as asm_intake; `plain_http` allows http addresses, for trials."""
+
+    pool: asyncpg.Pool
+    keyring: Keyring
+    plain_http: bool
+
+    async def add(self, actor: Actor, principal_id: UUID, new: NewWebhook, now: datetime) -> WebhookSecret:
+        """Register an endpoint and return its secret, which nobody can show again.
+
+        Refused `request_invalid`: http where it is not allowed, too many endpoints, an unknown principal.
+        """
+        parts = urlsplit(new.url)
+        if parts.scheme != "https" and not self.plain_http:
+            raise _invalid("wrong_format", "/url", expected="https://…")
+        secret = os.urandom(SECRET_BYTES)
+        endpoint_id, epoch = uuid7(), epoch_at(now)
+        kinds = tuple(dict.fromkeys(each.value for each in new.events or EventType))
+        sealed = _seal(self.keyring, endpoint_id, epoch, 1, _Address(new.url, secret))
+        row = EndpointRow(
+            endpoint_id, principal_id, parts.hostname or "", kinds, epoch, 1, sealed, None, now, None, None, None
+        )
+        async with self.pool.acquire() as connection, connection.transaction():
+            if not await store.may_own_endpoints(connection, principal_id):
+                raise _invalid("unknown_principal", "/principal")
+            if not await store.insert_endpoint(connection, row, ENDPOINTS_LIMIT):
+                raise _invalid("too_many_webhooks", "/url", limit=ENDPOINTS_LIMIT)
+            await _record(connection, actor, "webhook.add", endpoint_id, now, principal=str(principal_id))
+        return WebhookSecret(id=str(endpoint_id), secret=_shown(secret))
+
+    async def list_own(self, principal_id: UUID) -> Webhooks:
+        """A principal's endpoints, with what waits and how they failed lately."""
+        async with self.pool.acquire() as connection:
+            rows = await store.list_endpoints(connection, principal_id)
+            ids = [row.id for row in rows]
+            waiting = await store.count_waiting(connection, ids)
+            failures = await store.list_failures(connection, ids)
+        return Webhooks(
+            webhooks=[
+                Webhook(
+                    id=str(row.id),
+                    url=address.url if (address := _open(self.keyring, row)) else None,
+                    events=[EventType(kind) for kind in row.kinds],
+                    created_at=row.created_at,
+                    waiting=waiting.get(row.id, 0),
+                    failing_since=row.failing_since,
+                    disabled_at=row.disabled_at,
+                    disabled_code=row.disabled_code,
+                    failures=[
+                        WebhookFailure(code=each.code, failures=each.failures, last_at=each.last_at)
+                        for each in failures
+                        if each.endpoint_id == row.id
+                    ],
+                )
+                for row in rows
+            ]
+        )
+
+    async def list_all(self) -> list[EndpointFacts]:
+        """At most 1000 endpoints, those that are disabled or fail first."""
+        async with self.pool.acquire() as connection:
+            return await store.list_all(connection, LIST_LIMIT)
+
+    async def remove(self, actor: Actor, endpoint_id: UUID, now: datetime) -> None:
+        """Forget an endpoint and what waits for it. Refused not_found."""
+        async with self.pool.acquire() as connection, connection.transaction():
+            if not await store.delete_endpoint(connection, endpoint_id, actor.principal_id):
+                raise Refused("not_found")
+            await _record(connection, actor, "webhook.remove", endpoint_id, now)
+
+    async def rotate(self, actor: Actor, endpoint_id: UUID, now: datetime) -> WebhookSecret:
+        """A new secret; for `OVERLAP` messages are signed with both. Refused not_found, record_unreadable."""
+        secret, epoch, until = os.urandom(SECRET_BYTES), epoch_at(now), now + OVERLAP
+        async with self.pool.acquire() as connection, connection.transaction():
+            row = await self._locked(connection, actor, endpoint_id)
+            address = _open(self.keyring, row)
+            if address is None:
+                raise Refused("record_unreadable")
+            changed = _Address(address.url, secret, address.secret)
+            sealed = _seal(self.keyring, row.id, epoch, row.version + 1, changed)
+            await store.reseal_endpoint(connection, row.id, epoch, row.version + 1, sealed, until)
+            await _record(connection, actor, "webhook.rotate", endpoint_id, now)
+        return WebhookSecret(id=str(endpoint_id), secret=_shown(secret), previous_valid_until=until)
+
+    async def enable(self, actor: Actor, endpoint_id: UUID, now: datetime) -> None:
+        """Send again what happens from now on. Refused not_found, wrong_state (it is not disabled)."""
+        async with self.pool.acquire() as connection, connection.transaction():
+            await self._locked(connection, actor, endpoint_id)
+            if not await store.enable_endpoint(connection, endpoint_id):
+                raise Refused("wrong_state")
+            await _record(connection, actor, "webhook.enable", endpoint_id, now)
+
+    async def disable(self, actor: Actor, endpoint_id: UUID, now: datetime) -> None:
+        """Let an operator stop what is sent. Refused not_found, wrong_state (it is disabled already)."""
+        async with self.pool.acquire() as connection, connection.transaction():
+            await self._locked(connection, actor, endpoint_id)
+            if not await store.disable_endpoint(connection, endpoint_id, "operator", now):
+                raise Refused("wrong_state")
+            await _record(connection, actor, "webhook.disable", endpoint_id, now)
+
+    async def test(self, actor: Actor, endpoint_id: UUID, now: datetime) -> WebhookTest:
+        """Queue a test; while one waits, that one. Refused not_found, wrong_state (the endpoint is disabled)."""
+        async with self.pool.acquire() as connection, connection.transaction():
+            row = await self._locked(connection, actor, endpoint_id)
+            if row.disabled_at is not None:
+                raise Refused("wrong_state")
+            queued = await store.queue_test(connection, endpoint_id, uuid7(), now)
+        return WebhookTest(event_id=str(queued))
+
+    async def _locked(self, connection: Connection, actor: Actor, endpoint_id: UUID) -> EndpointRow:
+        row = await store.lock_endpoint(connection, endpoint_id, actor.principal_id)
+        if row is None:
+            raise Refused("not_found")
+        return row
+
+
+async def _record(
+    connection: Connection, actor: Actor, action: str, endpoint_id: UUID, now: datetime, **details: str
+) -> None:
+    entry = audit.AuditEntry(
+        at=now, actor_kind=actor.kind, actor=actor.name, action=action, object=f"webhook/{endpoint_id}", details=details
+    )
+    await audit.append(connection, entry)
+
+
+def _invalid(code: str, pointer: str, **limits: object) -> Refused:
+    return Refused("request_invalid", violations=[violation(code, pointer, None, **limits)])
+
+
+async def tend_once(pool: asyncpg.Pool, keyring: Keyring, failures_kept_days: int, now: datetime) -> dict[str, int]:
+    """Seal anew what is sealed under an earlier month's key, which will be destroyed one day, and forget old failures.
+
+    A previous secret that signs no more is dropped thereby. `pool` connects as asm_sync.
+    """
+    epoch, resealed = epoch_at(now), 0
+    async with pool.acquire() as connection:
+        while rows := await store.list_sealed_before(connection, epoch, LIST_LIMIT):
+            done = 0
+            for row in rows:
+                address = _open(keyring, row)
+                if address is None:
+                    continue  # its owner sees that it has to be registered anew
+                still = row.previous_until is not None and row.previous_until > now
+                kept = address if still else _Address(address.url, address.secret)
+                sealed = _seal(keyring, row.id, epoch, row.version + 1, kept)
+                until = row.previous_until if still else None
+                done += await store.reseal_endpoint(connection, row.id, epoch, row.version + 1, sealed, until)
+            resealed += done
+            if not done:
+                break
+        erased = await store.erase_failures(connection, now - timedelta(days=failures_kept_days))
+    return {"resealed": resealed, "failures": erased}
+
+
+# -- sending -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """How one attempt ended: None, or the code of its failure."""
+
+    code: str | None = None
+    retry_after_seconds: float | None = None
+
+
+class Courier:
+    """Sends what is due, from this process. `pool` connects as asm_sync; of it one connection at a time is used.
+
+    An endpoint that fails for `failing_hours` without a success is disabled, and the operator is alerted.
+    """
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        keyring: Keyring,
+        sender: Sender,
+        public_url: str,
+        *,
+        now: Callable[[], datetime],
+        failing_hours: int,
+    ) -> None:
+        self._pool = pool
+        self._keyring = keyring
+        self._sender = sender
+        self._public_url = public_url
+        self._now = now
+        self._failing = timedelta(hours=failing_hours)
+        self._one_connection = asyncio.Lock()
+        self._in_hand: Counter[UUID] = Counter()
+        self._news = asyncio.Event()
+
+    async def deliver_once(self) -> dict[str, int]:
+        """Attempt one page of what is due, and return what became of it: delivered, postponed, given_up, withdrawn,
+        disabled, overtaken (somebody else has it in hand)."""
+        counts: Counter[str] = Counter()
+        claimed = await self._claim()
+        async with asyncio.TaskGroup() as tasks:
+            attempts = [tasks.create_task(self._attempt(delivery, row)) for delivery, row in claimed]
+        for attempt in attempts:
+            counts[attempt.result()] += 1
+        return dict(counts)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Deliver until `stop`. What is in hand then and does not end in a moment is cut off, and due again when its
+        claim runs out."""
+        async with asyncio.TaskGroup() as tasks:
+            ender = tasks.create_task(self._end(stop))
+            attempts: set[asyncio.Task[None]] = set()
+            while not stop.is_set():
+                for delivery, row in await self._claim_if_possible():
+                    task = tasks.create_task(self._attend(delivery, row))
+                    attempts.add(task)
+                    task.add_done_callback(attempts.discard)
+                await self._wait()
+            if attempts:
+                await asyncio.wait(attempts, timeout=SHUTDOWN_SECONDS)
+            for task in tuple(attempts):
+                task.cancel()
+            await ender
+
+    async def _end(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._news.set()
+
+    async def _wait(self) -> None:
+        """Until a place is free again, a moment has passed, or the end."""
+        try:
+            async with asyncio.timeout(POLL_SECONDS):
+                await self._news.wait()
+        except TimeoutError:
+            pass
+        self._news.clear()
+
+    async def _claim_if_possible(self) -> list[tuple[Delivery, EndpointRow]]:
+        try:
+            return await self._claim()
+        except LOST as error:
+            log.warning("webhooks.database_away", exc_info=error)
+        except Exception:  # the top of a loop: the next look may succeed
+            log.exception("webhooks.failed")
+        return []
+
+    async def _attend(self, delivery: Delivery, row: EndpointRow) -> None:
+        try:
+            await self._attempt(delivery, row)
+        except LOST as error:  # it is due again when its claim runs out
+            log.warning("webhooks.database_away", exc_info=error)
+        except Exception:  # the top of a loop: one delivery must not end the others
+            log.exception("webhooks.failed")
+        self._news.set()
+
+    async def _claim(self) -> list[tuple[Delivery, EndpointRow]]:
+        now = self._now()
+        room = IN_HAND - self._in_hand.total()
+        if room <= 0:
+            return []
+        async with self._one_connection, self._pool.acquire() as connection:
+            busy = list(self._in_hand.items())
+            claimed = await store.claim_deliveries(connection, now, now + LEASE, busy, PER_ENDPOINT, room)
+            ids = {each.endpoint_id for each in claimed}
+            rows = {row.id: row for row in await store.read_endpoints(connection, list(ids))} if ids else {}
+        chosen = [(each, rows[each.endpoint_id]) for each in claimed if each.endpoint_id in rows]
+        self._in_hand.update(delivery.endpoint_id for delivery, _ in chosen)
+        return chosen
+
+    async def _attempt(self, delivery: Delivery, row: EndpointRow) -> str:
+        try:
+            if not delivery.granted:
+                outcome = await self._withdraw(delivery)
+            else:
+                outcome = await self._record(delivery, await self._post(delivery, row))
+            DELIVERIES.labels(outcome).inc()
+            return outcome
+        finally:
+            self._in_hand -= Counter([delivery.endpoint_id])
+
+    async def _post(self, delivery: Delivery, row: EndpointRow) -> _Outcome:
+        address = _open(self._keyring, row)
+        if address is None:
+            return _Outcome("unreadable_secret")
+        now = self._now()
+        event = document(
+            delivery.event_id, delivery.kind, delivery.at, delivery.facility_code, delivery.stay_id,
+            delivery.expected_id, self._public_url,
+        )  # fmt: skip
+        body = event.model_dump_json().encode()
+        secrets = [address.secret]
+        if address.previous is not None and row.previous_until is not None and now < row.previous_until:
+            secrets.append(address.previous)
+        try:
+            await self._sender.post(address.url, signed_headers(secrets, event.id, now, body), body)
+        except NotDelivered as failure:
+            return _Outcome(failure.code, failure.retry_after_seconds)
+        return _Outcome()
+
+    async def _withdraw(self, delivery: Delivery) -> str:
+        async with self._one_connection, self._pool.acquire() as connection:
+            await store.finish_delivery(connection, delivery)
+        return "withdrawn"
+
+    async def _record(self, delivery: Delivery, attempt: _Outcome) -> str:
+        now = self._now()
+        async with self._one_connection, self._pool.acquire() as connection, connection.transaction():
+            if attempt.code is None:
+                await store.note_success(connection, delivery.endpoint_id)
+                await store.finish_delivery(connection, delivery)
+                return "delivered"
+            since = await store.note_failure(connection, delivery.endpoint_id, attempt.code, now)
+            if since is None:
+                return "overtaken"  # the endpoint is gone, and all that waited for it
+            if attempt.code == _GONE:
+                await store.disable_endpoint(connection, delivery.endpoint_id, "gone", now)
+                return "disabled"
+            if now - since >= self._failing:
+                await self._give_up_endpoint(connection, delivery, attempt.code, since, now)
+                return "disabled"
+            due_at = now + timedelta(seconds=_wait_seconds(delivery.attempts, attempt.retry_after_seconds))
+            if due_at > delivery.queued_at + GIVEN_UP_AFTER:
+                await store.finish_delivery(connection, delivery)
+                return "given_up"
+            postponed = await store.postpone_delivery(connection, delivery, due_at, attempt.code)
+            return "postponed" if postponed else "overtaken"
+
+    async def _give_up_endpoint(
+        self, connection: Connection, delivery: Delivery, code: str, since: datetime, now: datetime
+    ) -> None:
+        if await store.disable_endpoint(connection, delivery.endpoint_id, "failing", now):
+            hours = int((now - since).total_seconds() // 3600)
+            details: dict[str, int | str] = {"last_code": code, "failing_hours": hours}
+            await raise_alert(connection, AlertKind.WEBHOOK_DISABLED, str(delivery.endpoint_id), details, now)
+
+
+def _wait_seconds(attempts: int, retry_after_seconds: float | None) -> float:
+    """A random time from half of what triples with each attempt, up to all of it; or as the receiver asked."""
+    grown = min(BACKOFF_FIRST_SECONDS * BACKOFF_FACTOR ** min(attempts - 1, 16), BACKOFF_LONGEST_SECONDS)
+    seconds = random.uniform(grown / 2, grown)  # noqa: S311 - not a secret
+    if retry_after_seconds is not None:
+        seconds = max(seconds, min(retry_after_seconds, RETRY_AFTER_LIMIT_SECONDS))
+    return seconds

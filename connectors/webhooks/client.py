@@ -1,0 +1,146 @@
+"""Posts one event to an address that somebody outside has chosen, with explicit limits on everything.
+
+Whoever registers an address could mean to reach what only the daemon can: so each address is looked at as the socket
+for it is made, after its name was resolved. Only addresses of the public internet are connected to, and those of the
+networks that the operator allows; http only to the latter. Redirects are not followed, proxy settings of the
+environment are not used, and of the answer nothing is taken but its status and Retry-After.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+import aiohttp
+from aiohttp import hdrs
+from aiohttp.connector import AddrInfoType
+from yarl import URL
+
+from schemas.webhooks import NotDelivered
+
+CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 15.0
+_SECONDS = re.compile(r"[0-9]{1,6}", re.ASCII)
+_NAT64 = IPv6Network("64:ff9b::/96")
+Network = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
+
+
+class AddressRefused(OSError):
+    """The address is none that may be connected to."""
+
+
+class WebhookClient:
+    """`open` before use, `close` after. `allowed` are networks that may be connected to although they are not public.
+
+    `answer_seconds` covers one attempt as a whole; `tls` carries a private CA.
+    """
+
+    def __init__(
+        self,
+        allowed: Iterable[Network] = (),
+        *,
+        connect_seconds: float = CONNECT_SECONDS,
+        answer_seconds: float = ANSWER_SECONDS,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._allowed = tuple(allowed)
+        self._timeout = aiohttp.ClientTimeout(total=answer_seconds, connect=connect_seconds)
+        self._tls: ssl.SSLContext | bool = tls if tls is not None else True
+        self._sessions: dict[str, aiohttp.ClientSession] = {}
+
+    async def open(self) -> None:
+        """Make the sessions; nothing is sent yet."""
+        for scheme, factory in (("https", self._https_socket), ("http", self._http_socket)):
+            self._sessions[scheme] = aiohttp.ClientSession(
+                # The courier has the limits of how many there are at a time. No connection is kept: the address of
+                # each is looked at, and a name that was given to another host is not served by the old one.
+                connector=aiohttp.TCPConnector(
+                    limit=0, ssl=self._tls, force_close=True, use_dns_cache=False, socket_factory=factory
+                ),
+                timeout=self._timeout,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={hdrs.USER_AGENT: "asm-daemon", hdrs.ACCEPT_ENCODING: "identity"},
+                auto_decompress=False,
+            )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        sessions, self._sessions = self._sessions, {}
+        for session in sessions.values():
+            await session.close()
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Post once, and return if it was answered with a 2xx.
+
+        Raises `NotDelivered`: address_refused, name_unknown, no_connection, tls_failed, timeout, connection_lost,
+        redirected, status_NNN.
+        """
+        try:
+            address = URL(url)
+            session = self._sessions[address.scheme]
+        except (ValueError, KeyError):
+            raise NotDelivered("address_refused") from None
+        try:
+            async with session.post(address, data=body, headers=headers, allow_redirects=False) as response:
+                status, wait = response.status, response.headers.get(hdrs.RETRY_AFTER, "")
+        except aiohttp.ClientConnectorDNSError:
+            raise NotDelivered("name_unknown") from None
+        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError):
+            raise NotDelivered("tls_failed") from None
+        except aiohttp.InvalidURL:
+            raise NotDelivered("address_refused") from None
+        except aiohttp.ClientConnectorError as error:
+            refused = isinstance(error.os_error, AddressRefused)
+            raise NotDelivered("address_refused" if refused else "no_connection") from None
+        except TimeoutError:
+            raise NotDelivered("timeout") from None
+        except (aiohttp.ClientError, OSError):
+            raise NotDelivered("connection_lost") from None
+        if 200 <= status < 300:
+            return
+        raise NotDelivered(
+            "redirected" if 300 <= status < 400 else f"status_{status}",
+            float(wait) if _SECONDS.fullmatch(wait) else None,
+        )
+
+    def _https_socket(self, info: AddrInfoType) -> socket.socket:
+        address = _address(info)
+        if not is_public(address) and not self._is_allowed(address):
+            raise AddressRefused("not a public address")
+        return _socket(info)
+
+    def _http_socket(self, info: AddrInfoType) -> socket.socket:
+        if not self._is_allowed(_address(info)):
+            raise AddressRefused("http is for allowed networks only")
+        return _socket(info)
+
+    def _is_allowed(self, address: Address) -> bool:
+        return any(address in network for network in self._allowed)
+
+
+def is_public(address: Address) -> bool:
+    """Whether an address is one of the public internet, also where it stands for an address of the other version."""
+    if isinstance(address, IPv6Address):
+        if address in _NAT64:
+            return is_public(IPv4Address(int(address) & 0xFFFFFFFF))
+        if address.ipv4_mapped is not None:
+            return is_public(address.ipv4_mapped)
+        inner = [each for each in (address.sixtofour, *(address.teredo or ())) if each is not None]
+        if address.is_site_local or not all(map(is_public, inner)):
+            return False
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+def _address(info: AddrInfoType) -> Address:
+    text = str(info[4][0]).partition("%")[0]
+    try:
+        return ip_address(text)
+    except ValueError:
+        raise AddressRefused("not an address") from None
+
+
+def _socket(info: AddrInfoType) -> socket.socket:
+    return socket.socket(info[0], info[1], info[2])

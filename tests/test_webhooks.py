@@ -1,0 +1,681 @@
+"""Events reach their endpoints at least once under one id, whatever breaks; and the daemon posts to nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from ipaddress import ip_address, ip_network
+from typing import Any
+from uuid import UUID
+
+import aiohttp
+import asyncpg
+import pytest
+import structlog
+from uuid_utils.compat import uuid7
+
+from asm_daemon import directory, events, webhooks
+from asm_daemon.crypto import Keyring, create_store, epoch_at, epoch_bounds, next_epoch, open_keyring
+from asm_daemon.log import configure_logging
+from asm_daemon.model import Facility, PrincipalKind
+from asm_daemon.problems import Refused
+from asm_daemon.store import alerts
+from asm_daemon.store import events as events_store
+from asm_daemon.store import webhooks as store
+from asm_daemon.store.events import EventKind, NewEvent
+from asm_daemon.webhooks import Actor, Courier, Endpoints, signature, signed_headers
+from connectors.webhooks.client import WebhookClient, is_public
+from schemas.webhooks import EventType, NewWebhook, NotDelivered, WebhookSecret
+from tests.stack import DEPLOYMENT, Clock, FacilityMaker, Pools
+from tests.webhook_receiver import Message, Receiver, receiving
+
+LOOPBACK = (ip_network("127.0.0.0/8"),)
+PUBLIC_URL = "https://asm.test"
+LEASE = webhooks.LEASE + timedelta(seconds=1)
+LATER = timedelta(hours=13)  # longer than any backoff
+BOSS = Actor.operator("test")
+
+
+# -- the stage ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Stage:
+    """What a test of the sending needs at hand."""
+
+    pools: Pools
+    keyring: Keyring
+    clock: Clock
+    facility: Facility
+    client: WebhookClient
+    owner: UUID
+    counts: dict[str, int] = field(default_factory=dict)
+
+    async def endpoints(self) -> Endpoints:
+        return Endpoints(await self.pools.get("asm_intake"), self.keyring, plain_http=True)
+
+    async def register(self, url: str, principal: UUID | None = None, **members: Any) -> WebhookSecret:
+        new = NewWebhook(url=url, **members)
+        return await (await self.endpoints()).add(BOSS, principal or self.owner, new, self.clock())
+
+    async def happens(self, kind: EventKind = EventKind.CHECK_DOCUMENT, facility: Facility | None = None) -> NewEvent:
+        event = NewEvent(uuid7(), (facility or self.facility).id, kind, uuid7(), self.clock())
+        async with (await self.pools.get("asm_sync")).acquire() as connection:
+            await events_store.append_events(connection, [event])
+        await events.number_once(await self.pools.get("asm_sync"), self.clock())
+        return event
+
+    async def courier(self, sender: webhooks.Sender | None = None, failing_hours: int = 72) -> Courier:
+        pool = await self.pools.get("asm_sync")
+        return Courier(
+            pool, self.keyring, sender or self.client, PUBLIC_URL, now=self.clock, failing_hours=failing_hours
+        )
+
+    async def deliver(self, **options: Any) -> dict[str, int]:
+        return await (await self.courier(**options)).deliver_once()
+
+    async def rows(self, statement: str) -> list[asyncpg.Record]:
+        return await (await self.pools.database.connect()).fetch(statement)
+
+    async def endpoint(self) -> asyncpg.Record:
+        [row] = await self.rows("SELECT * FROM webhook_endpoints")
+        return row
+
+    async def failures(self) -> list[tuple[str, int]]:
+        rows = await self.rows("SELECT code, failures FROM webhook_failures ORDER BY code")
+        return [tuple(row) for row in rows]
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[WebhookClient]:
+    made = WebhookClient(LOOPBACK, answer_seconds=5)
+    await made.open()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as made:
+        yield made
+
+
+async def principal(pools: Pools, clock: Clock, *facilities: Facility) -> UUID:
+    pool = await pools.get("asm_auth")
+    made = await directory.add_principal(pool, "test", PrincipalKind.VENDOR, "Người thử", "Đơn vị thử", clock())
+    for each in facilities:
+        await directory.grant(pool, "test", made, each.code, clock())
+    return made
+
+
+@pytest.fixture
+async def stage(pools: Pools, keyring: Keyring, clock: Clock, facility: Facility, client: WebhookClient) -> Stage:
+    return Stage(pools, keyring, clock, facility, client, await principal(pools, clock, facility))
+
+
+async def eventually(condition: Any) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+# -- the signature -----------------------------------------------------------------------------------------------------
+
+
+def test_the_signature_is_that_of_the_published_example() -> None:
+    secret = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    body = b'{"test": 2432232314}'
+    wanted = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    assert signature(secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, body) == wanted
+    headers = {"webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek", "webhook-timestamp": "1614265330"}
+    received = Message({**headers, "webhook-signature": wanted}, body)
+    assert received.signed_by("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    assert not Message(received.headers, body + b" ").signed_by("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+
+
+def test_each_secret_signs_each_attempt(clock: Clock) -> None:
+    headers = signed_headers([b"new", b"old"], "id", clock(), b"{}")
+    at = int(clock().timestamp())
+    assert headers["webhook-signature"] == f"{signature(b'new', 'id', at, b'{}')} {signature(b'old', 'id', at, b'{}')}"
+
+
+# -- what may be connected to ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1", "127.9.9.9", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254",  # noqa: S104
+     "100.64.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1", "::", "::1", "fe80::1",
+     "fd00:ec2::254", "fec0::1", "ff02::1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe",
+     "2002:a00:1::1", "2002:7f00:1::1", "2001:db8::1", "::127.0.0.1"],
+)  # fmt: skip
+def test_what_is_not_of_the_public_internet_is_known(address: str) -> None:
+    assert not is_public(ip_address(address))
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+def test_what_is_of_the_public_internet_is_known(address: str) -> None:
+    assert is_public(ip_address(address))
+
+
+async def refusal(client: WebhookClient, url: str) -> str:
+    with pytest.raises(NotDelivered) as caught:
+        await client.post(url, {}, b"{}")
+    return caught.value.code
+
+
+async def test_no_address_of_our_own_is_reached_however_it_is_written(receiver: Receiver) -> None:
+    port = receiver.url.split(":")[2].partition("/")[0]
+    client = WebhookClient()
+    await client.open()
+    for scheme in ("http", "https"):
+        for host in ("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "127.1", "2130706433", "0x7f.1", "0"):
+            assert (host, await refusal(client, f"{scheme}://{host}:{port}/")) == (host, "address_refused")
+    assert await refusal(client, "ftp://127.0.0.1/") == "address_refused"
+    assert await refusal(client, "//127.0.0.1/") == "address_refused"
+    assert receiver.messages == []
+    await client.close()
+
+
+async def test_a_name_that_leads_elsewhere_since_it_was_registered_is_refused_at_the_connection(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = int(receiver.url.split(":")[2].partition("/")[0])
+    answers = ["192.0.2.7", "127.0.0.1", "10.0.0.1"]
+    loop = asyncio.get_running_loop()
+
+    async def rebinding(_host: str, port: int, **_options: Any) -> Any:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers[0], port))]
+
+    monkeypatch.setattr(loop, "getaddrinfo", rebinding)
+    client = WebhookClient([ip_network("192.0.2.0/24")], connect_seconds=0.05, answer_seconds=0.2)
+    await client.open()
+    url = f"http://hooks.example:{port}/"
+    assert await refusal(client, url) in ("timeout", "no_connection"), "the first answer is an allowed address"
+    for answers[0] in ("127.0.0.1", "10.0.0.1", "169.254.169.254"):
+        assert await refusal(client, url) == "address_refused"
+        assert await refusal(client, url.replace("http:", "https:")) == "address_refused"
+    assert receiver.messages == []
+    await client.close()
+
+
+async def test_plain_http_goes_to_allowed_networks_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = WebhookClient(LOOPBACK, connect_seconds=0.05, answer_seconds=0.2)
+    await client.open()
+    assert await refusal(client, "http://8.8.8.8/") == "address_refused"
+    await client.close()
+
+
+async def test_proxies_and_redirects_lead_nowhere(
+    client: WebhookClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with receiving() as elsewhere:
+        monkeypatch.setenv("http_proxy", elsewhere.url)
+        monkeypatch.setenv("HTTP_PROXY", elsewhere.url)
+        receiver.status, receiver.headers = 307, {"Location": elsewhere.url}
+        assert await refusal(client, receiver.url) == "redirected"
+        assert (len(receiver.messages), elsewhere.messages) == (1, [])
+
+
+async def test_an_answer_without_end_is_neither_read_nor_waited_for(client: WebhookClient) -> None:
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n" + b"x" * 100_000)
+        await writer.drain()
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await reader.readexactly(1 << 20)
+        writer.close()
+
+    server = await asyncio.start_server(endless, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    await client.post(f"http://127.0.0.1:{port}/", {}, b"{}")
+    server.close()
+    await server.wait_closed()
+
+
+async def unknown_name(*_arguments: Any, **_options: Any) -> Any:
+    raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+
+async def test_every_failure_has_its_code(
+    client: WebhookClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        assert await refusal(client, f"http://127.0.0.1:{unused.getsockname()[1]}/") == "no_connection"
+    port = receiver.url.split(":")[2].partition("/")[0]
+    assert await refusal(client, f"https://127.0.0.1:{port}/") == "tls_failed"
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", unknown_name)
+    assert await refusal(client, "https://pms.example/") == "name_unknown"
+    hasty = WebhookClient(LOOPBACK, answer_seconds=0.1)
+    await hasty.open()
+    receiver.gate.clear()
+    assert await refusal(hasty, receiver.url) == "timeout"
+    await hasty.close()
+    receiver.gate.set()
+    receiver.status, receiver.headers = 503, {"Retry-After": "77"}
+    with pytest.raises(NotDelivered) as caught:
+        await client.post(receiver.url, {}, b"{}")
+    assert (caught.value.code, caught.value.retry_after_seconds) == ("status_503", 77.0)
+
+
+# -- the directory -----------------------------------------------------------------------------------------------------
+
+
+async def test_http_is_refused_where_it_is_not_allowed(stage: Stage) -> None:
+    endpoints = Endpoints(await stage.pools.get("asm_intake"), stage.keyring, plain_http=False)
+    with pytest.raises(Refused) as caught:
+        await endpoints.add(BOSS, stage.owner, NewWebhook(url="http://pms.example/"), stage.clock())
+    assert [(found.code, found.pointer) for found in caught.value.violations] == [("wrong_format", "/url")]
+
+
+async def test_only_those_who_declare_have_endpoints_and_not_too_many(stage: Stage) -> None:
+    officer = await directory.add_principal(
+        await stage.pools.get("asm_auth"), "test", PrincipalKind.OFFICER, "Cán bộ", "Công an", stage.clock()
+    )
+    for stranger in (officer, uuid7()):
+        with pytest.raises(Refused, match="request_invalid"):
+            await stage.register("https://pms.example/", stranger)
+    for _ in range(10):
+        await stage.register("https://pms.example/")
+    with pytest.raises(Refused) as caught:
+        await stage.register("https://pms.example/")
+    assert [found.code for found in caught.value.violations] == ["too_many_webhooks"]
+
+
+async def test_neither_secret_nor_address_lies_open_in_the_database(stage: Stage) -> None:
+    made = await stage.register("https://pms.example/hook/t0ken?key=s3cret")
+    stored = str([dict(row) for row in await stage.rows("SELECT * FROM webhook_endpoints")])
+    raw = base64.b64decode(made.secret.removeprefix("whsec_"))
+    assert len(raw) == 32
+    for secret in ("t0ken", "s3cret", made.secret[6:], raw.hex(), repr(raw)[2:-1]):
+        assert secret not in stored
+    assert (await stage.endpoint())["host"] == "pms.example"
+
+
+@pytest.mark.parametrize("role", ["asm_auth", "asm_police", "asm_feeds", "asm_publish", "asm_guest", "asm_retention"])
+async def test_other_logins_see_neither_events_nor_endpoints(pools: Pools, role: str) -> None:
+    connection = await pools.database.connect(role)
+    for table in ("owner_events", "webhook_endpoints", "webhook_deliveries", "webhook_failures"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.fetch(f"SELECT * FROM {table}")
+
+
+async def test_a_new_month_seals_endpoints_anew_so_that_an_old_key_can_be_destroyed(
+    stage: Stage, receiver: Receiver, tmp_path_factory: pytest.TempPathFactory, client: WebhookClient
+) -> None:
+    now = stage.clock()
+    folder = tmp_path_factory.mktemp("keys") / "store"
+    create_store(folder, [epoch_at(now), next_epoch(epoch_at(now))], now)
+    stage.keyring = open_keyring(folder)
+    made = await stage.register(receiver.url)
+    rotated = await (await stage.endpoints()).rotate(BOSS, UUID(made.id), now)
+    pool = await stage.pools.get("asm_sync")
+    assert await webhooks.tend_once(pool, stage.keyring, 30, now) == {"resealed": 0, "failures": 0}
+    month = (epoch_bounds(next_epoch(epoch_at(now)))[0].int >> 80) / 1000
+    stage.clock.instant = type(now).fromtimestamp(month, now.tzinfo) + timedelta(days=2)
+    assert await webhooks.tend_once(pool, stage.keyring, 30, stage.clock()) == {"resealed": 1, "failures": 0}
+    assert await webhooks.tend_once(pool, stage.keyring, 30, stage.clock()) == {"resealed": 0, "failures": 0}
+    row = await stage.endpoint()
+    assert (row["sealed_epoch"], row["previous_until"]) == (next_epoch(epoch_at(now)), None)
+    await stage.happens()
+    assert await stage.deliver() == {"delivered": 1}
+    assert receiver.messages[0].signed_by(rotated.secret)
+    assert not receiver.messages[0].signed_by(made.secret)
+
+
+# -- sending -----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_event_is_sent_once_signed_and_thin(stage: Stage, receiver: Receiver) -> None:
+    made = await stage.register(receiver.url)
+    event = await stage.happens()
+    assert await stage.deliver() == {"delivered": 1}
+    assert await stage.deliver() == {}
+    [message] = receiver.messages
+    assert message.signed_by(made.secret)
+    assert message.id == str(event.event_id) == message.json["id"]
+    assert abs(int(message.headers["webhook-timestamp"]) - stage.clock().timestamp()) < 1
+    assert message.headers["content-type"] == "application/json"
+    assert sorted(message.json) == ["data", "id", "timestamp", "type"]
+    assert message.json["data"] == {
+        "facility": stage.facility.code, "stay_id": str(event.stay_id), "expected_id": None,
+        "link": f"{PUBLIC_URL}/v1/stays/{event.stay_id}",
+    }  # fmt: skip
+
+
+async def test_only_the_kinds_that_were_asked_for_are_sent(stage: Stage, receiver: Receiver) -> None:
+    await stage.register(receiver.url, events=[EventType.REFUSED])
+    await stage.happens(EventKind.DECLARED_LATE)
+    refused = await stage.happens(EventKind.REFUSED)
+    assert await stage.deliver() == {"delivered": 1}
+    assert receiver.ids == [str(refused.event_id)]
+
+
+async def test_what_failed_is_sent_again_later_under_the_same_id_with_a_new_time(
+    stage: Stage, receiver: Receiver
+) -> None:
+    made = await stage.register(receiver.url)
+    await stage.happens()
+    receiver.status = 500
+    assert await stage.deliver() == {"postponed": 1}
+    assert await stage.deliver() == {}, "not before it is due"
+    assert (await stage.endpoint())["failing_since"] == stage.clock()
+    stage.clock.instant += LATER
+    receiver.status = 200
+    assert await stage.deliver() == {"delivered": 1}
+    first, second = receiver.messages
+    assert first.id == second.id
+    assert first.body == second.body
+    assert first.headers["webhook-timestamp"] != second.headers["webhook-timestamp"]
+    assert first.signed_by(made.secret)
+    assert second.signed_by(made.secret)
+    assert (await stage.endpoint())["failing_since"] is None
+    assert await stage.failures() == [("status_500", 1)]
+
+
+async def test_the_waits_grow_up_to_three_days_and_then_the_delivery_is_given_up(
+    stage: Stage, receiver: Receiver
+) -> None:
+    await stage.register(receiver.url)
+    await stage.happens()
+    start = stage.clock()
+    receiver.status = 500
+    waits, outcomes = [], []
+    while rows := await stage.rows("SELECT due_at FROM webhook_deliveries"):
+        waits.append((rows[0]["due_at"] - stage.clock()).total_seconds())
+        stage.clock.instant = max(rows[0]["due_at"], stage.clock.instant)
+        outcomes += list(await stage.deliver(failing_hours=720))
+    assert (set(outcomes[:-1]), outcomes[-1]) == ({"postponed"}, "given_up")
+    assert timedelta(days=2) < stage.clock() - start < timedelta(days=3)
+    assert 5 <= waits[1] <= 10
+    assert 15 <= waits[2] <= 30
+    assert max(waits) <= 12 * 3600
+    assert 12 <= len(outcomes) <= 25
+
+
+async def test_a_receiver_may_ask_for_time_but_not_for_ever(stage: Stage, receiver: Receiver) -> None:
+    await stage.register(receiver.url)
+    await stage.happens()
+    receiver.status, receiver.headers = 429, {"Retry-After": "7200"}
+    await stage.deliver()
+    [row] = await stage.rows("SELECT due_at, last_code FROM webhook_deliveries")
+    assert row["due_at"] == stage.clock() + timedelta(hours=2)
+    stage.clock.instant += timedelta(hours=2)
+    receiver.headers = {"Retry-After": "999999"}
+    await stage.deliver()
+    [row] = await stage.rows("SELECT due_at, last_code FROM webhook_deliveries")
+    assert (row["due_at"], row["last_code"]) == (stage.clock() + timedelta(hours=6), "status_429")
+
+
+async def test_gone_disables_at_once_and_what_waits_is_dropped(stage: Stage, receiver: Receiver) -> None:
+    made = await stage.register(receiver.url)
+    await stage.happens()
+    await stage.happens()
+    receiver.status = 410
+    await stage.deliver()
+    row = await stage.endpoint()
+    assert (row["disabled_at"], row["disabled_code"]) == (stage.clock(), "gone")
+    assert await stage.rows("SELECT FROM webhook_deliveries") == []
+    await stage.happens()
+    stage.clock.instant += LATER
+    count = len(receiver.messages)
+    assert await stage.deliver() == {}
+    endpoints = await stage.endpoints()
+    with pytest.raises(Refused, match="wrong_state"):
+        await endpoints.test(BOSS, UUID(made.id), stage.clock())
+    receiver.status = 204
+    await endpoints.enable(BOSS, UUID(made.id), stage.clock())
+    with pytest.raises(Refused, match="wrong_state"):
+        await endpoints.enable(BOSS, UUID(made.id), stage.clock())
+    after = await stage.happens()
+    assert await stage.deliver() == {"delivered": 1}
+    assert receiver.ids[count:] == [str(after.event_id)], "what happened meanwhile is to be pulled"
+    assert await alerts_of(stage) == []
+
+
+async def alerts_of(stage: Stage) -> list[alerts.Alert]:
+    async with (await stage.pools.get("asm_sync")).acquire() as connection:
+        return await alerts.list_alerts(connection, closed=False, limit=10)
+
+
+async def test_an_endpoint_that_fails_for_days_is_disabled_and_the_operator_alerted_once(
+    stage: Stage, receiver: Receiver
+) -> None:
+    made = await stage.register(receiver.url)
+    await stage.happens()
+    await stage.happens()
+    receiver.status = 500
+    await stage.deliver(failing_hours=24)
+    assert await alerts_of(stage) == []
+    stage.clock.instant += timedelta(hours=24)
+    assert await stage.deliver(failing_hours=24) == {"disabled": 1}
+    [alert] = await alerts_of(stage)
+    assert (alert.kind, alert.subject, alert.occurrences) == ("webhook_disabled", made.id, 1)
+    assert alert.details == {"last_code": "status_500", "failing_hours": 24}
+    assert (await stage.endpoint())["disabled_code"] == "failing"
+    assert await stage.rows("SELECT FROM webhook_deliveries") == []
+
+
+async def test_a_daemon_that_dies_before_it_records_a_delivery_leaves_it_to_be_sent_again_under_the_same_id(
+    stage: Stage, receiver: Receiver
+) -> None:
+    await stage.register(receiver.url)
+    event = await stage.happens()
+    dying = await stage.courier()
+    receiver.gate.clear()
+    task = asyncio.create_task(dying.deliver_once())
+    await eventually(lambda: receiver.messages)
+    task.cancel()  # the receiver has it, and nothing of that is recorded
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    receiver.gate.set()
+    assert await stage.deliver() == {}, "it is claimed"
+    stage.clock.instant += LEASE
+    assert await stage.deliver() == {"delivered": 1}
+    assert receiver.ids == [str(event.event_id)] * 2
+    assert await stage.rows("SELECT FROM webhook_deliveries") == []
+
+
+async def test_two_daemons_do_not_both_send_what_one_has_in_hand(stage: Stage, receiver: Receiver) -> None:
+    await stage.register(receiver.url)
+    made = [await stage.happens() for _ in range(6)]
+    receiver.gate.clear()
+    one, other = await stage.courier(), await stage.courier()
+    first, second = asyncio.create_task(one.deliver_once()), asyncio.create_task(other.deliver_once())
+    await eventually(lambda: len(receiver.messages) == len(made))
+    receiver.gate.set()
+    assert (await first)["delivered"] + (await second)["delivered"] == 6
+    assert sorted(receiver.ids) == sorted(str(each.event_id) for each in made)
+
+
+async def test_a_late_failure_of_a_lost_claim_changes_nothing_that_another_daemon_did(
+    stage: Stage, receiver: Receiver
+) -> None:
+    await stage.register(receiver.url)
+    await stage.happens()
+    slow = await stage.courier()
+    receiver.gate.clear()
+    receiver.status = 500
+    task = asyncio.create_task(slow.deliver_once())
+    await eventually(lambda: receiver.messages)
+    stage.clock.instant += LEASE
+    other = asyncio.create_task(stage.deliver())
+    await eventually(lambda: len(receiver.messages) == 2)
+    receiver.gate.set()
+    outcomes = [*await task, *await other]
+    assert sorted(outcomes) == ["overtaken", "postponed"]
+
+
+async def test_one_slow_endpoint_holds_up_nobody(stage: Stage, receiver: Receiver) -> None:
+    async with receiving() as slow:
+        slow.gate.clear()
+        await stage.register(slow.url)
+        await stage.register(receiver.url)
+        stop = asyncio.Event()
+        courier = await stage.courier()
+        for _ in range(20):
+            await stage.happens()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(courier.run(stop))
+            await eventually(lambda: len(receiver.messages) == 20)
+            assert len(slow.messages) == webhooks.PER_ENDPOINT, "no more than these are in hand"
+            stop.set()
+        assert (await stage.rows("SELECT count(*) FROM webhook_deliveries"))[0]["count"] == 20
+
+
+async def test_an_endpoint_that_fails_is_tried_with_one_event_at_a_time(stage: Stage, receiver: Receiver) -> None:
+    await stage.register(receiver.url)
+    receiver.status = 500
+    for _ in range(6):
+        await stage.happens()
+    assert await stage.deliver() == {"postponed": 4}
+    assert await stage.deliver() == {"postponed": 1}
+    stage.clock.instant += LATER
+    receiver.status = 200
+    assert await stage.deliver() == {"delivered": 1}
+    assert await stage.deliver() == {"delivered": 4}
+
+
+async def test_a_running_courier_survives_a_database_that_goes_away(stage: Stage, receiver: Receiver) -> None:
+    await stage.register(receiver.url)
+    courier, stop = await stage.courier(), asyncio.Event()
+    superuser = await stage.pools.database.connect()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(courier.run(stop))
+        await stage.happens()
+        await eventually(lambda: len(receiver.messages) == 1)
+        await superuser.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE usename = 'asm_sync' AND datname = current_database()"
+        )
+        await eventually_happens(stage)
+        await eventually(lambda: len(receiver.messages) == 2)
+        stop.set()
+
+
+async def eventually_happens(stage: Stage) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await stage.happens()
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                continue
+            return
+
+
+# -- whose events ------------------------------------------------------------------------------------------------------
+
+
+async def test_nobody_is_sent_what_happened_elsewhere(
+    stage: Stage, receiver: Receiver, make_facility: FacilityMaker
+) -> None:
+    elsewhere = await make_facility("HY-KS-0002")
+    stranger = await principal(stage.pools, stage.clock, elsewhere)
+    await stage.register(receiver.url, stranger)
+    await stage.happens()
+    theirs = await stage.happens(facility=elsewhere)
+    assert await stage.deliver() == {"delivered": 1}
+    assert receiver.ids == [str(theirs.event_id)]
+
+
+async def test_a_revoked_grant_stops_what_is_new_and_what_waits(stage: Stage, receiver: Receiver) -> None:
+    await stage.register(receiver.url)
+    receiver.status = 500
+    await stage.happens()
+    await stage.deliver()
+    pool = await stage.pools.get("asm_auth")
+    await directory.revoke_grant(pool, "test", stage.owner, stage.facility.code, stage.clock())
+    await stage.happens()
+    assert [row["attempts"] for row in await stage.rows("SELECT attempts FROM webhook_deliveries")] == [1]
+    stage.clock.instant += LATER
+    assert await stage.deliver() == {"withdrawn": 1}
+    assert len(receiver.messages) == 1
+    assert await stage.rows("SELECT FROM webhook_deliveries") == []
+
+
+# -- tests and rotation ------------------------------------------------------------------------------------------------
+
+
+async def test_a_test_goes_to_its_endpoint_only_and_one_waits_at_a_time(
+    stage: Stage, receiver: Receiver, keyring: Keyring
+) -> None:
+    async with receiving() as other:
+        made = await stage.register(receiver.url)
+        await stage.register(other.url)
+        endpoints = await stage.endpoints()
+        first = await endpoints.test(BOSS, UUID(made.id), stage.clock())
+        assert await endpoints.test(BOSS, UUID(made.id), stage.clock()) == first
+        assert await stage.deliver() == {"delivered": 1}
+        assert other.messages == []
+    [message] = receiver.messages
+    assert message.signed_by(made.secret)
+    assert (message.id, message.json["type"]) == (first.event_id, "webhook.test")
+    assert message.json["data"] == {"facility": None, "stay_id": None, "expected_id": None, "link": None}
+    assert await endpoints.test(BOSS, UUID(made.id), stage.clock()) != first
+    assert await stage.rows("SELECT FROM owner_events") == []
+
+
+async def test_after_a_rotation_both_secrets_sign_for_a_day(stage: Stage, receiver: Receiver) -> None:
+    made = await stage.register(receiver.url)
+    rotated = await (await stage.endpoints()).rotate(BOSS, UUID(made.id), stage.clock())
+    assert rotated.previous_valid_until == stage.clock() + timedelta(hours=24)
+    await stage.happens()
+    await stage.deliver()
+    assert receiver.messages[0].signed_by(made.secret)
+    assert receiver.messages[0].signed_by(rotated.secret)
+    stage.clock.instant += timedelta(hours=24)
+    await stage.happens()
+    await stage.deliver()
+    assert not receiver.messages[1].signed_by(made.secret)
+    assert receiver.messages[1].signed_by(rotated.secret)
+
+
+async def test_a_deleted_endpoint_leaves_nothing_behind(stage: Stage, receiver: Receiver) -> None:
+    made = await stage.register(receiver.url)
+    await stage.happens()
+    receiver.status = 500
+    await stage.deliver()
+    await (await stage.endpoints()).remove(BOSS, UUID(made.id), stage.clock())
+    for table in ("webhook_endpoints", "webhook_deliveries", "webhook_failures"):
+        assert await stage.rows(f"SELECT FROM {table}") == []
+    with pytest.raises(Refused, match="not_found"):
+        await (await stage.endpoints()).remove(BOSS, UUID(made.id), stage.clock())
+
+
+async def test_nothing_secret_is_logged_when_everything_fails(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.BytesIO()
+    configure_logging("debug", DEPLOYMENT, stream)
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", unknown_name)
+    made = await stage.register("https://pms.example/t0ken")
+    await stage.happens()
+    assert await stage.deliver() == {"postponed": 1}
+
+    class Broken:
+        async def post(self, *_arguments: object) -> None:
+            raise aiohttp.ClientError(made.secret + "t0ken")
+
+    courier, stop = await stage.courier(Broken()), asyncio.Event()
+    stage.clock.instant += LATER
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(courier.run(stop))
+        await eventually(lambda: b"webhooks.failed" in stream.getvalue())
+        stop.set()
+    structlog.reset_defaults()
+    assert b"t0ken" not in stream.getvalue()
+    assert made.secret.encode() not in stream.getvalue()
+
+
+async def test_old_failures_are_forgotten(stage: Stage, receiver: Receiver) -> None:
+    await stage.register(receiver.url)
+    await stage.happens()
+    receiver.status = 500
+    await stage.deliver()
+    async with (await stage.pools.get("asm_sync")).acquire() as connection:
+        assert await store.erase_failures(connection, stage.clock()) == 0
+        assert await store.erase_failures(connection, stage.clock() + timedelta(seconds=1)) == 1
