@@ -19,6 +19,8 @@ class AlertKind(StrEnum):
     """The population database holds a stay, or a version of one, that is not ours."""
     DECLARE_AND_CANCEL = "declare_and_cancel"
     """A facility declares and cancels again, as one does who asks the population database about strangers."""
+    VERIFICATION_WITHHELD = "verification_withheld"
+    """A facility had more guests verified in a day than its size explains; what was found is not told to it."""
 
 
 class Alert(NamedTuple):
