@@ -258,7 +258,9 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
                 population,
                 now=now,
                 limits=SyncLimits(
-                    lease_seconds=settings.lease_seconds, shutdown_seconds=settings.shutdown_seconds * SYNC_SHARE
+                    lease_seconds=settings.lease_seconds,
+                    shutdown_seconds=settings.shutdown_seconds * SYNC_SHARE,
+                    answers_percent=settings.verification_answers_percent,
                 ),
                 doorbell=doorbell,
             ),
