@@ -125,7 +125,7 @@ class KeyPurpose(StrEnum):
     INDEX = "index"  # blind indexes, one per epoch
     PRESENCE = "presence"  # tags of in_house
     REFERENCE = "reference"  # tags of source_refs
-    CONTENT = "content"  # tags that recognise a repeated declaration
+    CONTENT = "content"  # tags that recognise what is repeated: a declaration, a question about its guest
     CURSOR = "cursor"  # seals list cursors
     RECEIPT = "receipt"  # signs receipts
     RECEIPT_TRIAL = "receipt_trial"  # signs receipts of trial declarations, which prove nothing
@@ -569,6 +569,10 @@ class Keyring:
     def content_tag(self, canonical: bytes) -> bytes:
         """Return the 16-byte tag by which a repeated declaration (its canonical JSON) is recognised."""
         return self._keys.tags[KeyPurpose.CONTENT](b"1|content|" + canonical)[:16]
+
+    def question_tag(self, stay_id: UUID, question: bytes) -> bytes:
+        """Return the 16-byte tag by which a question about the guest of a stay is recognised, within that stay only."""
+        return self._keys.tags[KeyPurpose.CONTENT](b"1|question|" + stay_id.bytes + question)[:16]
 
     def seal_cursor(self, scope: str, position: bytes) -> str:
         """Return an opaque URL-safe cursor; it opens only in the same `scope` (the list and whose it is)."""

@@ -314,7 +314,9 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
                 population,
                 now=now,
                 limits=SyncLimits(
-                    lease_seconds=settings.lease_seconds, shutdown_seconds=settings.shutdown_seconds * SYNC_SHARE
+                    lease_seconds=settings.lease_seconds,
+                    shutdown_seconds=settings.shutdown_seconds * SYNC_SHARE,
+                    answers_percent=settings.verification_answers_percent,
                 ),
                 doorbell=doorbell,
             ),
@@ -494,6 +496,7 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
         if not hours:
             return {}
         return await compare.compare_once(pools["asm_sync"], daemon.population, now(), every_hours=hours)
+
     async def number_events() -> Mapping[str, int]:
         return await events.number_once(pools["asm_sync"], now())
 

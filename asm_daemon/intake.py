@@ -41,6 +41,7 @@ from asm_daemon.store import LOST, Connection
 from asm_daemon.store import expected as expected_store
 from asm_daemon.store import stays as store
 from asm_daemon.store.events import EventKind, NewEvent, append_events, event_id_of
+from asm_daemon.verification import CHECK_AGAIN
 from schemas.act import ActKind, Unreadable
 from schemas.sandbox import verification_of
 from schemas.stay import BatchResult, RowResult
@@ -58,6 +59,7 @@ _OUTCOMES: tuple[Literal["accepted", "duplicate", "expected", "refused"], ...] =
     "expected",
     "refused",
 )
+_MAY_ASK = frozenset({"declare", "correct"})  # after other events the question about the guest is the same
 _SHOWS_THE_STAY = frozenset({"already_staying", "content_differs", "stay_cancelled"})
 
 log = structlog.get_logger()
@@ -503,19 +505,30 @@ async def _write(connection: Connection, keyring: Keyring, world: World, now: da
         await append_events(connection, late)
     trials = [change for change in world.changes.values() if change.facility.sandbox]
     if trials:
-        await store.confirm_sandbox(
-            connection,
-            [
-                (
+        await _answer_trials(connection, trials, now)
+
+
+async def _answer_trials(connection: Connection, trials: Sequence[Change], now: datetime) -> None:
+    """The sandbox answers at once, and whatever the number of questions: nobody real is asked about."""
+    rows, told = [], []
+    for change in trials:
+        row = change.row
+        document = None if row.status == "cancelled" else change.contents.declared["guest"].get("document")
+        found = verification_of(document)
+        rows.append((change.facility.id, row.id, row.version, now, found, found in CHECK_AGAIN))
+        if found in CHECK_AGAIN and row.event in _MAY_ASK:
+            told.append(
+                NewEvent(
+                    event_id_of(EventKind.CHECK_DOCUMENT, row.id, row.version),
                     change.facility.id,
-                    change.row.id,
-                    change.row.version,
+                    EventKind.CHECK_DOCUMENT,
+                    row.id,
                     now,
-                    verification_of(change.contents.declared["guest"].get("document")),
                 )
-                for change in trials
-            ],
-        )
+            )
+    await store.confirm_sandbox(connection, rows)
+    if told:
+        await append_events(connection, told)
 
 
 def _told_late(fresh: Iterable[Change], now: datetime) -> list[NewEvent]:

@@ -29,8 +29,6 @@ from schemas.violations import Violation, violation
 CODE_CANDIDATES = 1_000
 _LAST_ID = UUID(int=(1 << 128) - 1)
 _FIRST_ID = UUID(int=0)
-# The owner learns that a document deserves a second look, never what the population database holds.
-_CHECK_AGAIN = frozenset({"mismatch", "unknown", "document_revoked"})
 
 
 async def read_stay(
@@ -234,11 +232,11 @@ async def list_facilities(pool: asyncpg.Pool, principal: Principal, now: datetim
     ids = list(facilities)
     async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         today = await owned.today(connection, ids, _id_at(midnight))
-        house = await owned.presence(connection, ids, now, sorted(_CHECK_AGAIN))
+        house = await owned.presence(connection, ids, now)
         newest = await owned.last_declared(connection, ids)
         awaited = await expected_store.waiting(connection, ids, midnight, next_midnight)
         registered = await long_stays_store.count_marked(connection, ids)
-    nothing, nobody, none = owned.Today(0, 0), owned.House(0, 0), expected_store.Waiting(0, 0, None)
+    nothing, nobody, none = owned.Today(0, 0), owned.House(0, 0, 0), expected_store.Waiting(0, 0, None)
     return FacilityStates(
         facilities=[
             FacilityState(
@@ -252,6 +250,7 @@ async def list_facilities(pool: asyncpg.Pool, principal: Principal, now: datetim
                 late_today=today.get(facility.id, nothing).late,
                 in_house=house.get(facility.id, nobody).guests,
                 check_document=house.get(facility.id, nobody).check_document,
+                verification_not_told=house.get(facility.id, nobody).not_told,
                 temporary_residence=registered.get(facility.id, 0),
                 last_declared_at=newest.get(facility.id),
                 expected_today=awaited.get(facility.id, none).expected_today,
@@ -360,5 +359,6 @@ def _state(
         deadline_at=row.deadline_at,
         late_minutes=row.late_minutes,
         confirmed_version=confirmation.version if confirmation else None,
-        check_document=confirmation is not None and confirmation.verification in _CHECK_AGAIN,
+        check_document=bool(confirmation and confirmation.check_document),
+        verification_told=confirmation is not None and confirmation.check_document is not None,
     )

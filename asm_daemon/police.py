@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -40,8 +40,23 @@ from asm_daemon.rules import guest_value
 from asm_daemon.sealing import open_contents
 from asm_daemon.store import LOST
 from asm_daemon.store import police as store
+from asm_daemon.store import police_alerts as alerts_store
 from asm_daemon.store.police import Hit, Span
-from schemas.police import DocumentSearch, FoundFacility, FoundStay, Purpose, QueryKind, SearchResult
+from asm_daemon.store.police_alerts import PoliceAlertRow
+from schemas.police import (
+    AlertAcknowledgement,
+    AlertOpening,
+    DocumentSearch,
+    FoundFacility,
+    FoundStay,
+    OpenedAlert,
+    PoliceAlert,
+    PoliceAlerts,
+    Purpose,
+    QueryKind,
+    SearchResult,
+)
+from schemas.queries import AlertsQuery
 from schemas.violations import Violation, violation
 
 ACQUIRE_SECONDS = 5.0
@@ -82,18 +97,9 @@ async def search(desk: Desk, officer: Principal, question: DocumentSearch, now: 
     Refused `forbidden` (not an officer), `request_invalid` (unknown purpose, wrong case reference),
     `purpose_not_allowed`, `audit_unavailable` (no record, no answer), `unavailable` (recorded, but not carried out).
     """
-    in_force = {purpose.code: purpose for purpose in await purposes(desk.pool)}
-    purpose = in_force.get(question.purpose)
-    intent = _intent(desk, officer, question, purpose, now)
-    try:
-        allowed = _allowed(officer, purpose, question)
-    except Refused as refusal:
-        faults = [fault.code for fault in refusal.violations]
-        details = {**intent.details, "problem": refusal.code, "faults": faults}
-        await _record(desk, replace(intent, action="police.search.refuse", details=details))
-        raise
-    await _record(desk, intent)
-    await _seal(desk, intent.id, now)
+    purpose = await _purpose(desk, question)
+    intent = _intent(desk, officer, question, purpose, now, QueryKind.DOCUMENT)
+    allowed = await _begin(desk, officer, question, purpose, intent, QueryKind.DOCUMENT)
     try:
         found = await _find(desk, question, allowed, now)
     except Refused as failure:
@@ -111,7 +117,35 @@ async def search(desk: Desk, officer: Principal, question: DocumentSearch, now: 
     )
 
 
-def _allowed(officer: Principal, purpose: Purpose | None, question: DocumentSearch) -> Purpose:
+async def _purpose(desk: Desk, question: DocumentSearch | AlertOpening) -> Purpose | None:
+    in_force = {purpose.code: purpose for purpose in await purposes(desk.pool)}
+    return in_force.get(question.purpose)
+
+
+async def _begin(
+    desk: Desk,
+    officer: Principal,
+    question: DocumentSearch | AlertOpening,
+    purpose: Purpose | None,
+    intent: AuditEntry,
+    kind: QueryKind,
+) -> Purpose:
+    """Record and seal what will be asked, or the refusal, which is then raised. Returns the purpose that allows it."""
+    try:
+        allowed = _allowed(officer, purpose, question, kind)
+    except Refused as refusal:
+        faults = [fault.code for fault in refusal.violations]
+        details = {**intent.details, "problem": refusal.code, "faults": faults}
+        await _record(desk, replace(intent, action="police.search.refuse", details=details))
+        raise
+    await _record(desk, intent)
+    await _seal(desk, intent.id, intent.at)
+    return allowed
+
+
+def _allowed(
+    officer: Principal, purpose: Purpose | None, question: DocumentSearch | AlertOpening, kind: QueryKind
+) -> Purpose:
     if officer.kind is not PrincipalKind.OFFICER:
         raise Refused("forbidden")
     wrong: list[Violation] = []
@@ -121,7 +155,7 @@ def _allowed(officer: Principal, purpose: Purpose | None, question: DocumentSear
         wrong.append(violation("wrong_format", "/case_ref", expected=CASE_REF_FORM))
     if purpose is None or wrong:
         raise Refused("request_invalid", violations=wrong)
-    if QueryKind.DOCUMENT not in purpose.query_kinds:
+    if kind not in purpose.query_kinds:
         raise Refused("purpose_not_allowed")
     return purpose
 
@@ -131,19 +165,26 @@ def _allowed(officer: Principal, purpose: Purpose | None, question: DocumentSear
 
 
 def _intent(
-    desk: Desk, officer: Principal, question: DocumentSearch, purpose: Purpose | None, now: datetime
+    desk: Desk,
+    officer: Principal,
+    question: DocumentSearch | AlertOpening,
+    purpose: Purpose | None,
+    now: datetime,
+    kind: QueryKind,
+    about: str | None = None,
 ) -> AuditEntry:
-    """What is about to be asked. What the officer typed is sealed to the auditor; in clear stand only codes."""
+    """What is about to be asked. What the officer typed is sealed to the auditor; in clear stand only codes and ids."""
     entry = AuditEntry(
         at=now,
         actor_kind=officer.kind.value,
         actor=str(officer.id),
         organisation=officer.organisation,
         action="police.search",
+        object=about,
         purpose=None if purpose is None else purpose.code,
         case_ref=question.case_ref if _CASE_REF.fullmatch(question.case_ref) else None,
     )
-    details: dict[str, Any] = {"kind": QueryKind.DOCUMENT.value, "terms_sealed": None}
+    details: dict[str, Any] = {"kind": kind.value, "terms_sealed": None}
     if purpose is not None:
         details["searched_from"] = instant_text(_window_start(purpose, now))
     if desk.auditor_public_key is not None:
@@ -158,7 +199,7 @@ def terms_info(entry_id: UUID) -> bytes:
 
 
 def _outcome(intent: AuditEntry, details: dict[str, Any]) -> AuditEntry:
-    return replace(intent, id=uuid7(), action="police.search.outcome", object=f"audit/{intent.id}", details=details)
+    return replace(intent, id=uuid7(), action=f"{intent.action}.outcome", object=f"audit/{intent.id}", details=details)
 
 
 async def _record(desk: Desk, entry: AuditEntry) -> None:
@@ -194,14 +235,17 @@ class _Found:
     def summary(self) -> dict[str, Any]:
         """What the audit keeps of an answer: how much it was, and the SHA-256 of the ids in it (16 bytes each, in
         order), which later proves which stays it held."""
-        returned = sha256(b"".join(UUID(stay.stay_id).bytes for stay in self.stays)).hexdigest()
         return {
             "count": len(self.stays),
             "more": self.more,
-            "returned_sha256": returned,
+            "returned_sha256": _digest_of_ids(UUID(stay.stay_id) for stay in self.stays),
             "unreadable_count": len(self.unreadable),
             "unreadable": [str(stay_id) for stay_id in self.unreadable[:UNREADABLE_NAMED]],
         }
+
+
+def _digest_of_ids(ids: Iterable[UUID]) -> str:
+    return sha256(b"".join(each.bytes for each in ids)).hexdigest()
 
 
 async def _find(desk: Desk, question: DocumentSearch, purpose: Purpose, now: datetime) -> _Found:
@@ -245,11 +289,16 @@ def _spans(keyring: Keyring, value: str, since: datetime, now: datetime) -> list
 
 
 def _spans_of(keyring: Keyring, value: str, since: datetime, now: datetime) -> Iterator[Span]:
-    oldest = UUID(int=int(since.timestamp() * 1000) << 80)  # UUIDv7: milliseconds, then what is random
+    oldest = _oldest_id(since)
     for epoch in keyring.epochs():
         if epoch_at(since) <= epoch <= epoch_at(now):
             lo, hi = epoch_bounds(epoch)
             yield Span(max(lo, oldest), hi, keyring.blind_index(epoch, IndexField.DOCUMENT, value))
+
+
+def _oldest_id(since: datetime) -> UUID:
+    """The lowest UUIDv7 of an instant: milliseconds, then what is random."""
+    return UUID(int=int(since.timestamp() * 1000) << 80)
 
 
 def _window_start(purpose: Purpose, now: datetime) -> datetime:
@@ -282,6 +331,125 @@ def _found_stay(hit: Hit, contents: Contents) -> FoundStay:
             "declared_at": stay.declared_at,
             "late_minutes": stay.late_minutes,
             "verification": hit.verification,
+        }
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Alerts
+
+
+async def list_alerts(desk: Desk, officer: Principal, query: AlertsQuery, now: datetime) -> PoliceAlerts:
+    """A page of alerts, the newest first: where and why, never who. Recorded in two phases like a search, but without
+    a purpose: it is what the population database told the police themselves, and opening a stay takes one.
+
+    Refused `request_invalid` (a cursor of another list), `audit_unavailable`, `unavailable`.
+    """
+    scope = f"police-alerts|{officer.id}|{query.state}"
+    before = _LAST_ID
+    if query.cursor is not None:
+        try:
+            before = UUID(bytes=desk.keyring.open_cursor(scope, query.cursor))
+        except Tampered:
+            raise Refused("request_invalid", violations=[violation("wrong_cursor", "/cursor")]) from None
+    intent = _alert_entry(officer, "police.alerts.list", now, None, {"state": query.state})
+    await _record(desk, intent)
+    await _seal(desk, intent.id, now)
+    async with _reading(desk.pool) as connection:
+        rows = await alerts_store.list_alerts(connection, before, query.state, query.limit + 1)
+    page = rows[: query.limit]
+    returned = _digest_of_ids(row.stay_id for row in page)
+    await _record(desk, _outcome(intent, {"count": len(page), "returned_sha256": returned}))
+    following = desk.keyring.seal_cursor(scope, page[-1].alert_id.bytes) if len(rows) > query.limit else None
+    return PoliceAlerts(trace=str(intent.id), alerts=[_shown_alert(row) for row in page], next=following)
+
+
+async def open_alert(
+    desk: Desk, officer: Principal, alert_id: UUID, opening: AlertOpening, now: datetime
+) -> OpenedAlert:
+    """The stay of an alert with its guest, under a purpose that allows to look at a stay, and within its window.
+
+    Refused like `search`, and `not_found` (no such alert), `record_unreadable`.
+    """
+    purpose = await _purpose(desk, opening)
+    intent = _intent(desk, officer, opening, purpose, now, QueryKind.STAY, f"police_alert/{alert_id}")
+    allowed = await _begin(desk, officer, opening, purpose, intent, QueryKind.STAY)
+    try:
+        alert, stay = await _read_alert(desk, alert_id, _window_start(allowed, now))
+    except Refused as failure:
+        await _record(desk, _outcome(intent, {"problem": failure.code}))
+        raise
+    shown = [] if stay is None else [UUID(stay.stay_id)]
+    await _record(desk, _outcome(intent, {"count": len(shown), "returned_sha256": _digest_of_ids(shown)}))
+    return OpenedAlert(trace=str(intent.id), alert=_shown_alert(alert), stay=stay)
+
+
+async def _read_alert(desk: Desk, alert_id: UUID, since: datetime) -> tuple[PoliceAlertRow, FoundStay | None]:
+    async with _reading(desk.pool) as connection:
+        alert = await alerts_store.find_alert(connection, alert_id)
+        hit = await alerts_store.hit_of_alert(connection, alert_id, _oldest_id(since))
+    if alert is None:
+        raise Refused("not_found")
+    if hit is None:
+        return alert, None
+    try:
+        return alert, _found_stay(hit, open_contents(desk.keyring, hit.stay))
+    except (Tampered, UnknownEpoch):
+        log.exception("police.stay_unreadable", stay_id=str(hit.stay.id))
+        raise Refused("record_unreadable", stay_id=str(hit.stay.id)) from None
+
+
+async def acknowledge_alert(
+    desk: Desk, officer: Principal, alert_id: UUID, told: AlertAcknowledgement, now: datetime
+) -> PoliceAlert:
+    """Note that an officer saw or handled an alert, with the audit entry in one transaction; said again it changes
+    nothing. Refused `not_found`, `unavailable`."""
+    async with _reading(desk.pool) as connection, connection.transaction():
+        if await alerts_store.change_state(connection, alert_id, told.state, officer.id, now):
+            entry = _alert_entry(officer, "police.alert.acknowledge", now, alert_id, {"state": told.state})
+            await audit.append(connection, entry)
+        alert = await alerts_store.find_alert(connection, alert_id)
+    if alert is None:
+        raise Refused("not_found")
+    return _shown_alert(alert)
+
+
+def _alert_entry(
+    officer: Principal, action: str, now: datetime, alert_id: UUID | None, details: dict[str, Any]
+) -> AuditEntry:
+    return AuditEntry(
+        at=now,
+        actor_kind=officer.kind.value,
+        actor=str(officer.id),
+        organisation=officer.organisation,
+        action=action,
+        object=None if alert_id is None else f"police_alert/{alert_id}",
+        details=details,
+    )
+
+
+def _shown_alert(row: PoliceAlertRow) -> PoliceAlert:
+    return PoliceAlert.model_validate(
+        {
+            "alert_id": str(row.alert_id),
+            "kind": row.kind.value,
+            "raised_at": row.raised_at,
+            "facility": FoundFacility(
+                code=row.facility_code,
+                name=row.facility_name,
+                kind=row.facility_kind,
+                commune=row.facility_commune,
+                address=row.facility_address,
+            ),
+            "stay_id": str(row.stay_id),
+            "version": row.version,
+            "arrived_at": row.arrived_at,
+            "status": row.status,
+            "confirmed_version": row.confirmed_version,
+            "verification": row.verification,
+            "state": row.state,
+            "changed_at": row.changed_at,
+            "changed_by": None if row.changed_by is None else str(row.changed_by),
         }
     )
 

@@ -324,6 +324,14 @@ class Settings(BaseModel):
         description="Hours for which the plan of a roster can be looked at and applied. Its sealed content is erased "
         "within an hour after that.",
     )
+    verification_answers_percent: int = Field(
+        default=150,
+        ge=10,
+        le=1000,
+        description="Of how many guests a facility is told each day whether to check the document again, in percent of "
+        "its capacity, and at least 10. More lets a key ask the population database about more strangers; less leaves "
+        "typing errors untold where many guests come in one day.",
+    )
     auditor_public_key_file: _File | None = Field(
         default=None,
         description="The public key of the auditor, to whom the terms of police searches are sealed. Absent: the terms "

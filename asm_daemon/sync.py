@@ -19,6 +19,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import structlog
 
+from asm_daemon import verification
 from asm_daemon.crypto import Keyring, KeyStoreError, Tampered, UnknownEpoch, epoch_of
 from asm_daemon.model import LANES, Contents, StayRow
 from asm_daemon.pacing import DATABASE_AWAY, DATABASE_RETRY_SECONDS, FIRST_STAY, Breaker, Cursor, Doorbell
@@ -80,7 +81,8 @@ class SyncLimits:
 
     A lane is taken over `lease_seconds` after its holder's last sign of life. A failed stay waits a random time up to
     `backoff_first_seconds`, doubled with each attempt up to `backoff_longest_seconds`. After `breaker_failures` failed
-    requests in a row nothing is sent for `breaker_seconds`, then one stay to see.
+    requests in a row nothing is sent for `breaker_seconds`, then one stay to see. `answers_percent` of its capacity is
+    how many verifications a facility is told a day.
     """
 
     batch_rows: int = BATCH_LIMIT
@@ -95,6 +97,7 @@ class SyncLimits:
     breaker_failures: int = 5
     breaker_seconds: float = 5.0
     shutdown_seconds: float = 20.0
+    answers_percent: int = verification.ANSWERS_PERCENT
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_rows <= BATCH_LIMIT:
@@ -164,10 +167,12 @@ class _Task(NamedTuple):
 
 
 class _Letter(NamedTuple):
-    """A task and the item to be sent for it. `item.version` may be newer than what was queued."""
+    """A task and the item to be sent for it. `item.version` may be newer than what was queued. `question` is the tag of
+    what is asked about the guest."""
 
     task: _Task
     item: PopulationItem
+    question: bytes | None
 
 
 @dataclass(slots=True)
@@ -181,10 +186,13 @@ class _Findings:
     requests: int = 0
     failed_requests: int = 0
 
-    def confirm(self, letter: _Letter, verification: Verification) -> None:
-        work = letter.task.work
-        sent = bytes.fromhex(digest(letter.item))
-        self.confirmed.append(Confirmation(work.facility_id, work.stay_id, letter.item.version, verification, sent))
+    def confirm(self, letter: _Letter, found: Verification) -> None:
+        work, item = letter.task.work, letter.item
+        sent = bytes.fromhex(digest(item))
+        withdrawn = item.status is ItemStatus.CANCELLED
+        self.confirmed.append(
+            Confirmation(work.facility_id, work.stay_id, item.version, found, sent, letter.question, withdrawn)
+        )
 
     def refuse(self, task: _Task, version: int, code: str) -> None:
         work = task.work
@@ -369,12 +377,13 @@ class Worker:
         room = self.breaker.room(limits.batch_rows * (limits.requests - self._batches), clock)
         if not lanes or room <= 0 or clock >= self._held_until:
             return []
-        limit = room + len(self._in_flight)
+        busy = frozenset(self._in_flight)  # what ends while we read is still in what we read
+        limit = room + len(busy)
         after = self._cursor.start(clock, limits.sweep_seconds)
         async with self._pool.acquire() as connection:
             due = await store.read_due(connection, lanes, self._now(), limit)
             queued = await store.read_queue(connection, lanes, after, limit)
-        chosen = self._choose(due, queued, room, more=len(queued) == limit)
+        chosen = self._choose(due, queued, room, busy, more=len(queued) == limit)
         self._in_flight.update((stay_id, task.work.lane) for stay_id, task in chosen.items())
         tasks = list(chosen.values())
         batches = [tasks[start : start + limits.batch_rows] for start in range(0, len(tasks), limits.batch_rows)]
@@ -383,26 +392,28 @@ class Worker:
             self.breaker.started()
         return batches
 
-    def _choose(self, due: list[Work], queued: list[Work], room: int, *, more: bool) -> dict[UUID, _Task]:
-        """At most `room` stays that are not in flight. The highest version of each stands for all of them."""
+    def _choose(
+        self, due: list[Work], queued: list[Work], room: int, busy: frozenset[UUID], *, more: bool
+    ) -> dict[UUID, _Task]:
+        """At most `room` stays that are not `busy`. The highest version of each stands for all of them."""
         chosen: dict[UUID, _Task] = {}
         for work in due:
-            self._add(chosen, work, room)
+            self._add(chosen, work, room, busy)
         for work in queued:
-            if not self._add(chosen, work, room):
+            if not self._add(chosen, work, room, busy):
                 return chosen
             self._cursor.passed(work.stay_id)
         if not more:
             self._cursor.caught_up(self.limits.read_back_seconds)
         return chosen
 
-    def _add(self, chosen: dict[UUID, _Task], work: Work, room: int) -> bool:
-        """Choose one more stay, unless it is in flight or its lane was lost; false when there is no room for it."""
+    def _add(self, chosen: dict[UUID, _Task], work: Work, room: int, busy: frozenset[UUID]) -> bool:
+        """Choose one more stay, unless it is busy or its lane was lost; false when there is no room for it."""
         known = chosen.get(work.stay_id)
         if known is None and len(chosen) >= room:
             return False
         fence = self._fences.get(work.lane)
-        if fence is not None and work.stay_id not in self._in_flight:
+        if fence is not None and work.stay_id not in busy:
             best = work if known is None else known.work._replace(version=max(known.work.version, work.version))
             chosen[work.stay_id] = _Task(best, fence)
         return True
@@ -440,7 +451,8 @@ class Worker:
         row = stay.row
         try:
             contents = None if row.status == "cancelled" else self._open(row, findings.keyless_epochs)
-            return _Letter(task, population_item(stay, contents))
+            item = population_item(stay, contents)
+            return _Letter(task, item, verification.question_of(self._keyring, item))
         except (UnknownEpoch, KeyStoreError):
             findings.keyless_epochs.add(epoch_of(row.id))
             self._postpone(findings, task, row.version, WaitReason.NO_KEY, "no_key")
@@ -564,8 +576,7 @@ class Worker:
         async with self._pool.acquire() as connection:
             if confirmed:
                 async with connection.transaction():
-                    await store.acknowledge(connection, confirmed, now)
-                    await store.clear_waiting(connection, confirmed)
+                    await verification.record(connection, confirmed, now, self.limits.answers_percent)
             if findings.postponed:
                 put_off = await store.postpone(connection, self.id, sorted(findings.postponed), now)
             if findings.refused:

@@ -57,6 +57,19 @@ class Purpose(Output):
     release_after_days: int | None
 
 
+class AlertOpening(Input):
+    """Under which purpose and for which case an officer opens the stay of an alert (mở hồ sơ lượt lưu trú)."""
+
+    purpose: Annotated[str, Field(max_length=40)] = Field(description="Mục đích: mã trong /v1/police/purposes")
+    case_ref: Annotated[str, Tidy, Field(max_length=40)] = Field(description="Số hồ sơ, ví dụ 15/2026/HS-PC02")
+
+
+class AlertAcknowledgement(Input):
+    """How far an officer is with an alert. It goes forward only: open, seen, handled."""
+
+    state: Literal["seen", "handled"] = Field(description="seen: đã xem · handled: đã xử lý")
+
+
 class FoundFacility(Output):
     """Where the guest stays."""
 
@@ -100,3 +113,44 @@ class SearchResult(Output):
     stays: list[FoundStay]
     more: bool = Field(description="true: there are more than the purpose lets one answer hold")
     unreadable: int = Field(description="Stays that carry this number's tag but whose seal is broken; reported")
+
+
+class PoliceAlert(Output):
+    """An alert of the police (cảnh báo): which stay, where, and why. Who the guest is stands in the stay, which is
+    opened under a purpose and on record."""
+
+    alert_id: str
+    kind: Literal["document_revoked"] = Field(
+        description="document_revoked: declared with a document that the population database lists as revoked"
+    )
+    raised_at: datetime
+    facility: FoundFacility
+    stay_id: str
+    version: int = Field(description="The version of the stay that raised it")
+    arrived_at: datetime | None = Field(description="null: the stay is past its retention")
+    status: Literal["declared", "departed", "cancelled"] | None
+    confirmed_version: int | None = Field(description="The newest version that the population database has confirmed")
+    verification: Literal["matched", "mismatch", "unknown", "document_revoked", "not_checked"] | None = Field(
+        description="What it said of that one: matched after a correction means that the document was mistyped"
+    )
+    state: Literal["open", "seen", "handled"]
+    changed_at: datetime | None = Field(description="When an officer saw or handled it")
+    changed_by: str | None = Field(description="That officer's principal id")
+
+
+class PoliceAlerts(Output):
+    """One page of alerts, the newest first; the next page is the `next` link of the Link header (RFC 8288)."""
+
+    trace: str = Field(description="The audit entry under which this reading is recorded")
+    alerts: list[PoliceAlert]
+    next: str | None
+
+
+class OpenedAlert(Output):
+    """The stay of an alert."""
+
+    trace: str = Field(description="The audit entry under which this is recorded, for the case file")
+    alert: PoliceAlert
+    stay: FoundStay | None = Field(
+        description="null: it was registered before the purpose's window, or is past its retention"
+    )

@@ -44,6 +44,18 @@ class ExpectedQuery(Input):
     limit: Annotated[int, Field(ge=1, le=LIST_ROWS)] = 100
 
 
+class AlertsQuery(Input):
+    """Which alerts of the police to list, the newest first."""
+
+    state: Literal["open", "seen", "handled"] | None = Field(
+        default=None, description="Trạng thái; bỏ trống: tất cả · The state; absent: any"
+    )
+    cursor: Annotated[str, Field(max_length=CURSOR_LIMIT)] | None = Field(
+        default=None, description="Từ liên kết next · From the next link"
+    )
+    limit: Annotated[int, Field(ge=1, le=LIST_ROWS)] = 100
+
+
 class BatchQuery(Input):
     """How a batch is checked as a whole."""
 

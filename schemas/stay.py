@@ -551,6 +551,9 @@ class StayState(Output):
     late_minutes: int
     confirmed_version: int | None = Field(description="Newest version the population database has confirmed")
     check_document: bool = Field(description="true: please check the guest's document again (kiểm tra lại giấy tờ)")
+    verification_told: bool = Field(
+        description="false: check_document says nothing, for confirmed_version is null, or nothing is told of its check"
+    )
 
 
 class StayView(StayState):

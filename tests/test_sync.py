@@ -58,7 +58,7 @@ async def database(clone: Database) -> AsyncIterator[Database]:
     made = Database(clone.name, clone.url)
     await (await made.connect()).execute(
         "TRUNCATE sync_queue, sync_wait, sync_refused, sync_log, sync_workers, stays, stay_versions, source_refs,"
-        " in_house, receipt_batches, facilities CASCADE;"
+        " in_house, receipt_batches, verification_answers, facilities CASCADE;"
         "UPDATE leases SET owner = NULL, fence = 0, expires_at = '-infinity'"
     )
     yield made

@@ -346,7 +346,10 @@ async def _once(given: Settings, name: str, period: date | None) -> Mapping[str,
 
 def _sync(opened: Daemon) -> Callable[[], Awaitable[Mapping[str, int]]]:
     async def carry() -> Mapping[str, int]:
-        counts = await sync.push_once(opened.pools["asm_sync"], opened.keyring, opened.population, now=opened.now)
+        limits = sync.SyncLimits(answers_percent=opened.settings.verification_answers_percent)
+        counts = await sync.push_once(
+            opened.pools["asm_sync"], opened.keyring, opened.population, now=opened.now, limits=limits
+        )
         return asdict(counts)
 
     return carry

@@ -16,10 +16,11 @@ _VERSION_COLUMNS = _COLUMNS.replace("id,", "stay_id,", 1)
 
 
 class Confirmation(NamedTuple):
-    """The newest version of a stay that the population database confirmed, and what its check said."""
+    """The newest version of a stay that the population database confirmed, and what the owner is told of its check:
+    None for nothing."""
 
     version: int
-    verification: str
+    check_document: bool | None
 
 
 class Today(NamedTuple):
@@ -30,10 +31,11 @@ class Today(NamedTuple):
 
 
 class House(NamedTuple):
-    """One facility's guests, and how many of them have a document to check again."""
+    """One facility's guests, how many of them have a document to check again, and of how many nothing was told."""
 
     guests: int
     check_document: int
+    not_told: int
 
 
 async def read_owned(connection: Connection, facility_ids: Sequence[int], stay_id: UUID) -> StayRow | None:
@@ -100,7 +102,7 @@ async def confirmations(
     """What the population database confirmed of these stays."""
     rows = await connection.fetch(
         """
-        SELECT DISTINCT ON (stay_id) stay_id, version, verification
+        SELECT DISTINCT ON (stay_id) stay_id, version, check_document
         FROM unnest($1::int[], $2::uuid[]) AS wanted (facility_id, stay_id)
         JOIN sync_log USING (facility_id, stay_id)
         ORDER BY stay_id, version DESC
@@ -108,7 +110,7 @@ async def confirmations(
         facility_ids,
         stay_ids,
     )
-    return {row["stay_id"]: Confirmation(row["version"], row["verification"]) for row in rows}
+    return {row["stay_id"]: Confirmation(row["version"], row["check_document"]) for row in rows}
 
 
 async def today(connection: Connection, facility_ids: Sequence[int], since: UUID) -> dict[int, Today]:
@@ -139,16 +141,15 @@ async def last_declared(connection: Connection, facility_ids: Sequence[int]) -> 
     return {row["facility_id"]: row["declared_at"] for row in rows}
 
 
-async def presence(
-    connection: Connection, facility_ids: Sequence[int], now: datetime, check_again: Sequence[str]
-) -> dict[int, House]:
-    """Who is in house at each facility by its declarations, and how many of them have a verification to check again."""
+async def presence(connection: Connection, facility_ids: Sequence[int], now: datetime) -> dict[int, House]:
+    """Who is in house at each facility by its declarations, and what it is told of their verification."""
     rows = await connection.fetch(
         """
         SELECT in_house.facility_id, count(*) AS guests,
-               count(*) FILTER (WHERE newest.verification = ANY($3::text[])) AS check_document
+               count(*) FILTER (WHERE newest.check_document) AS check_document,
+               count(*) FILTER (WHERE newest.version IS NOT NULL AND newest.check_document IS NULL) AS not_told
         FROM in_house LEFT JOIN LATERAL (
-            SELECT verification FROM sync_log
+            SELECT version, check_document FROM sync_log
             WHERE sync_log.facility_id = in_house.facility_id AND sync_log.stay_id = in_house.stay_id
             ORDER BY version DESC LIMIT 1
         ) AS newest ON true
@@ -158,9 +159,8 @@ async def presence(
         """,
         facility_ids,
         now,
-        check_again,
     )
-    return {row["facility_id"]: House(row["guests"], row["check_document"]) for row in rows}
+    return {row["facility_id"]: House(row["guests"], row["check_document"], row["not_told"]) for row in rows}
 
 
 async def facility_facts(connection: Connection, facility_id: int) -> tuple[str, str, str, bool]:

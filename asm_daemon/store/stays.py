@@ -294,14 +294,14 @@ async def supersede_work(connection: Connection, stays: Sequence[tuple[int, UUID
     )
 
 
-async def confirm_sandbox(connection: Connection, rows: Sequence[tuple[int, UUID, int, datetime, str]]) -> None:
-    """The sandbox answers for the population database: (facility, stay, version, at, verification)."""
+async def confirm_sandbox(connection: Connection, rows: Sequence[tuple[int, UUID, int, datetime, str, bool]]) -> None:
+    """The sandbox answers for the population database: (facility, stay, version, at, verification, check again)."""
     await connection.execute(
         """
-        INSERT INTO sync_log (facility_id, stay_id, version, confirmed_at, verification)
-        SELECT * FROM unnest($1::int[], $2::uuid[], $3::int[], $4::timestamptz[], $5::text[])
+        INSERT INTO sync_log (facility_id, stay_id, version, confirmed_at, verification, check_document)
+        SELECT * FROM unnest($1::int[], $2::uuid[], $3::int[], $4::timestamptz[], $5::text[], $6::boolean[])
         """,
-        *_by_column(rows, 5),
+        *_by_column(rows, 6),
     )
 
 

@@ -51,13 +51,20 @@ class CarriedStay(NamedTuple):
 
 
 class Confirmation(NamedTuple):
-    """The population database holds this version, with the content of `digest` (32 bytes; None: not recorded)."""
+    """The population database holds this version, with the content of `digest` (32 bytes; None: not recorded).
+
+    `question` is the tag of what it was asked about the guest, None if nothing; `withdrawn`: the stay is cancelled.
+    `check_document` is what the owner is told of the answer, None for nothing (`asm_daemon.verification`).
+    """
 
     facility_id: int
     stay_id: UUID
     version: int
     verification: Verification
     digest: bytes | None = None
+    question: bytes | None = None
+    withdrawn: bool = False
+    check_document: bool | None = None
 
 
 class Postponement(NamedTuple):
@@ -174,30 +181,36 @@ async def read_current(connection: Connection, stays: Sequence[tuple[int, UUID]]
 # -- what became of it -------------------------------------------------------------------------------------------------
 
 
-async def acknowledge(connection: Connection, confirmed: Sequence[Confirmation], now: datetime) -> None:
+async def acknowledge(connection: Connection, confirmed: Sequence[Confirmation], now: datetime) -> set[UUID]:
     """Record what the population database holds, and take it and everything older off the queue.
 
-    It asks for no lease, because it records what is true whoever says it. Call `clear_waiting` next in the transaction.
-    What was confirmed before is updated, not left alone: that locks its row against `store.compare.requeue`.
+    It asks for no lease, because it records what is true whoever says it. What was confirmed before is updated, not
+    left alone: that locks its row against `store.compare.requeue`. Returns the stays whose version was not on record
+    before. Call `clear_waiting` next in the transaction.
     """
-    await connection.execute(
+    rows = await connection.fetch(
         """
         WITH confirmed AS (
-            SELECT * FROM unnest($1::int[], $2::uuid[], $3::int[], $4::text[], $5::bytea[])
-                AS t (facility_id, stay_id, version, verification, digest)
+            SELECT * FROM unnest($1::int[], $2::uuid[], $3::int[], $4::text[], $5::bytea[], $6::bytea[], $7::boolean[])
+                AS t (facility_id, stay_id, version, verification, digest, question_tag, check_document)
         ), logged AS (
-            INSERT INTO sync_log (facility_id, stay_id, version, confirmed_at, verification, digest)
-            SELECT facility_id, stay_id, version, $6, verification, digest FROM confirmed
+            INSERT INTO sync_log
+                (facility_id, stay_id, version, confirmed_at, verification, digest, question_tag, check_document)
+            SELECT facility_id, stay_id, version, $8, verification, digest, question_tag, check_document FROM confirmed
             ON CONFLICT (facility_id, stay_id, version) DO UPDATE
             SET confirmed_at = EXCLUDED.confirmed_at, verification = EXCLUDED.verification, digest = EXCLUDED.digest
+            RETURNING stay_id, xmax = 0 AS is_new
+        ), done AS (
+            DELETE FROM sync_queue USING confirmed
+            WHERE sync_queue.facility_id = confirmed.facility_id AND sync_queue.stay_id = confirmed.stay_id
+                AND sync_queue.version <= confirmed.version
         )
-        DELETE FROM sync_queue USING confirmed
-        WHERE sync_queue.facility_id = confirmed.facility_id AND sync_queue.stay_id = confirmed.stay_id
-            AND sync_queue.version <= confirmed.version
+        SELECT stay_id FROM logged WHERE is_new
         """,
-        *_columns(confirmed, 5),
+        *_columns(((*one[:6], one.check_document) for one in confirmed), 7),
         now,
     )
+    return {row["stay_id"] for row in rows}
 
 
 async def clear_waiting(connection: Connection, confirmed: Sequence[Confirmation]) -> None:

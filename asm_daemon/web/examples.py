@@ -54,6 +54,8 @@ SEARCH: dict[str, Any] = {
     "purpose": "criminal_investigation",
     "case_ref": "15/2026/HS-PC02",
 }
+ALERT_OPENING: dict[str, Any] = {"purpose": "criminal_investigation", "case_ref": "15/2026/HS-PC02"}
+ALERT_ACKNOWLEDGEMENT: dict[str, Any] = {"state": "seen"}
 SCAN: dict[str, Any] = {
     "kind": "cccd_qr",
     "payload": "|".join(

@@ -25,6 +25,7 @@ _REF = "#/components/schemas/{model}"
 _PATH_PARAMETER = re.compile(r"\{(\w+)(?::((?:[^{}]|\{[^{}]*\})*))?\}")
 _PATH_PARAMETERS = {
     "plan_id": "Mã kế hoạch theo danh sách · The plan's id",
+    "alert_id": "Mã của cảnh báo · The alert",
     "stay_id": "Mã lượt lưu trú (UUIDv7) · The stay's id",
     "expected_id": "Mã khách dự kiến (UUIDv7) · The expected guest's id",
     "import_id": "Mã của lần gửi tệp · The id of the import",

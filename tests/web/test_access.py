@@ -39,6 +39,7 @@ WHO = {
     "GET /v1/feeds": "department",
     "GET /v1/feeds/{template}/{period}": "department",
     "GET /v1/limits": "public",
+    "GET /v1/police/alerts": "officer",
     "GET /v1/police/purposes": "officer",
     "GET /v1/problems": "public",
     "GET /v1/reminders": "owner:status",
@@ -70,6 +71,8 @@ WHO = {
     "GET /v1/imports/{import_id}": "owner:declare",
     "GET /v1/imports/{import_id}/annotated": "owner:declare",
     "GET /v1/imports/{import_id}/report": "owner:declare",
+    "POST /v1/police/alerts/{alert_id}:acknowledge": "officer",
+    "POST /v1/police/alerts/{alert_id}:open": "officer",
     "POST /v1/police/searches": "officer",
     "POST /v1/rosters": "owner:declare",
     "POST /v1/rosters/{plan_id}:apply": "owner:declare",
@@ -98,6 +101,7 @@ def address(pattern: str) -> str:
     """An address that the pattern matches."""
     parameters = {
         "stay_id": NOWHERE,
+        "alert_id": NOWHERE,
         "expected_id": NOWHERE,
         "import_id": NOWHERE,
         "plan_id": NOWHERE,

@@ -393,14 +393,41 @@ async def test_the_sandbox_gives_every_error_that_it_promises(
 
 
 async def test_the_persons_of_the_sandbox_get_the_answer_that_is_promised(
-    asm: Web, make_key: KeyMaker, make_facility: FacilityMaker
+    asm: Web, make_key: KeyMaker, make_facility: FacilityMaker, database: Database
 ) -> None:
-    sandbox = await make_facility("HY-TEST-01", sandbox=True)
+    sandbox = await make_facility("HY-TEST-01", sandbox=True, capacity=1)
     key = await make_key(PrincipalKind.OWNER, sandbox)
+    told = []
     for entry in (await asm.ask("GET", "/v1/sandbox")).json["persons"]:
         answer = await declare(asm, key, guest=entry["guest"])
         assert answer.status == 201
         state = (await asm.ask("GET", answer.headers["Location"], key)).json
         assert state["confirmed_version"] == 1
         assert state["check_document"] == (entry["verification"] != "matched")
+        assert state["verification_told"] is True
         assert answer.json["receipt"]["trial"] is True
+        told += [state["stay_id"]] if state["check_document"] else []
+    superuser = await database.connect()
+    events = await superuser.fetch("SELECT stay_id FROM owner_events_pending WHERE kind = 'stay.check_document'")
+    assert sorted(str(row["stay_id"]) for row in events) == sorted(told)
+    assert await superuser.fetchval("SELECT count(*) FROM police_alerts") == 0
+
+
+async def test_a_trial_that_is_cancelled_or_extended_asks_nothing_again(
+    asm: Web, make_key: KeyMaker, make_facility: FacilityMaker, database: Database, clock: Clock
+) -> None:
+    sandbox = await make_facility("HY-TEST-01", sandbox=True)
+    key = await make_key(PrincipalKind.OWNER, sandbox)
+    wrong = next(
+        entry["guest"]
+        for entry in (await asm.ask("GET", "/v1/sandbox")).json["persons"]
+        if entry["verification"] == "mismatch"
+    )
+    stay = (await declare(asm, key, guest=wrong)).headers["Location"]
+    until = {"planned_departure_at": (clock() + timedelta(days=3)).isoformat()}
+    assert (await asm.ask("POST", f"{stay}:extend", key, json=until)).json["version"] == 2
+    assert (await asm.ask("GET", stay, key)).json["check_document"] is True
+    assert (await asm.ask("POST", f"{stay}:cancel", key, json={"reason": "entered_by_mistake"})).status == 200
+    assert (await asm.ask("GET", stay, key)).json["check_document"] is False
+    told = await (await database.connect()).fetch("SELECT FROM owner_events_pending WHERE kind = 'stay.check_document'")
+    assert len(told) == 1
