@@ -213,7 +213,7 @@ class _Progress:
     async def settle(self, one: OurRange, differences: _Differences) -> None:
         """Queue again what they lack, tell the operator, and come past the range: together or not at all."""
         async with self.pool.acquire() as connection, connection.transaction():
-            repaired = await store.requeue(connection, differences.repairs())
+            repaired = await store.requeue(connection, differences.repairs(), self.now)
             await _alert(connection, one, differences, self.now)
             await self._advance(connection, one.end, differences.counted(one, repaired))
         self.requests += differences.requests

@@ -4,6 +4,13 @@
 ALTER TABLE sync_log ADD COLUMN digest bytea CHECK (length(digest) = 32);
 COMMENT ON COLUMN sync_log.digest IS 'SHA-256 of the item that was confirmed, as schemas.population.digest';
 
+-- A confirmation is never taken away: what the owner was told by it stays told. It does not count from lost_at on, when
+-- the population database turned out not to hold the version, until it has confirmed it again.
+ALTER TABLE sync_log
+    ADD COLUMN lost_at timestamptz,
+    ADD COLUMN confirmations integer NOT NULL DEFAULT 1;
+GRANT SELECT (lost_at) ON sync_log TO asm_intake;
+
 -- One row a pass. Everything before next_id has been compared; counts are of stays, but for ranges.
 CREATE TABLE comparisons (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -23,5 +30,5 @@ COMMENT ON TABLE comparisons IS 'đối soát với Cơ sở dữ liệu quốc 
 CREATE UNIQUE INDEX comparisons_running ON comparisons ((finished_at IS NULL)) WHERE finished_at IS NULL;
 
 GRANT SELECT, INSERT, UPDATE ON comparisons TO asm_sync;
--- DELETE: what the population database does not hold after all is queued again. UPDATE: what it confirms once more.
-GRANT UPDATE, DELETE ON sync_log TO asm_sync;
+-- UPDATE: what is not held there after all, and what was confirmed once more.
+GRANT UPDATE ON sync_log TO asm_sync;

@@ -528,7 +528,7 @@ async def test_a_repair_waits_for_an_acknowledgement_that_came_first(stage: Stag
     transaction = ack.transaction()
     await transaction.start()
     await sync_store.acknowledge(ack, [confirmation], stage.clock())
-    repairing = asyncio.create_task(store.requeue(repair, [_again(stage, one)]))
+    repairing = asyncio.create_task(store.requeue(repair, [_again(stage, one)], stage.clock()))
     await _blocked(stage, repair)
     await sync_store.clear_waiting(ack, [confirmation])
     await transaction.commit()
@@ -542,7 +542,7 @@ async def test_an_acknowledgement_that_waits_for_a_repair_takes_it_back(stage: S
     confirmation = Confirmation(stage.facility.id, one, 1, Verification.MATCHED, b"\0" * 32)
     transaction = repair.transaction()
     await transaction.start()
-    assert await store.requeue(repair, [_again(stage, one)]) == 1
+    assert await store.requeue(repair, [_again(stage, one)], stage.clock()) == 1
 
     async def acknowledge() -> None:
         async with ack.transaction():
@@ -565,7 +565,7 @@ async def test_only_what_is_confirmed_and_current_is_queued_again(stage: Stage) 
         *(stage.facility.id, waiting, lane_of(stage.facility.id), stage.clock()),
     )
     async with (await stage.pool()).acquire() as connection:
-        assert await store.requeue(connection, [_again(stage, corrected), _again(stage, waiting)]) == 0
+        assert await store.requeue(connection, [_again(stage, corrected), _again(stage, waiting)], stage.clock()) == 0
     assert await stage.law() == sync_store.Conservation(2, 0, 1, 1, 0, 0, 0)
 
 

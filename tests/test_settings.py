@@ -145,7 +145,8 @@ def test_every_setting_says_what_it_means() -> None:
 
 def test_a_duration_or_size_names_its_unit() -> None:
     numbers = [name for name, field in Settings.model_fields.items() if field.annotation is int]
-    assert [name for name in numbers if not re.search(r"_(seconds|minutes|hours|days|nights|bytes|rows)$", name)] == []
+    units = r"_(seconds|minutes|hours|days|nights|bytes|rows|percent)$"
+    assert [name for name in numbers if not re.search(units, name)] == []
 
 
 def test_the_example_file_is_the_one_that_the_settings_make() -> None:

@@ -100,7 +100,7 @@ async def digest_ranges(
                encode(sha256(coalesce(string_agg(confirmed.digest, ''::bytea ORDER BY id), '')), 'hex') AS digest
         FROM page LEFT JOIN LATERAL (
             SELECT version, digest FROM sync_log
-            WHERE sync_log.facility_id = page.facility_id AND sync_log.stay_id = page.id
+            WHERE sync_log.facility_id = page.facility_id AND sync_log.stay_id = page.id AND lost_at IS NULL
             ORDER BY version DESC LIMIT 1
         ) AS confirmed ON true
         GROUP BY place / $3 ORDER BY place / $3
@@ -127,7 +127,7 @@ async def confirmed_stays(connection: Connection, start: UUID, end: UUID) -> lis
         SELECT stays.facility_id, stays.id, stays.version, encode(digest, 'hex')
         FROM stays JOIN facilities ON facilities.id = stays.facility_id AND NOT sandbox
         JOIN sync_log ON sync_log.facility_id = stays.facility_id AND stay_id = stays.id
-            AND sync_log.version = stays.version
+            AND sync_log.version = stays.version AND lost_at IS NULL
         WHERE stays.id >= $1 AND stays.id < $2
         ORDER BY stays.id
         """,
@@ -149,8 +149,8 @@ async def known_versions(connection: Connection, stay_ids: Collection[UUID]) -> 
     return {row["id"]: row["version"] for row in rows}
 
 
-async def requeue(connection: Connection, stays: Sequence[Requeued]) -> int:
-    """Take the confirmations of these versions back and queue them again, and return how many.
+async def requeue(connection: Connection, stays: Sequence[Requeued], now: datetime) -> int:
+    """Let the confirmations of these versions not count any more, queue them again, and return how many.
 
     Only of versions that are still confirmed and current: whatever has happened to the others is being carried already.
     """
@@ -159,18 +159,19 @@ async def requeue(connection: Connection, stays: Sequence[Requeued]) -> int:
         WITH found AS (
             SELECT * FROM unnest($1::int[], $2::uuid[], $3::int[], $4::smallint[])
                 AS t (facility_id, stay_id, version, lane)
-        ), withdrawn AS (
-            DELETE FROM sync_log USING found JOIN stays
+        ), lost AS (
+            UPDATE sync_log SET lost_at = $5 FROM found JOIN stays
                 ON stays.id = found.stay_id AND stays.facility_id = found.facility_id AND stays.version = found.version
             WHERE sync_log.facility_id = found.facility_id AND sync_log.stay_id = found.stay_id
-                AND sync_log.version = found.version
+                AND sync_log.version = found.version AND lost_at IS NULL
             RETURNING sync_log.facility_id, sync_log.stay_id, sync_log.version, found.lane
         )
         INSERT INTO sync_queue (facility_id, stay_id, version, lane)
-        SELECT facility_id, stay_id, version, lane FROM withdrawn ORDER BY facility_id, stay_id
+        SELECT facility_id, stay_id, version, lane FROM lost ORDER BY facility_id, stay_id
         ON CONFLICT DO NOTHING
         """,
         *([list(column) for column in zip(*sorted(stays), strict=True)] or [[], [], [], []]),
+        now,
     )
     return int(status.removeprefix("INSERT 0 "))
 

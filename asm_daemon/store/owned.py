@@ -105,6 +105,7 @@ async def confirmations(
         SELECT DISTINCT ON (stay_id) stay_id, version, check_document
         FROM unnest($1::int[], $2::uuid[]) AS wanted (facility_id, stay_id)
         JOIN sync_log USING (facility_id, stay_id)
+        WHERE lost_at IS NULL
         ORDER BY stay_id, version DESC
         """,
         facility_ids,

@@ -198,14 +198,15 @@ async def acknowledge(connection: Connection, confirmed: Sequence[Confirmation],
                 (facility_id, stay_id, version, confirmed_at, verification, digest, question_tag, check_document)
             SELECT facility_id, stay_id, version, $8, verification, digest, question_tag, check_document FROM confirmed
             ON CONFLICT (facility_id, stay_id, version) DO UPDATE
-            SET confirmed_at = EXCLUDED.confirmed_at, verification = EXCLUDED.verification, digest = EXCLUDED.digest
-            RETURNING stay_id, xmax = 0 AS is_new
+            SET verification = EXCLUDED.verification, digest = EXCLUDED.digest, lost_at = NULL,
+                confirmations = sync_log.confirmations + 1
+            RETURNING stay_id, confirmations
         ), done AS (
             DELETE FROM sync_queue USING confirmed
             WHERE sync_queue.facility_id = confirmed.facility_id AND sync_queue.stay_id = confirmed.stay_id
                 AND sync_queue.version <= confirmed.version
         )
-        SELECT stay_id FROM logged WHERE is_new
+        SELECT stay_id FROM logged WHERE confirmations = 1
         """,
         *_columns(((*one[:6], one.check_document) for one in confirmed), 7),
         now,
@@ -407,7 +408,7 @@ async def conservation(connection: Connection) -> Conservation:
         WITH placed AS (
             SELECT
                 EXISTS (SELECT FROM sync_log AS l WHERE l.facility_id = s.facility_id AND l.stay_id = s.id
-                        AND l.version = s.version) AS confirmed,
+                        AND l.version = s.version AND l.lost_at IS NULL) AS confirmed,
                 EXISTS (SELECT FROM sync_queue AS q WHERE q.facility_id = s.facility_id AND q.stay_id = s.id
                         AND q.version = s.version) AS queued,
                 EXISTS (SELECT FROM sync_wait AS w WHERE w.facility_id = s.facility_id AND w.stay_id = s.id

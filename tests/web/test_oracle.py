@@ -52,7 +52,7 @@ async def population(server: EmbeddedPostgres, superuser: asyncpg.Connection) ->
 @pytest.fixture
 async def simulator(population: str) -> AsyncIterator[Simulator]:
     async with running(population) as made:
-        await made.pool.execute("TRUNCATE persons, stays, effects, sender_violations")
+        await made.pool.execute("TRUNCATE persons, revoked_documents, stays, effects, sender_violations")
         yield made
 
 
@@ -253,3 +253,35 @@ async def test_a_question_that_is_repeated_day_by_day_tells_nothing_new(
         extended = await asm.ask("POST", f"/v1/stays/{filed.json['stay_id']}:extend", key, json=until)
         assert extended.status == 200, extended.body
     assert seen_states == [(True, False)] * 4
+
+
+async def test_a_revoked_document_reaches_the_police_and_the_facility_is_told_as_of_any_mismatch(
+    asm: Web,
+    make_key: KeyMaker,
+    owner_key: str,
+    pools: Pools,
+    keyring: Keyring,
+    clock: Clock,
+    simulator: Simulator,
+    client: PopulationClient,
+) -> None:
+    await make_world(simulator, {(1, 0)})
+    await simulator.pool.execute("INSERT INTO revoked_documents VALUES ($1)", number_of(1, 0))
+    stays = [
+        (await asm.ask("POST", "/v1/stays", owner_key, json=declaration(index))).json["stay_id"] for index in (1, 2)
+    ]
+    await sync.push_once(await pools.get("asm_sync"), keyring, client, now=clock)
+    officer = await make_key(PrincipalKind.OFFICER)
+    [alert] = (await asm.ask("GET", "/v1/police/alerts", officer)).json["alerts"]
+    assert (alert["stay_id"], alert["verification"]) == (stays[0], "document_revoked")
+    revoked, unknown = [(await asm.ask("GET", f"/v1/stays/{stay}", owner_key)).json for stay in stays]
+    assert (revoked["check_document"], unknown["check_document"]) == (True, True)
+
+    patch = {"guest": {"document": {"number": number_of(1, 1)}}}
+    await make_world(simulator, {(1, 1)})
+    corrected = await asm.ask("PATCH", f"/v1/stays/{stays[0]}", owner_key, json=patch, headers={"If-Match": '"1"'})
+    assert corrected.status == 200, corrected.body
+    await sync.push_once(await pools.get("asm_sync"), keyring, client, now=clock)
+    [alert] = (await asm.ask("GET", "/v1/police/alerts", officer)).json["alerts"]
+    assert (alert["version"], alert["confirmed_version"], alert["verification"]) == (1, 2, "matched")
+    assert (await asm.ask("GET", f"/v1/stays/{stays[0]}", owner_key)).json["check_document"] is False
