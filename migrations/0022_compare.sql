@@ -23,5 +23,5 @@ COMMENT ON TABLE comparisons IS 'đối soát với Cơ sở dữ liệu quốc 
 CREATE UNIQUE INDEX comparisons_running ON comparisons ((finished_at IS NULL)) WHERE finished_at IS NULL;
 
 GRANT SELECT, INSERT, UPDATE ON comparisons TO asm_sync;
--- DELETE: what the population database does not hold after all is queued again. UPDATE: what it confirms once more.
-GRANT UPDATE, DELETE ON sync_log TO asm_sync;
+-- What the population database does not hold after all is taken out and queued again; UPDATE is for locking such rows.
+GRANT DELETE, UPDATE (digest) ON sync_log TO asm_sync;

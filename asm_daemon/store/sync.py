@@ -170,18 +170,21 @@ async def acknowledge(connection: Connection, confirmed: Sequence[Confirmation],
     """Record what the population database holds, and take it and everything older off the queue.
 
     It asks for no lease, because it records what is true whoever says it. Call `clear_waiting` next in the transaction.
-    What was confirmed before is updated, not left alone: that locks its row against `store.compare.requeue`.
+    What was confirmed before is locked first, so that no comparison withdraws it at the same moment (`compare.requeue`).
     """
     await connection.execute(
         """
         WITH confirmed AS (
             SELECT * FROM unnest($1::int[], $2::uuid[], $3::int[], $4::text[], $5::bytea[])
                 AS t (facility_id, stay_id, version, verification, digest)
+        ), locked AS MATERIALIZED (
+            SELECT sync_log.stay_id FROM sync_log JOIN confirmed USING (facility_id, stay_id, version)
+            ORDER BY facility_id, stay_id FOR UPDATE OF sync_log
         ), logged AS (
             INSERT INTO sync_log (facility_id, stay_id, version, confirmed_at, verification, digest)
             SELECT facility_id, stay_id, version, $6, verification, digest FROM confirmed
-            ON CONFLICT (facility_id, stay_id, version) DO UPDATE
-            SET confirmed_at = EXCLUDED.confirmed_at, verification = EXCLUDED.verification, digest = EXCLUDED.digest
+            WHERE (SELECT count(*) FROM locked) >= 0
+            ON CONFLICT DO NOTHING
         )
         DELETE FROM sync_queue USING confirmed
         WHERE sync_queue.facility_id = confirmed.facility_id AND sync_queue.stay_id = confirmed.stay_id
