@@ -101,10 +101,8 @@ async def _read(
         return {}, {}
     counted = await store.lock_counts(connection, {one.facility_id for one in asking}, rules.local_day(now))
     earlier: dict[UUID, list[Earlier]] = {}
-    changed = [(one.facility_id, one.stay_id) for one in asking if one.version > 1]
-    if changed:
-        for each in await store.read_earlier(connection, changed):
-            earlier.setdefault(each.stay_id, []).append(each)
+    for each in await store.read_earlier(connection, [(one.facility_id, one.stay_id) for one in asking]):
+        earlier.setdefault(each.stay_id, []).append(each)
     return counted, earlier
 
 
@@ -113,7 +111,7 @@ def _judge(
 ) -> tuple[DayCount, bool | None]:
     """What the owner is told of a confirmation, and the facility's day after it. The same question gets the answer that
     it got, for nothing; another one is counted, whatever its answer is."""
-    if any(each.version == one.version for each in earlier):  # recorded by another worker meanwhile
+    if any(each.version == one.version for each in earlier):  # by another worker, or before it was lost there
         return day, None
     if one.question is None:
         soon = one.withdrawn and any(each.question and each.confirmed_at > now - SOON for each in earlier)

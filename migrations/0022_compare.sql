@@ -31,4 +31,4 @@ CREATE UNIQUE INDEX comparisons_running ON comparisons ((finished_at IS NULL)) W
 
 GRANT SELECT, INSERT, UPDATE ON comparisons TO asm_sync;
 -- UPDATE: what is not held there after all, and what was confirmed once more.
-GRANT UPDATE ON sync_log TO asm_sync;
+GRANT UPDATE (verification, digest, lost_at, confirmations) ON sync_log TO asm_sync;

@@ -121,6 +121,19 @@ async def test_the_same_question_gets_the_same_answer_for_nothing_even_if_the_da
     assert await events(pools) == [("stay.check_document", stay_id)]
 
 
+async def test_what_the_database_lost_and_confirms_again_stays_told_and_is_counted_and_alerted_once(
+    record: Record, facility: Facility, pools: Pools, clock: Clock
+) -> None:
+    stay_id = uuid7()
+    await record(confirmation(facility, 1, Verification.DOCUMENT_REVOKED, stay_id=stay_id))
+    await rows(pools, "UPDATE sync_log SET lost_at = $1", clock())
+    await record(confirmation(facility, 1, Verification.DOCUMENT_REVOKED, stay_id=stay_id))
+    assert await rows(pools, "SELECT check_document, lost_at, confirmations FROM sync_log") == [(True, None, 2)]
+    assert await rows(pools, "SELECT told, withheld FROM verification_answers") == [(1, 0)]
+    assert await rows(pools, "SELECT count(*) FROM police_alerts") == [(1,)]
+    assert await events(pools) == [("stay.check_document", stay_id)]
+
+
 async def test_what_was_withheld_is_told_with_a_later_version_and_counted_then(
     record: Record, facility: Facility, pools: Pools, clock: Clock
 ) -> None:
