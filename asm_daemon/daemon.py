@@ -68,7 +68,10 @@ FLUSH_SECONDS = 5
 KEY_MONTHS, PARTITION_MONTHS = 2, 4
 """How many months have keys and partitions ready, this one included."""
 SYNC_SHARE = 0.4
-"""The part of the shutdown time that the sync worker may take; requests and intake come before it."""
+"""The part of the shutdown time that the sync worker and the jobs may take; requests and intake come before them."""
+POOL_SIZES = {"asm_sync": 12}
+"""Connections of a login, where it is not 8. The sync worker takes up to 6, its doorbell 1, the jobs and operators share
+the others: a sign of life must not wait for what an operator looks at."""
 PUBLISH_HOUR = 8
 """A day is published after 08:00 of the next: then its last declarations were due (DOMAIN: arrivals after 23:00)."""
 
@@ -152,7 +155,7 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
         keyring = Keyring(key_store.read)
         pools = {}
         for role in ROLES:
-            pools[role] = await open_pool(settings.database_url, role, min_size=0)
+            pools[role] = await open_pool(settings.database_url, role, min_size=0, max_size=POOL_SIZES.get(role, 8))
             stack.push_async_callback(pools[role].close)
         await prepare_months_once(key_store, pools["asm_retention"], now())
         keyring.reload()
@@ -286,7 +289,8 @@ async def run(daemon: Daemon, stop: asyncio.Event, ready: Callable[[Ports], None
             intake = tasks.create_task(_lasting("intake", daemon.intake.run(), stop))
             tasks.create_task(_lasting("sync", daemon.worker.run(working), stop))
             files = tasks.create_task(_lasting("imports", daemon.importer.run(stop), stop))
-            clock = jobs.run(job_table(daemon), leadership, working, grace_seconds=settings.shutdown_seconds)
+            grace_seconds = settings.shutdown_seconds * SYNC_SHARE
+            clock = jobs.run(job_table(daemon), leadership, working, grace_seconds=grace_seconds)
             tasks.create_task(_lasting("jobs", clock, stop))
             bell = tasks.create_task(daemon.doorbell.run(daemon.pools["asm_sync"]))
             ready(Ports(runner.addresses[0][1], listener.port if listener else None))

@@ -223,6 +223,7 @@ class Worker:
         self._cursor = Cursor()
         self._in_flight: dict[UUID, int] = {}  # stay → lane
         self._batches = 0
+        self._probe: list[_Task] | None = None
         self._closing = False
         self._left = False
         self._pause_until = float("-inf")
@@ -311,30 +312,31 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as upkeep:
                 heartbeat = upkeep.create_task(self._keep_lanes())
-                upkeep.create_task(self._wake_at(stop))
                 await self._carry_until(stop)
                 await self.leave()
                 heartbeat.cancel()
         finally:
             await self.leave()  # has nothing left to do after an orderly end
 
-    async def _wake_at(self, stop: asyncio.Event) -> None:
-        await stop.wait()
-        self._doorbell.wake()
-
     async def _carry_until(self, stop: asyncio.Event) -> None:
         try:
             async with asyncio.timeout(None) as deadline, asyncio.TaskGroup() as requests:
+                requests.create_task(self._end_in_time(stop, deadline))
                 while not stop.is_set():
                     batches = await self._read_if_possible()
                     for batch in batches:
                         requests.create_task(self._attend(batch))
                     if not batches:
                         await self._doorbell.wait(self.limits.poll_seconds)
-                self._closing = True
-                deadline.reschedule(_clock() + self.limits.shutdown_seconds - _LEAVE_SECONDS)
         except TimeoutError:
             log.warning("sync.cut_short", count=len(self._in_flight))
+
+    async def _end_in_time(self, stop: asyncio.Event, deadline: asyncio.Timeout) -> None:
+        """Its time begins when it is told to stop: the reading of just then may hang as well."""
+        await stop.wait()
+        self._closing = True
+        deadline.reschedule(_clock() + self.limits.shutdown_seconds - _LEAVE_SECONDS)
+        self._doorbell.wake()
 
     async def _read_if_possible(self) -> list[list[_Task]]:
         if _clock() < self._pause_until:
@@ -376,19 +378,22 @@ class Worker:
         tasks = list(chosen.values())
         batches = [tasks[start : start + limits.batch_rows] for start in range(0, len(tasks), limits.batch_rows)]
         self._batches += len(batches)
-        if batches:
-            self.breaker.started()
+        if batches and self.breaker.started():
+            [self._probe] = batches
         return batches
 
     def _choose(self, due: list[Work], queued: list[Work], room: int, *, more: bool) -> dict[UUID, _Task]:
         """At most `room` stays that are not in flight. The highest version of each stands for all of them."""
         chosen: dict[UUID, _Task] = {}
+        kept_free = min(len(queued), (room + 1) // 2)  # what fails again and again must not hold up what is new
         for work in due:
-            self._add(chosen, work, room)
+            self._add(chosen, work, room - kept_free)
         for work in queued:
             if not self._add(chosen, work, room):
                 return chosen
             self._cursor.passed(work.stay_id)
+        for work in due:
+            self._add(chosen, work, room)
         if not more:
             self._cursor.caught_up(self.limits.read_back_seconds)
         return chosen
@@ -416,7 +421,9 @@ class Worker:
             for task in batch:
                 del self._in_flight[task.work.stay_id]
             self._batches -= 1
-            self.breaker.ended()
+            if batch is self._probe:  # not one that was under way before, and may take its time
+                self._probe = None
+                self.breaker.probe_ended()
             self._doorbell.wake()
 
     async def _write_letters(self, batch: list[_Task], findings: _Findings) -> list[_Letter]:

@@ -22,6 +22,7 @@ from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.intake import Intake
 from asm_daemon.model import LANES, Contents, Facility, StayRow
 from asm_daemon.pacing import Breaker, Cursor, Doorbell
+from asm_daemon.store import pool as pool_module
 from asm_daemon.store import stays as stay_store
 from asm_daemon.store import sync as store
 from asm_daemon.store.sync import Confirmation, Conservation, Postponement, WaitReason
@@ -33,6 +34,7 @@ from schemas.population import BatchAnswer, ItemStatus, PopulationItem, Populati
 from tests.conftest import Database, cloned
 from tests.population.conftest import Simulator, running, speaking_to
 from tests.population.items import guest, item
+from tests.silence import silent
 from tests.stack import Clock, FacilityMaker, Pools, command, declaration
 
 LATER = timedelta(hours=1)  # longer than any backoff
@@ -769,6 +771,56 @@ async def test_shutting_down_does_not_wait_for_ever_and_nothing_is_lost(stage: S
     assert (await stage.push(client)).confirmed == 3
 
 
+async def test_shutting_down_keeps_its_time_also_while_our_own_database_is_silent(
+    stage: Stage, gate: Gate, server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "RELEASE_SECONDS", 0.1)
+    worker = await stage.worker(gate, shutdown_seconds=2.05, poll_seconds=0.01)
+    bell = asyncio.create_task(worker._doorbell.run(await stage.pool()))
+    stop = asyncio.Event()
+    running = asyncio.create_task(worker.run(stop))
+    try:
+        await eventually(lambda: len(worker.lanes) == LANES)
+        with silent(server):
+            await asyncio.sleep(0.05)  # so that it reads, or beats, and gets no answer
+            stop.set()
+            bell.cancel()
+            done, _ = await asyncio.wait({running, bell}, timeout=10)  # a statement alone would last 20 s
+            assert done == {running, bell}
+    finally:
+        running.cancel()
+        await asyncio.gather(running, bell, return_exceptions=True)
+
+
+async def test_intake_takes_in_while_nothing_can_be_carried(stage: Stage, gate: Gate) -> None:
+    gate.may_leave.clear()
+    await stage.declare(20)
+    worker = await stage.worker(gate, batch_rows=3, requests=2)
+    pool = await stage.pool()
+    async with at_work(worker):
+        await eventually(lambda: gate.waiting == 2)
+        taken = [await pool.acquire() for _ in range(pool.get_max_size())]
+        declared = await stage.declare(50, first=100)
+        await stage.change(declared[0], ActKind.CORRECT, room="305")
+        assert len(worker._in_flight) == 6  # however long the queue is
+        for connection in taken:
+            await pool.release(connection)
+        gate.open()
+        await eventually(lambda: worker.counts.confirmed >= 70)
+    await stage.converge(gate)
+
+
+async def test_what_fails_again_and_again_does_not_hold_up_what_is_new(stage: Stage, client: PopulationClient) -> None:
+    await stage.declare(10)
+    async with nobody_there() as dead:
+        await stage.push(dead)
+    stage.clock.instant += LATER
+    await stage.execute("UPDATE sync_wait SET reason = 'unreachable', due_at = '-infinity'")
+    await stage.declare(10, first=20)
+    assert (await stage.push(client, batch_rows=4, requests=1)).confirmed == 4
+    assert (await stage.law()).queued == 8
+
+
 async def test_a_ring_from_another_process_wakes_a_worker(stage: Stage, gate: Gate) -> None:
     here, there = Doorbell(), Doorbell()
     worker = Worker(
@@ -911,14 +963,15 @@ def test_a_breaker_opens_probes_one_at_a_time_and_closes() -> None:
     breaker.failed(2)
     assert (breaker.room(100, 3), breaker.state(3), breaker.opened) == (0, "open", 1)
     assert (breaker.room(100, 12), breaker.state(12)) == (1, "half_open")
-    breaker.started()
+    assert breaker.started()
     assert breaker.room(100, 12) == 0
-    breaker.ended()
+    breaker.probe_ended()
     breaker.failed(13)
     assert (breaker.room(100, 22), breaker.opened) == (0, 1)
     assert breaker.room(100, 23) == 1
     breaker.succeeded()
     assert (breaker.room(100, 23), breaker.state(23)) == (100, "closed")
+    assert not breaker.started()
 
 
 def test_a_cursor_reads_back_a_little_and_starts_again_every_so_often() -> None:
