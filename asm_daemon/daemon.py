@@ -24,7 +24,20 @@ from aiohttp import web
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from asm_daemon import admissions, audit, feeds, hotels, import_jobs, inbox, jobs, mllp, no_shows, rosters, rules
+from asm_daemon import (
+    admissions,
+    audit,
+    feeds,
+    hotels,
+    import_jobs,
+    inbox,
+    jobs,
+    mllp,
+    no_shows,
+    operating,
+    rosters,
+    rules,
+)
 from asm_daemon.admissions import Admissions
 from asm_daemon.crypto import FileKeyStore, KeyPurpose, Keyring, epoch_at, epoch_bounds, next_epoch
 from asm_daemon.directory import Gate
@@ -39,7 +52,8 @@ from asm_daemon.settings import Settings
 from asm_daemon.store import stays as stays_store
 from asm_daemon.store.hotels import Registered
 from asm_daemon.store.pool import open_connection, open_pool
-from asm_daemon.sync import SyncLimits, Worker
+from asm_daemon.sync import SyncLimits, Worker, tell_breaker
+from asm_daemon.web.admin_api import admin_routes
 from asm_daemon.web.api import owner_routes
 from asm_daemon.web.app import Runner, make_app
 from asm_daemon.web.documents_api import document_routes
@@ -70,7 +84,7 @@ KEY_MONTHS, PARTITION_MONTHS = 2, 4
 SYNC_SHARE = 0.4
 """The part of the shutdown time that the sync worker and the jobs may take; requests and intake come before them."""
 POOL_SIZES = {"asm_sync": 12}
-"""Connections of a login, where it is not 8. The sync worker takes up to 6, its doorbell 1, the jobs and operators share
+"""Connections of a login, where it is not 8. The sync worker takes up to 6 and its doorbell 1; jobs and operators share
 the others: a sign of life must not wait for what an operator looks at."""
 PUBLISH_HOUR = 8
 """A day is published after 08:00 of the next: then its last declarations were due (DOMAIN: arrivals after 23:00)."""
@@ -197,6 +211,21 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
             settings.deployment,
             auditor.read_bytes() if auditor else None,
         )
+        worker = Worker(
+            pools["asm_sync"],
+            keyring,
+            population,
+            now=now,
+            limits=SyncLimits(
+                lease_seconds=settings.lease_seconds, shutdown_seconds=settings.shutdown_seconds * SYNC_SHARE
+            ),
+            doorbell=doorbell,
+        )
+
+        async def measure() -> None:
+            tell_breaker(worker.breaker)
+            await operating.measure_once(pools["asm_sync"], pools["asm_audit"], now())
+
         table = (
             *public_routes(
                 settings.max_body_bytes,
@@ -238,6 +267,7 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
             ),
             *police_routes(desk),
             *feed_routes(pools["asm_feeds"]),
+            *admin_routes(pools["asm_sync"], doorbell.ring, population.status, measure),
             *page_routes(pools["asm_intake"], trial),
         )
         yield Daemon(
@@ -255,16 +285,7 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
             desk=desk,
             doorbell=doorbell,
             population=population,
-            worker=Worker(
-                pools["asm_sync"],
-                keyring,
-                population,
-                now=now,
-                limits=SyncLimits(
-                    lease_seconds=settings.lease_seconds, shutdown_seconds=settings.shutdown_seconds * SYNC_SHARE
-                ),
-                doorbell=doorbell,
-            ),
+            worker=worker,
             app=make_app(table, gate, public_url=settings.public_url, trial=trial, clock=now),
         )
 

@@ -18,10 +18,11 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import structlog
+from prometheus_client import Counter, Gauge, Histogram
 
 from asm_daemon.crypto import Keyring, KeyStoreError, Tampered, UnknownEpoch, epoch_of
 from asm_daemon.model import LANES, Contents, StayRow
-from asm_daemon.pacing import DATABASE_AWAY, DATABASE_RETRY_SECONDS, FIRST_STAY, Breaker, Cursor, Doorbell
+from asm_daemon.pacing import DATABASE_AWAY, DATABASE_RETRY_SECONDS, Breaker, Cursor, Doorbell
 from asm_daemon.sealing import open_contents
 from asm_daemon.store import leases
 from asm_daemon.store import sync as store
@@ -31,7 +32,6 @@ from asm_daemon.store.sync import (
     Conservation,
     Postponement,
     Refusal,
-    RefusedStay,
     WaitReason,
     Work,
 )
@@ -52,8 +52,14 @@ from schemas.population import (
     digest,
 )
 
-OPERATOR_LIMIT = 10_000
-"""How many stays one operator command moves at most."""
+LAG = Histogram(
+    "asm_sync_lag_seconds",
+    "From taking a version in to its confirmation",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 43200, 86400),
+)
+STAYS = Counter("asm_sync_stays", "What became of stays that this process carried", ["outcome"])
+REQUESTS = Counter("asm_sync_requests", "Requests to the population database", ["outcome"])
+BREAKER = Gauge("asm_sync_breaker", "1 for the state of this process's breaker, 0 for the others", ["state"])
 
 _ITEMS_PER_TURN = 50  # opened and built before other tasks get a turn of the event loop
 _LEAVE_SECONDS = 2.0
@@ -162,10 +168,14 @@ class _Task(NamedTuple):
 
 
 class _Letter(NamedTuple):
-    """A task and the item to be sent for it. `item.version` may be newer than what was queued."""
+    """A task and the item to be sent for it. `item.version` may be newer than what was queued.
+
+    `received_at` is when that version was taken in.
+    """
 
     task: _Task
     item: PopulationItem
+    received_at: datetime
 
 
 @dataclass(slots=True)
@@ -175,6 +185,7 @@ class _Findings:
     confirmed: list[Confirmation] = field(default_factory=list)
     postponed: list[Postponement] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
+    taken_in: list[datetime] = field(default_factory=list)  # of the confirmed
     keyless_epochs: set[int] = field(default_factory=set)
     requests: int = 0
     failed_requests: int = 0
@@ -182,6 +193,7 @@ class _Findings:
     def confirm(self, letter: _Letter, verification: Verification) -> None:
         work = letter.task.work
         self.confirmed.append(Confirmation(work.facility_id, work.stay_id, letter.item.version, verification))
+        self.taken_in.append(letter.received_at)
 
     def refuse(self, task: _Task, version: int, code: str) -> None:
         work = task.work
@@ -444,7 +456,7 @@ class Worker:
         row = stay.row
         try:
             contents = None if row.status == "cancelled" else self._open(row, findings.keyless_epochs)
-            return _Letter(task, population_item(stay, contents))
+            return _Letter(task, population_item(stay, contents), row.received_at)
         except (UnknownEpoch, KeyStoreError):
             findings.keyless_epochs.add(epoch_of(row.id))
             self._postpone(findings, task, row.version, WaitReason.NO_KEY, "no_key")
@@ -574,7 +586,7 @@ class Worker:
                 put_off = await store.postpone(connection, self.id, sorted(findings.postponed), now)
             if findings.refused:
                 set_aside = await store.refuse(connection, self.id, sorted(findings.refused), now)
-        return SyncCounts(
+        counts = SyncCounts(
             confirmed=len(confirmed),
             postponed=put_off,
             refused=set_aside,
@@ -582,6 +594,25 @@ class Worker:
             requests=findings.requests,
             failed_requests=findings.failed_requests,
         )
+        _tell(counts, [(now - taken_in).total_seconds() for taken_in in findings.taken_in])
+        return counts
+
+
+def _tell(counts: SyncCounts, lags_seconds: Sequence[float]) -> None:
+    """Add what became of a batch to the metrics."""
+    for outcome in ("confirmed", "postponed", "refused", "overtaken"):
+        STAYS.labels(outcome).inc(getattr(counts, outcome))
+    REQUESTS.labels("failed").inc(counts.failed_requests)
+    REQUESTS.labels("answered").inc(counts.requests - counts.failed_requests)
+    for lag in lags_seconds:
+        LAG.observe(lag)
+
+
+def tell_breaker(breaker: Breaker) -> None:
+    """Say in the metrics which state the breaker is in now."""
+    now = breaker.state(_clock())
+    for state in ("closed", "open", "half_open"):
+        BREAKER.labels(state).set(state == now)
 
 
 def _clock() -> float:
@@ -598,7 +629,7 @@ async def _answering(seconds: float) -> AsyncIterator[None]:
         raise Ambiguous("timeout") from None
 
 
-# -- for the command line, operators and tests -------------------------------------------------------------------------
+# -- for the command line and tests ------------------------------------------------------------------------------------
 
 
 async def push_once(
@@ -619,28 +650,6 @@ async def push_once(
         return await worker.push()
     finally:
         await worker.leave()
-
-
-async def list_refused(pool: asyncpg.Pool, after: UUID = FIRST_STAY, limit: int = OPERATOR_LIMIT) -> list[RefusedStay]:
-    """The stays after `after` that wait for a human, by stay id: which, why and since when; nothing about the guest."""
-    async with pool.acquire() as connection:
-        return await store.list_refused(connection, after, min(limit, OPERATOR_LIMIT))
-
-
-async def replay_refused(
-    pool: asyncpg.Pool, *, stay_ids: Sequence[UUID] | None = None, code: str | None = None
-) -> list[UUID]:
-    """Send refused stays again, of these ids or this code, at most 10,000; returns which. ValueError: neither given."""
-    if stay_ids is None and code is None:
-        raise ValueError("which stays? Name them or a code")
-    async with pool.acquire() as connection:
-        return await store.requeue_refused(connection, stay_ids, code, OPERATOR_LIMIT)
-
-
-async def reopen_waiting(pool: asyncpg.Pool, now: datetime) -> int:
-    """Try everything that waits at once, at most 10,000 stays, and return how many."""
-    async with pool.acquire() as connection:
-        return await store.make_due(connection, now, OPERATOR_LIMIT)
 
 
 async def conservation(pool: asyncpg.Pool) -> Conservation:

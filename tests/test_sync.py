@@ -16,12 +16,13 @@ import orjson
 import pytest
 from uuid_utils.compat import uuid7
 
-from asm_daemon import sync
+from asm_daemon import operating, sync
 from asm_daemon.crypto import FileKeyStore, Key, KeyPurpose, Keyring, create_store, epoch_at
 from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.intake import Intake
 from asm_daemon.model import LANES, Contents, Facility, StayRow
 from asm_daemon.pacing import Breaker, Cursor, Doorbell
+from asm_daemon.problems import Refused
 from asm_daemon.store import pool as pool_module
 from asm_daemon.store import stays as stay_store
 from asm_daemon.store import sync as store
@@ -30,7 +31,16 @@ from asm_daemon.sync import Population, SyncCounts, SyncLimits, Worker
 from connectors.population.client import PopulationClient
 from connectors.population.simulator import migrate, seed_persons
 from schemas.act import ActKind
-from schemas.population import BatchAnswer, ItemStatus, PopulationItem, PopulationState, Verification, canonical
+from schemas.operating import Acted, RefusedQuery, Selection, Settlement
+from schemas.population import (
+    BatchAnswer,
+    ItemStatus,
+    PopulationItem,
+    PopulationState,
+    Unreachable,
+    Verification,
+    canonical,
+)
 from tests.conftest import Database, cloned
 from tests.population.conftest import Simulator, running, speaking_to
 from tests.population.items import guest, item
@@ -209,7 +219,12 @@ class Stage:
         return [tuple(row) for row in rows]
 
     async def refused(self) -> dict[UUID, str]:
-        return {stay.stay_id: stay.code for stay in await sync.list_refused(await self.pool())}
+        connection = await self.database.connect("asm_sync")
+        return {row[0]: row[1] for row in await connection.fetch("SELECT stay_id, code FROM sync_refused")}
+
+    async def replay(self, **chosen: Any) -> Acted:
+        """What an operator sends again."""
+        return await operating.replay(await self.pool(), lambda: None, "operator", Selection(**chosen), self.clock())
 
     async def lapse(self, worker: Worker) -> None:
         """The worker has given no sign of life for a whole lease."""
@@ -371,21 +386,36 @@ async def test_what_was_refused_waits_for_a_human_who_sends_it_again(stage: Stag
     somebody_else = item(version=1, stay_id=first, guest=guest(50))
     await client.send([somebody_else])
     assert await stage.push(client) == SyncCounts(confirmed=1, refused=1, requests=1)
-    [found] = await sync.list_refused(await stage.pool())
-    assert (found.stay_id, found.facility_code, found.code) == (first, stage.facility.code, "version_conflict")
-    assert found.refused_at == stage.clock()
-    assert await sync.list_refused(await stage.pool(), after=first) == []
+    [found] = (await operating.list_refused(await stage.pool(), RefusedQuery(), stage.clock())).refused
+    assert (found.stay_id, found.facility, found.code) == (str(first), stage.facility.code, "version_conflict")
+    assert (found.refused_at, found.age_seconds, found.settled_at) == (stage.clock(), 0, None)
+    after_it = RefusedQuery(after=first)
+    assert (await operating.list_refused(await stage.pool(), after_it, stage.clock())).refused == []
 
     stage.clock.instant += LATER
     assert await stage.push(client) == SyncCounts()
-    with pytest.raises(ValueError, match="which stays"):
-        await sync.replay_refused(await stage.pool())
-    assert await sync.replay_refused(await stage.pool(), code="another_code") == []
-    assert await sync.replay_refused(await stage.pool(), stay_ids=[second]) == []
+    with pytest.raises(Refused) as nothing_chosen:
+        await stage.replay()
+    assert {each.pointer for each in nothing_chosen.value.violations} == {"/stay_ids", "/code", "/facility", "/before"}
+    assert (await stage.replay(code="another_code")).stays == 0
+    assert (await stage.replay(stay_ids=[second])).stays == 0
     await stage.simulator.pool.execute("DELETE FROM stays WHERE stay_id = $1", first)
-    assert await sync.replay_refused(await stage.pool(), code="version_conflict") == [first]
+    assert (await stage.replay(code="version_conflict")).stay_ids == [str(first)]
     assert (await stage.law()).queued == 1
     assert (await stage.push(client)).confirmed == 1
+
+
+async def test_what_is_refused_again_after_it_was_settled_alarms_again(stage: Stage, client: PopulationClient) -> None:
+    [stay_id] = await stage.declare()
+    await client.send([item(version=1, stay_id=stay_id, guest=guest(50))])
+    await stage.push(client)
+    chosen = Settlement(stay_ids=[stay_id], reason="under_investigation")
+    assert (await operating.settle(await stage.pool(), "operator", chosen, stage.clock())).stays == 1
+    assert (await stage.law()).refused == 1
+    assert (await stage.replay(stay_ids=[stay_id])).stays == 1
+    assert (await stage.push(client)).refused == 1
+    [found] = (await operating.list_refused(await stage.pool(), RefusedQuery(), stage.clock())).refused
+    assert found.settled_at is None
 
 
 async def test_a_newer_version_there_than_any_here_waits_for_a_human(stage: Stage, client: PopulationClient) -> None:
@@ -412,8 +442,12 @@ async def test_the_operator_may_cut_the_waiting_short(stage: Stage, client: Popu
     await stage.declare(3)
     await stage.simulator.arm("no_answer")
     await stage.push(client)
-    assert await sync.reopen_waiting(await stage.pool(), stage.clock()) == 3
-    assert await sync.reopen_waiting(await stage.pool(), stage.clock()) == 0
+    pool, everything = await stage.pool(), Selection(facility=stage.facility.code)
+    rings: list[None] = []
+    for count in (3, 0):
+        done = await operating.release(pool, lambda: rings.append(None), "operator", everything, stage.clock())
+        assert done.stays == count
+    assert rings
     assert await stage.push(client) == SyncCounts(confirmed=3, requests=2)
 
 
@@ -952,6 +986,39 @@ async def test_the_pause_that_the_other_side_asks_for_is_kept(stage: Stage, clie
     connection = await stage.database.connect("asm_sync")
     assert await connection.fetchval("SELECT min(due_at) FROM sync_wait") >= stage.clock() + timedelta(seconds=120)
     assert {reason for reason, *_ in await stage.waiting()} == {"unreachable"}
+
+
+async def test_an_older_request_that_ends_makes_no_room_for_a_second_probe(stage: Stage) -> None:
+    class Held:
+        """A population database whose every answer the test gives."""
+
+        def __init__(self) -> None:
+            self.answers: list[asyncio.Future[BatchAnswer]] = []
+
+        async def send(self, items: Sequence[PopulationItem]) -> BatchAnswer:
+            assert len(items) == 1
+            self.answers.append(asyncio.get_running_loop().create_future())
+            return await self.answers[-1]
+
+        async def status(self, stay_ids: Sequence[UUID]) -> Mapping[UUID, PopulationState]:
+            raise AssertionError(stay_ids)
+
+    held = Held()
+    await stage.declare(4)
+    worker = await stage.worker(held, batch_rows=1, requests=2, breaker_failures=1, breaker_seconds=0.0)
+    await worker.take_free()
+    failing, straggler = [asyncio.create_task(worker._carry(batch)) for batch in await worker._read()]
+    await eventually(lambda: len(held.answers) == 2)
+    held.answers[0].set_exception(Unreachable("no_connection"))
+    await failing
+    [probe] = [asyncio.create_task(worker._carry(batch)) for batch in await worker._read()]
+    await eventually(lambda: len(held.answers) == 3)
+    held.answers[1].set_exception(Unreachable("no_connection"))
+    await straggler
+    assert await worker._read() == []
+    held.answers[2].set_exception(Unreachable("no_connection"))
+    await probe
+    assert len(await worker._read()) == 1
 
 
 def test_a_breaker_opens_probes_one_at_a_time_and_closes() -> None:

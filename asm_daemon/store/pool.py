@@ -48,7 +48,7 @@ class _Pool(asyncpg.Pool):
         """A connection within `timeout` seconds, by default `ACQUIRE_SECONDS`, else TimeoutError."""
         return super().acquire(timeout=ACQUIRE_SECONDS if timeout is None else timeout)
 
-    async def release(self, connection: Any, *, timeout: float | None = None) -> None:
+    async def release(self, connection: Any, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's own
         """Take a connection back. What was done with it stands, whether or not it comes back sound."""
         with suppress(*LOST):
             await super().release(connection, timeout=RELEASE_SECONDS if timeout is None else timeout)
@@ -71,8 +71,9 @@ async def open_pool(
 ) -> asyncpg.Pool:
     """Open the pool of one login; `database_url` carries `{role}` where the login's name belongs.
 
-    Nothing that is asked of it waits without end. Connections lead to a server that takes writes. When one of them turns out to be read-only as it comes back, all
-    are replaced before their next use. Raises what asyncpg raises when the server cannot be reached.
+    Nothing that is asked of it waits without end. Connections lead to a server that takes writes. When one of them
+    turns out to be read-only as it comes back, all are replaced before their next use. Raises what asyncpg raises when
+    the server cannot be reached.
     """
 
     async def reset(connection: asyncpg.Connection) -> None:
