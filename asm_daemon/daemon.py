@@ -318,10 +318,15 @@ async def run(daemon: Daemon, stop: asyncio.Event, ready: Callable[[Ports], None
             log.info("started")
             await stop.wait()
             log.info("stopping")
-            async with asyncio.timeout(settings.shutdown_seconds * (1 - SYNC_SHARE)):
-                await asyncio.gather(runner.cleanup(), _stopped(listener, settings.shutdown_seconds), files)
-                await daemon.intake.close()
-                await intake
+            try:
+                async with asyncio.timeout(settings.shutdown_seconds * (1 - SYNC_SHARE)):
+                    await asyncio.gather(runner.cleanup(), _stopped(listener, settings.shutdown_seconds), files)
+                    await daemon.intake.close()
+                    await intake
+            except TimeoutError:
+                log.warning("stopping_cut_short")
+                intake.cancel()
+                files.cancel()
             working.set()
             bell.cancel()
     finally:

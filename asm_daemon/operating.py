@@ -64,6 +64,9 @@ Place: TypeAlias = Literal["confirmed", "queued", "waiting", "refused", "none"]
 
 BACKLOG = Gauge("asm_sync_backlog", "Stays that are not confirmed, by place and why they wait", ["place", "reason"])
 OLDEST_QUEUED = Gauge("asm_sync_oldest_queued_seconds", "Age of the oldest queued version; 0 without any")
+OLDEST_WAITING = Gauge(
+    "asm_sync_oldest_waiting_seconds", "Since when the longest waits to be tried again; 0 without any"
+)
 OLDEST_REFUSED = Gauge("asm_sync_oldest_refused_seconds", "Age of the oldest refusal that nobody settled; 0 without")
 WORKERS = Gauge("asm_sync_workers", "Sync workers alive")
 LANES_HELD = Gauge("asm_sync_lanes_held", "Lanes that a worker holds, of 256")
@@ -352,8 +355,9 @@ async def measure_once(pool: asyncpg.Pool, audit_pool: asyncpg.Pool, now: dateti
     for (place, reason), stays in places.items():
         BACKLOG.labels(place, reason).set(stays)
     OLDEST_QUEUED.set(_age(figures.oldest_queued_at, now))
-    refusals = [part.oldest_at for part in parts if part.place == "refused" and part.oldest_at is not None]
-    OLDEST_REFUSED.set(_age(min(refusals, default=None), now))
+    for place, gauge in (("waiting", OLDEST_WAITING), ("refused", OLDEST_REFUSED)):
+        since = [part.oldest_at for part in parts if part.place == place and part.oldest_at is not None]
+        gauge.set(_age(min(since, default=None), now))
     WORKERS.set(figures.workers)
     LANES_HELD.set(figures.lanes_held)
     for kind in AlertKind:

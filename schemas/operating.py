@@ -153,7 +153,7 @@ class BacklogPart(Output):
     place: Literal["queued", "waiting", "refused", "settled"]
     reason: str | None = Field(description="Why a stay waits")
     code: str | None = Field(description="The code of the last failure, or of the refusal")
-    stays: int
+    stays: int = Field(description="Of the queue: versions")
     oldest_at: datetime | None = Field(description="Since when the longest waits; unknown of the queue")
 
 

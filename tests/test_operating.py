@@ -356,7 +356,7 @@ async def test_the_figures_tell_how_much_waits_and_for_how_long(desk: Desk) -> N
     await refuse(desk.root, stays[0], hours=2)
     await refuse(desk.root, stays[1], hours=9)
     await desk.settle(stay_ids=[stays[1]])
-    await put_off(desk.root, stays[2], "ambiguous")
+    await put_off(desk.root, stays[2], "ambiguous", hours=1)
     desk.clock.instant += timedelta(minutes=5)
     pools = await desk.pool(), await desk.pools.get("asm_audit")
     await operating.measure_once(*pools, desk.clock())
@@ -366,6 +366,7 @@ async def test_the_figures_tell_how_much_waits_and_for_how_long(desk: Desk) -> N
     assert figure("asm_sync_backlog", place="refused", reason="") == 1
     assert figure("asm_sync_backlog", place="settled", reason="") == 1
     assert 300 <= (figure("asm_sync_oldest_queued_seconds") or 0) < 400
+    assert 3600 <= (figure("asm_sync_oldest_waiting_seconds") or 0) < 4400
     assert 7200 <= (figure("asm_sync_oldest_refused_seconds") or 0) < 8000
     assert (figure("asm_audit_pending") or 0) > 0
     assert (figure("asm_sync_lanes_held"), figure("asm_operator_alerts_open", kind="extra_stay")) == (0, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 
 import asyncpg
 import pytest
@@ -75,6 +76,34 @@ async def test_nobody_waits_without_end_for_a_server_that_is_silent(
             await silently_closed.close()
     assert await pool.fetchval("SELECT 1") == 1
     await pool.close()
+
+
+async def test_a_transaction_is_given_up_at_once_when_the_server_is_silent(
+    database: Database, server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "ROLLBACK_SECONDS", 0.1)
+    connection = await open_connection(database.url, "asm_intake")
+    with ExitStack() as stack:
+
+        async def lose_the_server() -> None:
+            async with connection.transaction():
+                stack.enter_context(silent(server))
+                await connection.fetchval("SELECT 1", timeout=0.1)
+
+        async with asyncio.timeout(PATIENCE_SECONDS):  # a statement alone would last 20 s
+            with pytest.raises(TimeoutError):
+                await lose_the_server()
+        assert connection.is_closed()
+
+
+async def test_a_transaction_that_fails_is_rolled_back_and_the_connection_is_of_use(database: Database) -> None:
+    connection = await open_connection(database.url, "asm_intake")
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        async with connection.transaction():
+            await connection.execute("SELECT 1 / 0")
+    assert not connection.is_in_transaction()
+    assert await connection.fetchval("SELECT 1") == 1
+    await connection.close()
 
 
 async def test_a_session_that_forgets_its_transaction_is_ended_by_the_server(database: Database) -> None:

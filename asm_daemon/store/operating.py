@@ -149,10 +149,10 @@ async def list_waiting(
 
 
 async def count_backlog(connection: Connection) -> list[Part]:
-    """Every part of the backlog that is not empty. A stay of which two versions are queued counts once there."""
+    """Every part of the backlog that is not empty. Of the queue versions are counted, not stays: it is faster."""
     rows = await connection.fetch(
         """
-        SELECT 'queued' AS place, NULL AS reason, NULL AS code, count(DISTINCT stay_id) AS stays, NULL AS oldest_at
+        SELECT 'queued' AS place, NULL AS reason, NULL AS code, count(*) AS stays, NULL AS oldest_at
         FROM sync_queue HAVING count(*) > 0
         UNION ALL
         SELECT 'waiting', reason, code, count(*), min(waiting_since) FROM sync_wait GROUP BY reason, code

@@ -12,8 +12,10 @@ from asm_daemon.store import LOST
 
 ACQUIRE_SECONDS = 10.0
 """How long a caller waits for a connection, unless it says otherwise: then all are taken, or the server is silent."""
-RELEASE_SECONDS = 2.0
+RELEASE_SECONDS = 1.0
 """How long a connection may take to become clean again; one that takes longer is ended."""
+ROLLBACK_SECONDS = 1.0
+"""How long a transaction may take to be given up; what a silent server is to forget, it forgets with the connection."""
 CLOSE_SECONDS = 1.0
 """How long a pool waits for its connections to be given back and to say goodbye, before it ends them."""
 
@@ -37,6 +39,22 @@ DO $$ BEGIN
     END IF;
 END $$
 """
+
+
+class _Connection(asyncpg.Connection):
+    """A connection that gives a transaction up at once: asyncpg's own would wait for a silent server once more."""
+
+    __slots__ = ()
+
+    async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:  # noqa: ASYNC109 - theirs
+        """As asyncpg's; what asyncpg itself sends to roll back ends with the connection if it takes too long."""
+        if not query.startswith("ROLLBACK"):
+            return await super().execute(query, *args, timeout=timeout)
+        try:
+            return await super().execute(query, timeout=ROLLBACK_SECONDS)
+        except TimeoutError:
+            self.terminate()
+            return query
 
 
 class _Pool(asyncpg.Pool):
@@ -89,7 +107,7 @@ async def open_pool(
         max_inactive_connection_lifetime=_IDLE_CONNECTION_SECONDS,
         reset=reset,
         loop=None,
-        connection_class=asyncpg.Connection,
+        connection_class=_Connection,
         record_class=asyncpg.Record,
         **_arguments(database_url, role, statement_timeout_seconds, idle_in_transaction_seconds),
     )
@@ -105,7 +123,8 @@ async def open_connection(
 ) -> asyncpg.Connection:
     """Open a connection outside any pool, for prepared statements, LISTEN and session locks. The caller closes it."""
     return await asyncpg.connect(
-        **_arguments(database_url, role, statement_timeout_seconds, idle_in_transaction_seconds)
+        connection_class=_Connection,
+        **_arguments(database_url, role, statement_timeout_seconds, idle_in_transaction_seconds),
     )
 
 
