@@ -181,6 +181,7 @@ async def test_stopping_under_load_loses_nothing_that_was_accepted(start: Runnin
     assert len(accepted) >= 50
     async with site.daemon.pools["asm_intake"].acquire() as connection:
         assert await connection.fetchval("SELECT count(*) FROM stays") >= len(accepted)
+    async with site.daemon.pools["asm_sync"].acquire() as connection:
         lanes = await connection.fetchval("SELECT count(*) FROM leases WHERE owner IS NOT NULL")
     assert lanes == 0
 
