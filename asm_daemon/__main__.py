@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from asm_daemon import __version__, demo
-from asm_daemon.commands import directory, evidence, hotel, installation, population, reference, webhook, work
+from asm_daemon.commands import (
+    directory,
+    evidence,
+    hotel,
+    installation,
+    operating,
+    population,
+    reference,
+    webhook,
+    work,
+)
 from asm_daemon.commands.console import Failures
 from asm_daemon.log import configure_logging
 
@@ -40,6 +50,8 @@ for name, commands in {
     "receipt": evidence.receipt_commands,
     "extract": evidence.extract_commands,
     "population": population.population_commands,
+    "sync": operating.sync_commands,
+    "alerts": operating.alert_commands,
 }.items():
     app.add_typer(commands, name=name)
 

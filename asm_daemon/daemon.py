@@ -36,6 +36,7 @@ from asm_daemon import (
     jobs,
     mllp,
     no_shows,
+    operating,
     rosters,
     rules,
     webhooks,
@@ -55,7 +56,8 @@ from asm_daemon.settings import Settings
 from asm_daemon.store import stays as stays_store
 from asm_daemon.store.hotels import Registered
 from asm_daemon.store.pool import open_connection, open_pool
-from asm_daemon.sync import Population, SyncLimits, Worker
+from asm_daemon.sync import Population, SyncLimits, Worker, tell_breaker
+from asm_daemon.web.admin_api import admin_routes
 from asm_daemon.web.api import owner_routes
 from asm_daemon.web.app import Runner, make_app
 from asm_daemon.web.documents_api import document_routes
@@ -89,7 +91,10 @@ FLUSH_SECONDS = 5
 KEY_MONTHS, PARTITION_MONTHS = 2, 4
 """How many months have keys and partitions ready, this one included."""
 SYNC_SHARE = 0.4
-"""The part of the shutdown time that the sync worker may take; requests and intake come before it."""
+"""The part of the shutdown time that the sync worker and the jobs may take; requests and intake come before them."""
+POOL_SIZES = {"asm_sync": 12}
+"""Connections of a login, where it is not 8. The sync worker takes up to 6 and its doorbell 1; jobs and operators share
+the others: a sign of life must not wait for what an operator looks at."""
 PUBLISH_HOUR = 8
 """A day is published after 08:00 of the next: then its last declarations were due (DOMAIN: arrivals after 23:00)."""
 
@@ -199,7 +204,7 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
         keyring = Keyring(key_store.read)
         pools = {}
         for role in ROLES:
-            pools[role] = await open_pool(settings.database_url, role, min_size=0)
+            pools[role] = await open_pool(settings.database_url, role, min_size=0, max_size=POOL_SIZES.get(role, 8))
             stack.push_async_callback(pools[role].close)
         await prepare_months_once(key_store, pools["asm_retention"], now())
         keyring.reload()
@@ -244,6 +249,23 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
             settings.deployment,
             auditor.read_bytes() if auditor else None,
         )
+        worker = Worker(
+            pools["asm_sync"],
+            keyring,
+            population,
+            now=now,
+            limits=SyncLimits(
+                lease_seconds=settings.lease_seconds,
+                shutdown_seconds=settings.shutdown_seconds * SYNC_SHARE,
+                answers_percent=settings.verification_answers_percent,
+            ),
+            doorbell=doorbell,
+        )
+
+        async def measure() -> None:
+            tell_breaker(worker.breaker)
+            await operating.measure_once(pools["asm_sync"], pools["asm_audit"], now())
+
         table = (
             *public_routes(
                 settings.max_body_bytes,
@@ -291,6 +313,7 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
             ),
             *police_routes(desk),
             *feed_routes(pools["asm_feeds"]),
+            *admin_routes(pools["asm_sync"], doorbell.ring, population.status, measure),
             *page_routes(pools["asm_intake"], trial),
         )
         yield Daemon(
@@ -308,18 +331,7 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
             desk=desk,
             doorbell=doorbell,
             population=population,
-            worker=Worker(
-                pools["asm_sync"],
-                keyring,
-                population,
-                now=now,
-                limits=SyncLimits(
-                    lease_seconds=settings.lease_seconds,
-                    shutdown_seconds=settings.shutdown_seconds * SYNC_SHARE,
-                    answers_percent=settings.verification_answers_percent,
-                ),
-                doorbell=doorbell,
-            ),
+            worker=worker,
             courier=Courier(
                 pools["asm_sync"],
                 keyring,
@@ -358,17 +370,23 @@ async def run(daemon: Daemon, stop: asyncio.Event, ready: Callable[[Ports], None
             tasks.create_task(_lasting("sync", daemon.worker.run(working), stop))
             tasks.create_task(_lasting("webhooks", daemon.courier.run(working), stop))
             files = tasks.create_task(_lasting("imports", daemon.importer.run(stop), stop))
-            clock = jobs.run(job_table(daemon), leadership, working, grace_seconds=settings.shutdown_seconds)
+            grace_seconds = settings.shutdown_seconds * SYNC_SHARE
+            clock = jobs.run(job_table(daemon), leadership, working, grace_seconds=grace_seconds)
             tasks.create_task(_lasting("jobs", clock, stop))
             bell = tasks.create_task(daemon.doorbell.run(daemon.pools["asm_sync"]))
             ready(Ports(runner.addresses[0][1], listener.port if listener else None))
             log.info("started")
             await stop.wait()
             log.info("stopping")
-            async with asyncio.timeout(settings.shutdown_seconds * (1 - SYNC_SHARE)):
-                await asyncio.gather(runner.cleanup(), _stopped(listener, settings.shutdown_seconds), files)
-                await daemon.intake.close()
-                await intake
+            try:
+                async with asyncio.timeout(settings.shutdown_seconds * (1 - SYNC_SHARE)):
+                    await asyncio.gather(runner.cleanup(), _stopped(listener, settings.shutdown_seconds), files)
+                    await daemon.intake.close()
+                    await intake
+            except TimeoutError:
+                log.warning("stopping_cut_short")
+                intake.cancel()
+                files.cancel()
             working.set()
             bell.cancel()
     finally:

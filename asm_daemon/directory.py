@@ -407,6 +407,12 @@ class Gate:
             return None
         return await self._senders.get(names, lambda: self._ask(facilities.find_sender, *names))
 
+    async def record_refusal(self, principal: Principal, wanted: str, now: datetime) -> None:
+        """Put on record that somebody asked for what others may do (`wanted`: method and pattern of the route)."""
+        entry = AuditEntry(now, principal.kind.value, str(principal.id), "access.refuse", details={"route": wanted})
+        async with self._pool.acquire(timeout=_ASK_SECONDS) as connection:
+            await audit.append(connection, entry)
+
     async def _ask(self, question: Callable[..., Coroutine[Any, Any, _V | None]], *about: str | bytes) -> _V | None:
         try:
             async with self._pool.acquire(timeout=_ASK_SECONDS) as connection:

@@ -23,6 +23,7 @@ from asm_daemon.store import LOST, leases
 
 LATE_SECONDS = 3600
 """How late a missed run may still start; APScheduler's own default of one second would drop it silently."""
+_RELEASE_SECONDS = 2.0
 
 log = structlog.get_logger()
 
@@ -89,7 +90,8 @@ async def run(jobs: Sequence[Job], leadership: Leadership, stop: asyncio.Event, 
         scheduler.shutdown(wait=False)  # it cancels what still runs
         await asyncio.gather(*running, return_exceptions=True)
         with suppress(*LOST):  # then it runs out by itself
-            await leadership.release()
+            async with asyncio.timeout(_RELEASE_SECONDS):
+                await leadership.release()
 
 
 async def _attempt(job: Job, leadership: Leadership) -> None:

@@ -23,6 +23,7 @@ DATABASE_AWAY = (
 )
 """What our own database raises when it is gone, going, read-only or too slow: try again a moment later."""
 DATABASE_RETRY_SECONDS = 1.0
+_SILENCE_SECONDS = 1.0
 FIRST_STAY = UUID(int=0)
 """Sorts before every stay."""
 
@@ -89,8 +90,9 @@ class Doorbell:
                 await asyncio.sleep(debounce_seconds)
         finally:
             connection.remove_termination_listener(lost)
-            if not connection.is_closed():
-                await connection.remove_listener(CHANNEL, heard)
+            with suppress(*DATABASE_AWAY):  # the pool makes the connection clean, or ends it
+                async with asyncio.timeout(_SILENCE_SECONDS):
+                    await connection.remove_listener(CHANNEL, heard)
 
 
 @dataclass(slots=True)
@@ -122,12 +124,13 @@ class Breaker:
                 return min(wanted, 1)
         return 0
 
-    def started(self) -> None:
-        """A batch is on its way."""
+    def started(self) -> bool:
+        """A batch is on its way; whether it is the probe."""
         self._probing = self._until is not None
+        return self._probing
 
-    def ended(self) -> None:
-        """A batch is done with, whether or not it came to a request."""
+    def probe_ended(self) -> None:
+        """The probe is done with, whether or not it came to a request."""
         self._probing = False
 
     def succeeded(self) -> None:

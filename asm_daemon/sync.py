@@ -18,11 +18,12 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import structlog
+from prometheus_client import Counter, Gauge, Histogram
 
 from asm_daemon import verification
 from asm_daemon.crypto import Keyring, KeyStoreError, Tampered, UnknownEpoch, epoch_of
 from asm_daemon.model import LANES, Contents, StayRow
-from asm_daemon.pacing import DATABASE_AWAY, DATABASE_RETRY_SECONDS, FIRST_STAY, Breaker, Cursor, Doorbell
+from asm_daemon.pacing import DATABASE_AWAY, DATABASE_RETRY_SECONDS, Breaker, Cursor, Doorbell
 from asm_daemon.sealing import open_contents
 from asm_daemon.store import leases
 from asm_daemon.store import sync as store
@@ -33,7 +34,6 @@ from asm_daemon.store.sync import (
     Conservation,
     Postponement,
     Refusal,
-    RefusedStay,
     RefusedVersion,
     WaitReason,
     Work,
@@ -55,8 +55,14 @@ from schemas.population import (
     digest,
 )
 
-OPERATOR_LIMIT = 10_000
-"""How many stays one operator command moves at most."""
+LAG = Histogram(
+    "asm_sync_lag_seconds",
+    "From taking a version in to its confirmation",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 43200, 86400),
+)
+STAYS = Counter("asm_sync_stays", "What became of stays that this process carried", ["outcome"])
+REQUESTS = Counter("asm_sync_requests", "Requests to the population database", ["outcome"])
+BREAKER = Gauge("asm_sync_breaker", "1 for the state of this process's breaker, 0 for the others", ["state"])
 
 _ITEMS_PER_TURN = 50  # opened and built before other tasks get a turn of the event loop
 _LEAVE_SECONDS = 2.0
@@ -167,11 +173,14 @@ class _Task(NamedTuple):
 
 
 class _Letter(NamedTuple):
-    """A task and the item to be sent for it. `item.version` may be newer than what was queued. `question` is the tag of
-    what is asked about the guest."""
+    """A task and the item to be sent for it. `item.version` may be newer than what was queued.
+
+    `received_at` is when that version was taken in, `question` the tag of what is asked about the guest.
+    """
 
     task: _Task
     item: PopulationItem
+    received_at: datetime
     question: bytes | None
 
 
@@ -182,6 +191,7 @@ class _Findings:
     confirmed: list[Confirmation] = field(default_factory=list)
     postponed: list[Postponement] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
+    taken_in: list[datetime] = field(default_factory=list)  # of the confirmed
     keyless_epochs: set[int] = field(default_factory=set)
     requests: int = 0
     failed_requests: int = 0
@@ -193,6 +203,7 @@ class _Findings:
         self.confirmed.append(
             Confirmation(work.facility_id, work.stay_id, item.version, found, sent, letter.question, withdrawn)
         )
+        self.taken_in.append(letter.received_at)
 
     def refuse(self, task: _Task, version: int, code: str) -> None:
         work = task.work
@@ -234,6 +245,7 @@ class Worker:
         self._cursor = Cursor()
         self._in_flight: dict[UUID, int] = {}  # stay → lane
         self._batches = 0
+        self._probe: list[_Task] | None = None
         self._closing = False
         self._left = False
         self._pause_until = float("-inf")
@@ -322,30 +334,31 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as upkeep:
                 heartbeat = upkeep.create_task(self._keep_lanes())
-                upkeep.create_task(self._wake_at(stop))
                 await self._carry_until(stop)
                 await self.leave()
                 heartbeat.cancel()
         finally:
             await self.leave()  # has nothing left to do after an orderly end
 
-    async def _wake_at(self, stop: asyncio.Event) -> None:
-        await stop.wait()
-        self._doorbell.wake()
-
     async def _carry_until(self, stop: asyncio.Event) -> None:
         try:
             async with asyncio.timeout(None) as deadline, asyncio.TaskGroup() as requests:
+                requests.create_task(self._end_in_time(stop, deadline))
                 while not stop.is_set():
                     batches = await self._read_if_possible()
                     for batch in batches:
                         requests.create_task(self._attend(batch))
                     if not batches:
                         await self._doorbell.wait(self.limits.poll_seconds)
-                self._closing = True
-                deadline.reschedule(_clock() + self.limits.shutdown_seconds - _LEAVE_SECONDS)
         except TimeoutError:
             log.warning("sync.cut_short", count=len(self._in_flight))
+
+    async def _end_in_time(self, stop: asyncio.Event, deadline: asyncio.Timeout) -> None:
+        """Its time begins when it is told to stop: the reading of just then may hang as well."""
+        await stop.wait()
+        self._closing = True
+        deadline.reschedule(_clock() + self.limits.shutdown_seconds - _LEAVE_SECONDS)
+        self._doorbell.wake()
 
     async def _read_if_possible(self) -> list[list[_Task]]:
         if _clock() < self._pause_until:
@@ -388,8 +401,8 @@ class Worker:
         tasks = list(chosen.values())
         batches = [tasks[start : start + limits.batch_rows] for start in range(0, len(tasks), limits.batch_rows)]
         self._batches += len(batches)
-        if batches:
-            self.breaker.started()
+        if batches and self.breaker.started():
+            [self._probe] = batches
         return batches
 
     def _choose(
@@ -397,12 +410,15 @@ class Worker:
     ) -> dict[UUID, _Task]:
         """At most `room` stays that are not `busy`. The highest version of each stands for all of them."""
         chosen: dict[UUID, _Task] = {}
+        kept_free = min(len(queued), (room + 1) // 2)  # what fails again and again must not hold up what is new
         for work in due:
-            self._add(chosen, work, room, busy)
+            self._add(chosen, work, room - kept_free, busy)
         for work in queued:
             if not self._add(chosen, work, room, busy):
                 return chosen
             self._cursor.passed(work.stay_id)
+        for work in due:
+            self._add(chosen, work, room, busy)
         if not more:
             self._cursor.caught_up(self.limits.read_back_seconds)
         return chosen
@@ -430,7 +446,9 @@ class Worker:
             for task in batch:
                 del self._in_flight[task.work.stay_id]
             self._batches -= 1
-            self.breaker.ended()
+            if batch is self._probe:  # not one that was under way before, and may take its time
+                self._probe = None
+                self.breaker.probe_ended()
             self._doorbell.wake()
 
     async def _write_letters(self, batch: list[_Task], findings: _Findings) -> list[_Letter]:
@@ -452,7 +470,7 @@ class Worker:
         try:
             contents = None if row.status == "cancelled" else self._open(row, findings.keyless_epochs)
             item = population_item(stay, contents)
-            return _Letter(task, item, verification.question_of(self._keyring, item))
+            return _Letter(task, item, row.received_at, verification.question_of(self._keyring, item))
         except (UnknownEpoch, KeyStoreError):
             findings.keyless_epochs.add(epoch_of(row.id))
             self._postpone(findings, task, row.version, WaitReason.NO_KEY, "no_key")
@@ -584,7 +602,7 @@ class Worker:
                     refused = await store.refuse(connection, self.id, sorted(findings.refused), now)
                     await append_events(connection, _told_refused(refused, now))
                 set_aside = len(refused)
-        return SyncCounts(
+        counts = SyncCounts(
             confirmed=len(confirmed),
             postponed=put_off,
             refused=set_aside,
@@ -592,6 +610,25 @@ class Worker:
             requests=findings.requests,
             failed_requests=findings.failed_requests,
         )
+        _tell(counts, [(now - taken_in).total_seconds() for taken_in in findings.taken_in])
+        return counts
+
+
+def _tell(counts: SyncCounts, lags_seconds: Sequence[float]) -> None:
+    """Add what became of a batch to the metrics."""
+    for outcome in ("confirmed", "postponed", "refused", "overtaken"):
+        STAYS.labels(outcome).inc(getattr(counts, outcome))
+    REQUESTS.labels("failed").inc(counts.failed_requests)
+    REQUESTS.labels("answered").inc(counts.requests - counts.failed_requests)
+    for lag in lags_seconds:
+        LAG.observe(lag)
+
+
+def tell_breaker(breaker: Breaker) -> None:
+    """Say in the metrics which state the breaker is in now."""
+    now = breaker.state(_clock())
+    for state in ("closed", "open", "half_open"):
+        BREAKER.labels(state).set(state == now)
 
 
 def _told_refused(refused: Iterable[RefusedVersion], now: datetime) -> list[NewEvent]:
@@ -617,7 +654,7 @@ async def _answering(seconds: float) -> AsyncIterator[None]:
         raise Ambiguous("timeout") from None
 
 
-# -- for the command line, operators and tests -------------------------------------------------------------------------
+# -- for the command line and tests ------------------------------------------------------------------------------------
 
 
 async def push_once(
@@ -638,28 +675,6 @@ async def push_once(
         return await worker.push()
     finally:
         await worker.leave()
-
-
-async def list_refused(pool: asyncpg.Pool, after: UUID = FIRST_STAY, limit: int = OPERATOR_LIMIT) -> list[RefusedStay]:
-    """The stays after `after` that wait for a human, by stay id: which, why and since when; nothing about the guest."""
-    async with pool.acquire() as connection:
-        return await store.list_refused(connection, after, min(limit, OPERATOR_LIMIT))
-
-
-async def replay_refused(
-    pool: asyncpg.Pool, *, stay_ids: Sequence[UUID] | None = None, code: str | None = None
-) -> list[UUID]:
-    """Send refused stays again, of these ids or this code, at most 10,000; returns which. ValueError: neither given."""
-    if stay_ids is None and code is None:
-        raise ValueError("which stays? Name them or a code")
-    async with pool.acquire() as connection:
-        return await store.requeue_refused(connection, stay_ids, code, OPERATOR_LIMIT)
-
-
-async def reopen_waiting(pool: asyncpg.Pool, now: datetime) -> int:
-    """Try everything that waits at once, at most 10,000 stays, and return how many."""
-    async with pool.acquire() as connection:
-        return await store.make_due(connection, now, OPERATOR_LIMIT)
 
 
 async def conservation(pool: asyncpg.Pool) -> Conservation:

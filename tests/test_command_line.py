@@ -29,15 +29,20 @@ from asm_daemon.__main__ import app
 from asm_daemon.crypto import create_store, epoch_at, next_epoch
 from asm_daemon.directory import Gate
 from asm_daemon.embedded import EmbeddedPostgres
+from asm_daemon.intake import Intake
 from asm_daemon.model import Facility, Scope
 from asm_daemon.rules import local_day
 from asm_daemon.settings import Settings
-from asm_daemon.store import hospital
+from asm_daemon.store import alerts, hospital
+from asm_daemon.store.alerts import AlertKind
 from connectors.population import simulator
+from schemas.act import ActKind
 from schemas.codes import FacilityKind
 from schemas.synthetic import person
+from tests.backlog import put_off, refuse
 from tests.conftest import Database
-from tests.stack import FacilityMaker, Pools
+from tests.stack import Clock, FacilityMaker, Pools, declaration
+from tests.stack import command as act
 
 DONE, NO, WRONG, UNREADY = 0, 1, 2, 3
 ME = f"operator:{pwd.getpwuid(os.getuid()).pw_name}"
@@ -744,3 +749,69 @@ async def test_a_connector_that_is_not_installed_is_a_wrong_setting(asm: Command
     wrong = await asm("once", "sync", ASM_POPULATION_CONNECTOR="telegraph")
     assert wrong.exit_code == WRONG
     assert "ASM_POPULATION_CONNECTOR: no installed package has a connector telegraph" in wrong.stderr
+
+
+# -- stays on their way ------------------------------------------------------------------------------------------------
+
+
+async def test_an_action_that_names_no_stays_says_what_could_name_them(asm: Command) -> None:
+    for action in (["replay"], ["release", "--dry-run"], ["settle", "--reason", "not_required"]):
+        result = await asm("sync", *action)
+        assert (result.exit_code, result.stdout) == (WRONG, "")
+        assert "request_invalid" in result.stderr
+    wrong = await asm("sync", "settle", "--reason", "no_idea", "--code", "x")
+    assert "--reason" in wrong.stderr
+    assert (await asm("sync", "stay", "00000000-0000-7000-8000-000000000000")).exit_code == NO
+    assert (await asm("alerts", "close", "extra_stay", "nothing")).exit_code == NO
+
+
+async def test_an_operator_sees_and_moves_what_is_not_carried(
+    asm: Command, database: Database, intake: Intake, facility: Facility, clock: Clock
+) -> None:
+    acts = [act(facility, ActKind.DECLARE, declaration(index), clock) for index in (1, 2, 3)]
+    stays = [str(each.stay.id) for each in await intake.submit(acts) if each.stay is not None]
+    root = await database.connect()
+    await refuse(root, UUID(stays[0]), hours=5)
+    await refuse(root, UUID(stays[1]))
+    await put_off(root, UUID(stays[2]))
+
+    state = json.loads((await asm("sync", "status", "--json")).stdout)
+    assert {(each["place"], each["stays"]) for each in state["backlog"]} == {("refused", 2), ("waiting", 1)}
+    assert "free lanes: 256" in (await asm("sync", "status")).stderr
+    first = await asm("sync", "refused", "--limit", "1", "--json")
+    assert f"--after {min(stays[:2])}" in first.stderr
+    assert json.loads(first.stdout)[0]["code"] == "unknown_facility"
+    assert stays[2] in (await asm("sync", "waiting", "--reason", "unreachable")).stdout
+    shown = json.loads((await asm("sync", "stay", stays[0])).stdout)
+    assert (shown["place"], shown["facility"], shown["population"]) == ("refused", facility.code, None)
+
+    counted = json.loads((await asm("sync", "replay", "--older-than", "3", "--dry-run")).stdout)
+    assert (counted["stays"], counted["stay_ids"]) == (1, [stays[0]])
+    assert json.loads((await asm("sync", "replay", stays[0])).stdout)["stays"] == 1
+    assert (await asm("sync", "replay", stays[0])).exit_code == NO
+    settled = await asm("sync", "settle", "--reason", "owner_informed", "--facility", facility.code)
+    assert json.loads(settled.stdout)["stay_ids"] == [stays[1]]
+    assert json.loads((await asm("sync", "refused", "--settled", "--json")).stdout)[0]["settled_by"] == ME
+    assert json.loads((await asm("sync", "release", "--code", "no_connection")).stdout)["stays"] == 1
+
+    rows = await root.fetch("SELECT body FROM audit_pending ORDER BY arrival")
+    mine = [body["action"] for row in rows if (body := json.loads(row[0]))["actor"] == ME]
+    assert mine == ["sync.inspect", "sync.replay", "sync.settle", "sync.release"]
+
+
+async def test_an_operator_asks_the_population_database_about_one_stay(
+    asm: Command, intake: Intake, facility: Facility, clock: Clock
+) -> None:
+    [outcome] = await intake.submit([act(facility, ActKind.DECLARE, declaration(1), clock)])
+    assert outcome.stay is not None
+    shown = json.loads((await asm("sync", "stay", str(outcome.stay.id), "--ask")).stdout)
+    assert shown["population"] == {"version": None, "code": "no_connection"}
+
+
+async def test_an_operator_closes_an_alert(asm: Command, pools: Pools, clock: Clock) -> None:
+    async with (await pools.get("asm_sync")).acquire() as connection:
+        await alerts.raise_alert(connection, AlertKind.EXTRA_STAY, "range", {"stays": 1}, clock())
+    assert "range" in (await asm("alerts", "list")).stdout
+    assert (await asm("alerts", "close", "extra_stay", "range")).exit_code == DONE
+    assert json.loads((await asm("alerts", "list", "--json")).stdout) == []
+    assert json.loads((await asm("alerts", "list", "--closed", "--json")).stdout)[0]["closed_by"] == ME

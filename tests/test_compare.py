@@ -13,7 +13,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from asm_daemon import compare, sync
+from asm_daemon import compare, operating, sync
 from asm_daemon.compare import ComparedPopulation, CompareLimits, compare_all, compare_once
 from asm_daemon.crypto import Keyring, epoch_at, epoch_bounds
 from asm_daemon.embedded import EmbeddedPostgres
@@ -28,6 +28,7 @@ from asm_daemon.store.sync import Confirmation
 from connectors.population.client import PopulationClient
 from connectors.population.simulator import migrate, seed_persons
 from schemas.act import ActKind
+from schemas.operating import RefusedQuery
 from schemas.population import (
     HeldPage,
     HeldStay,
@@ -327,7 +328,8 @@ async def test_other_content_under_the_same_version_is_theirs_to_refuse_and_ends
     counts = await stage.compare()
     assert (counts["differing"], counts["repaired"]) == (1, 1)
     await stage.push()
-    assert [stay.code for stay in await sync.list_refused(await stage.pool())] == ["version_conflict"]
+    [refused] = (await operating.list_refused(await stage.pool(), RefusedQuery(), stage.clock())).refused
+    assert refused.code == "version_conflict"
     assert await stage.compare() == NOTHING | {"ranges": 1, "stays": 1}  # who waits for a human is not drift
 
 

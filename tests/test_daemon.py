@@ -27,12 +27,14 @@ from asm_daemon.daemon import (
     open_daemon,
     run,
 )
+from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.model import Facility, PrincipalKind
 from asm_daemon.settings import Settings, load_settings
 from asm_daemon.store import stays as stays_store
 from connectors.population import simulator
 from tests.certificates import Authority
 from tests.population.ledger import LEDGERS
+from tests.silence import silent
 from tests.stack import FacilityMaker, declaration
 
 CLIENT, SECRET, ADMIN = "asm-test", "test-secret", "test-admin"
@@ -240,8 +242,27 @@ async def test_stopping_under_load_loses_nothing_that_was_accepted(start: Runnin
     assert len(accepted) >= 50
     async with site.daemon.pools["asm_intake"].acquire() as connection:
         assert await connection.fetchval("SELECT count(*) FROM stays") >= len(accepted)
+    async with site.daemon.pools["asm_sync"].acquire() as connection:
         lanes = await connection.fetchval("SELECT count(*) FROM leases WHERE owner IS NOT NULL")
     assert lanes == 0
+
+
+async def test_a_silent_database_does_not_hold_up_the_end(
+    settings: Settings, make_facility: FacilityMaker, database: Any, server: EmbeddedPostgres
+) -> None:
+    quick = settings.model_copy(update={"shutdown_seconds": 4})
+    async with _site(quick, make_facility, database) as site, aiohttp.ClientSession() as session:
+        assert await site.declare(session, 1) == 201
+        with silent(server):
+            unanswered = asyncio.create_task(site.declare(session, 2))
+            await asyncio.sleep(0.05)  # so that it is taken in, and gets no further
+            site.stop.set()
+            done, _ = await asyncio.wait({site.task}, timeout=4 + 10)  # a statement alone would last 20 s
+            assert done
+        assert site.task.exception() is None
+        with suppress(aiohttp.ClientError):
+            assert await unanswered == 503
+    assert await (await database.connect()).fetchval("SELECT count(*) FROM stays") in (1, 2)  # nobody was told either
 
 
 async def test_with_a_certificate_the_hl7_listener_speaks_tls(

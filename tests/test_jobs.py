@@ -10,8 +10,11 @@ from uuid import uuid4
 import pytest
 from apscheduler.triggers.interval import IntervalTrigger
 
+from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.jobs import Job, Leadership, run
+from asm_daemon.store import pool as pool_module
 from asm_daemon.store.pool import open_pool
+from tests.silence import silent
 from tests.stack import Pools
 
 if TYPE_CHECKING:
@@ -61,6 +64,19 @@ async def test_work_under_way_is_let_end(leadership: Leadership) -> None:
     work.may_end.set()
     await running
     assert work.ended
+
+
+async def test_a_silent_database_does_not_hold_up_the_end(
+    leadership: Leadership, server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "RELEASE_SECONDS", 0.1)
+    await leadership.held()
+    stop = asyncio.Event()
+    running = asyncio.create_task(run([], leadership, stop, grace_seconds=0.01))
+    with silent(server):
+        stop.set()
+        async with asyncio.timeout(10):  # a statement alone would last 20 s
+            await running
 
 
 async def test_an_end_without_the_database_is_an_end(database: Database) -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 
 import asyncpg
 import pytest
 
+from asm_daemon.embedded import EmbeddedPostgres
+from asm_daemon.store import pool as pool_module
 from asm_daemon.store.pool import open_connection, open_pool
 from tests.conftest import Database
+from tests.silence import silent
+
+PATIENCE_SECONDS = 10.0
 
 
 async def test_a_url_without_a_place_for_the_login_is_refused() -> None:
@@ -24,6 +30,80 @@ async def test_a_statement_that_takes_too_long_is_ended_by_the_server(database: 
         assert await pool.fetchval("SELECT 1") == 1
     finally:
         await pool.close()
+
+
+async def test_nobody_waits_without_end_for_a_connection(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "ACQUIRE_SECONDS", 0.05)
+    pool = await open_pool(database.url, "asm_intake", max_size=1)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        async with pool.acquire():
+            with pytest.raises(TimeoutError):
+                async with pool.acquire():
+                    pass
+            with pytest.raises(TimeoutError):
+                await pool.execute("SELECT 1")
+        assert await pool.fetchval("SELECT 1") == 1
+        await pool.close()
+
+
+async def test_a_pool_whose_connections_are_not_given_back_closes_all_the_same(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "CLOSE_SECONDS", 0.05)
+    pool = await open_pool(database.url, "asm_intake")
+    connection = await pool.acquire()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await pool.close()
+    with pytest.raises(asyncpg.InterfaceError):
+        await connection.execute("SELECT 1")
+
+
+async def test_nobody_waits_without_end_for_a_server_that_is_silent(
+    database: Database, server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("ACQUIRE_SECONDS", "RELEASE_SECONDS", "CLOSE_SECONDS"):
+        monkeypatch.setattr(pool_module, limit, 0.1)
+    pool = await open_pool(database.url, "asm_intake")
+    silently_closed = await open_pool(database.url, "asm_intake")
+    connection = await pool.acquire()
+    with silent(server):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            with pytest.raises(TimeoutError):
+                await connection.fetchval("SELECT 1", timeout=0.1)
+            await pool.release(connection)
+            with pytest.raises(TimeoutError):
+                await pool.fetchval("SELECT 1")
+            await silently_closed.close()
+    assert await pool.fetchval("SELECT 1") == 1
+    await pool.close()
+
+
+async def test_a_transaction_is_given_up_at_once_when_the_server_is_silent(
+    database: Database, server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "ROLLBACK_SECONDS", 0.1)
+    connection = await open_connection(database.url, "asm_intake")
+    with ExitStack() as stack:
+
+        async def lose_the_server() -> None:
+            async with connection.transaction():
+                stack.enter_context(silent(server))
+                await connection.fetchval("SELECT 1", timeout=0.1)
+
+        async with asyncio.timeout(PATIENCE_SECONDS):  # a statement alone would last 20 s
+            with pytest.raises(TimeoutError):
+                await lose_the_server()
+        assert connection.is_closed()
+
+
+async def test_a_transaction_that_fails_is_rolled_back_and_the_connection_is_of_use(database: Database) -> None:
+    connection = await open_connection(database.url, "asm_intake")
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        async with connection.transaction():
+            await connection.execute("SELECT 1 / 0")
+    assert not connection.is_in_transaction()
+    assert await connection.fetchval("SELECT 1") == 1
+    await connection.close()
 
 
 async def test_a_session_that_forgets_its_transaction_is_ended_by_the_server(database: Database) -> None:

@@ -16,12 +16,14 @@ import orjson
 import pytest
 from uuid_utils.compat import uuid7
 
-from asm_daemon import events, sync
+from asm_daemon import events, operating, sync
 from asm_daemon.crypto import FileKeyStore, Key, KeyPurpose, Keyring, create_store, epoch_at
 from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.intake import Intake
 from asm_daemon.model import LANES, Contents, Facility, StayRow
 from asm_daemon.pacing import Breaker, Cursor, Doorbell
+from asm_daemon.problems import Refused
+from asm_daemon.store import pool as pool_module
 from asm_daemon.store import stays as stay_store
 from asm_daemon.store import sync as store
 from asm_daemon.store.sync import Confirmation, Conservation, Postponement, WaitReason
@@ -29,10 +31,20 @@ from asm_daemon.sync import Population, SyncCounts, SyncLimits, Worker
 from connectors.population.client import PopulationClient
 from connectors.population.simulator import migrate, seed_persons
 from schemas.act import ActKind
-from schemas.population import BatchAnswer, ItemStatus, PopulationItem, PopulationState, Verification, canonical
+from schemas.operating import Acted, RefusedQuery, Selection, Settlement
+from schemas.population import (
+    BatchAnswer,
+    ItemStatus,
+    PopulationItem,
+    PopulationState,
+    Unreachable,
+    Verification,
+    canonical,
+)
 from tests.conftest import Database, cloned
 from tests.population.conftest import Simulator, running, speaking_to
 from tests.population.items import guest, item
+from tests.silence import silent
 from tests.stack import Clock, FacilityMaker, Pools, command, declaration
 
 LATER = timedelta(hours=1)  # longer than any backoff
@@ -209,7 +221,12 @@ class Stage:
         return [tuple(row) for row in rows]
 
     async def refused(self) -> dict[UUID, str]:
-        return {stay.stay_id: stay.code for stay in await sync.list_refused(await self.pool())}
+        connection = await self.database.connect("asm_sync")
+        return {row[0]: row[1] for row in await connection.fetch("SELECT stay_id, code FROM sync_refused")}
+
+    async def replay(self, **chosen: Any) -> Acted:
+        """What an operator sends again."""
+        return await operating.replay(await self.pool(), lambda: None, "operator", Selection(**chosen), self.clock())
 
     async def lapse(self, worker: Worker) -> None:
         """The worker has given no sign of life for a whole lease."""
@@ -371,19 +388,21 @@ async def test_what_was_refused_waits_for_a_human_who_sends_it_again(stage: Stag
     somebody_else = item(version=1, stay_id=first, guest=guest(50))
     await client.send([somebody_else])
     assert await stage.push(client) == SyncCounts(confirmed=1, refused=1, requests=1)
-    [found] = await sync.list_refused(await stage.pool())
-    assert (found.stay_id, found.facility_code, found.code) == (first, stage.facility.code, "version_conflict")
-    assert found.refused_at == stage.clock()
-    assert await sync.list_refused(await stage.pool(), after=first) == []
+    [found] = (await operating.list_refused(await stage.pool(), RefusedQuery(), stage.clock())).refused
+    assert (found.stay_id, found.facility, found.code) == (str(first), stage.facility.code, "version_conflict")
+    assert (found.refused_at, found.age_seconds, found.settled_at) == (stage.clock(), 0, None)
+    after_it = RefusedQuery(after=first)
+    assert (await operating.list_refused(await stage.pool(), after_it, stage.clock())).refused == []
 
     stage.clock.instant += LATER
     assert await stage.push(client) == SyncCounts()
-    with pytest.raises(ValueError, match="which stays"):
-        await sync.replay_refused(await stage.pool())
-    assert await sync.replay_refused(await stage.pool(), code="another_code") == []
-    assert await sync.replay_refused(await stage.pool(), stay_ids=[second]) == []
+    with pytest.raises(Refused) as nothing_chosen:
+        await stage.replay()
+    assert {each.pointer for each in nothing_chosen.value.violations} == {"/stay_ids", "/code", "/facility", "/before"}
+    assert (await stage.replay(code="another_code")).stays == 0
+    assert (await stage.replay(stay_ids=[second])).stays == 0
     await stage.simulator.pool.execute("DELETE FROM stays WHERE stay_id = $1", first)
-    assert await sync.replay_refused(await stage.pool(), code="version_conflict") == [first]
+    assert (await stage.replay(code="version_conflict")).stay_ids == [str(first)]
     assert (await stage.law()).queued == 1
     assert (await stage.push(client)).confirmed == 1
 
@@ -403,12 +422,24 @@ async def test_an_owner_hears_once_of_each_version_that_waits_for_a_human(
     await client.send([item(version=7, stay_id=stay_id)])
     assert (await stage.push(client)).refused == 1
     assert await told() == [stay_id]
-    await sync.replay_refused(await stage.pool(), stay_ids=[stay_id])
+    assert (await stage.replay(stay_ids=[stay_id])).stays == 1
     assert (await stage.push(client)).refused == 1
     assert await told() == [stay_id], "that it was refused again is no news"
     assert await stage.change(stay_id, ActKind.CORRECT, room="404") == 2
     assert (await stage.push(client)).refused == 1
     assert await told() == [stay_id, stay_id], "a new version is another matter"
+
+
+async def test_what_is_refused_again_after_it_was_settled_alarms_again(stage: Stage, client: PopulationClient) -> None:
+    [stay_id] = await stage.declare()
+    await client.send([item(version=1, stay_id=stay_id, guest=guest(50))])
+    await stage.push(client)
+    chosen = Settlement(stay_ids=[stay_id], reason="under_investigation")
+    assert (await operating.settle(await stage.pool(), "operator", chosen, stage.clock())).stays == 1
+    assert (await stage.law()).refused == 1
+    assert (await stage.replay(stay_ids=[stay_id])).stays == 1
+    [found] = (await operating.list_refused(await stage.pool(), RefusedQuery(), stage.clock())).refused
+    assert found.settled_at is None
 
 
 async def test_a_newer_version_there_than_any_here_waits_for_a_human(stage: Stage, client: PopulationClient) -> None:
@@ -435,8 +466,12 @@ async def test_the_operator_may_cut_the_waiting_short(stage: Stage, client: Popu
     await stage.declare(3)
     await stage.simulator.arm("no_answer")
     await stage.push(client)
-    assert await sync.reopen_waiting(await stage.pool(), stage.clock()) == 3
-    assert await sync.reopen_waiting(await stage.pool(), stage.clock()) == 0
+    pool, everything = await stage.pool(), Selection(facility=stage.facility.code)
+    rings: list[None] = []
+    for count in (3, 0):
+        done = await operating.release(pool, lambda: rings.append(None), "operator", everything, stage.clock())
+        assert done.stays == count
+    assert rings
     assert await stage.push(client) == SyncCounts(confirmed=3, requests=2)
 
 
@@ -794,6 +829,56 @@ async def test_shutting_down_does_not_wait_for_ever_and_nothing_is_lost(stage: S
     assert (await stage.push(client)).confirmed == 3
 
 
+async def test_shutting_down_keeps_its_time_also_while_our_own_database_is_silent(
+    stage: Stage, gate: Gate, server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "RELEASE_SECONDS", 0.1)
+    worker = await stage.worker(gate, shutdown_seconds=2.05, poll_seconds=0.01)
+    bell = asyncio.create_task(worker._doorbell.run(await stage.pool()))
+    stop = asyncio.Event()
+    running = asyncio.create_task(worker.run(stop))
+    try:
+        await eventually(lambda: len(worker.lanes) == LANES)
+        with silent(server):
+            await asyncio.sleep(0.05)  # so that it reads, or beats, and gets no answer
+            stop.set()
+            bell.cancel()
+            done, _ = await asyncio.wait({running, bell}, timeout=10)  # a statement alone would last 20 s
+            assert done == {running, bell}
+    finally:
+        running.cancel()
+        await asyncio.gather(running, bell, return_exceptions=True)
+
+
+async def test_intake_takes_in_while_nothing_can_be_carried(stage: Stage, gate: Gate) -> None:
+    gate.may_leave.clear()
+    await stage.declare(20)
+    worker = await stage.worker(gate, batch_rows=3, requests=2)
+    pool = await stage.pool()
+    async with at_work(worker):
+        await eventually(lambda: gate.waiting == 2)
+        taken = [await pool.acquire() for _ in range(pool.get_max_size())]
+        declared = await stage.declare(50, first=100)
+        await stage.change(declared[0], ActKind.CORRECT, room="305")
+        assert len(worker._in_flight) == 6  # however long the queue is
+        for connection in taken:
+            await pool.release(connection)
+        gate.open()
+        await eventually(lambda: worker.counts.confirmed >= 70)
+    await stage.converge(gate)
+
+
+async def test_what_fails_again_and_again_does_not_hold_up_what_is_new(stage: Stage, client: PopulationClient) -> None:
+    await stage.declare(10)
+    async with nobody_there() as dead:
+        await stage.push(dead)
+    stage.clock.instant += LATER
+    await stage.execute("UPDATE sync_wait SET reason = 'unreachable', due_at = '-infinity'")
+    await stage.declare(10, first=20)
+    assert (await stage.push(client, batch_rows=4, requests=1)).confirmed == 4
+    assert (await stage.law()).queued == 8
+
+
 async def test_a_ring_from_another_process_wakes_a_worker(stage: Stage, gate: Gate) -> None:
     here, there = Doorbell(), Doorbell()
     worker = Worker(
@@ -927,6 +1012,39 @@ async def test_the_pause_that_the_other_side_asks_for_is_kept(stage: Stage, clie
     assert {reason for reason, *_ in await stage.waiting()} == {"unreachable"}
 
 
+async def test_an_older_request_that_ends_makes_no_room_for_a_second_probe(stage: Stage) -> None:
+    class Held:
+        """A population database whose every answer the test gives."""
+
+        def __init__(self) -> None:
+            self.answers: list[asyncio.Future[BatchAnswer]] = []
+
+        async def send(self, items: Sequence[PopulationItem]) -> BatchAnswer:
+            assert len(items) == 1
+            self.answers.append(asyncio.get_running_loop().create_future())
+            return await self.answers[-1]
+
+        async def status(self, stay_ids: Sequence[UUID]) -> Mapping[UUID, PopulationState]:
+            raise AssertionError(stay_ids)
+
+    held = Held()
+    await stage.declare(4)
+    worker = await stage.worker(held, batch_rows=1, requests=2, breaker_failures=1, breaker_seconds=0.0)
+    await worker.take_free()
+    failing, straggler = [asyncio.create_task(worker._carry(batch)) for batch in await worker._read()]
+    await eventually(lambda: len(held.answers) == 2)
+    held.answers[0].set_exception(Unreachable("no_connection"))
+    await failing
+    [probe] = [asyncio.create_task(worker._carry(batch)) for batch in await worker._read()]
+    await eventually(lambda: len(held.answers) == 3)
+    held.answers[1].set_exception(Unreachable("no_connection"))
+    await straggler
+    assert await worker._read() == []
+    held.answers[2].set_exception(Unreachable("no_connection"))
+    await probe
+    assert len(await worker._read()) == 1
+
+
 def test_a_breaker_opens_probes_one_at_a_time_and_closes() -> None:
     breaker = Breaker(limit=2, open_seconds=10)
     breaker.failed(0)
@@ -936,14 +1054,15 @@ def test_a_breaker_opens_probes_one_at_a_time_and_closes() -> None:
     breaker.failed(2)
     assert (breaker.room(100, 3), breaker.state(3), breaker.opened) == (0, "open", 1)
     assert (breaker.room(100, 12), breaker.state(12)) == (1, "half_open")
-    breaker.started()
+    assert breaker.started()
     assert breaker.room(100, 12) == 0
-    breaker.ended()
+    breaker.probe_ended()
     breaker.failed(13)
     assert (breaker.room(100, 22), breaker.opened) == (0, 1)
     assert breaker.room(100, 23) == 1
     breaker.succeeded()
     assert (breaker.room(100, 23), breaker.state(23)) == (100, "closed")
+    assert not breaker.started()
 
 
 def test_a_cursor_reads_back_a_little_and_starts_again_every_so_often() -> None:

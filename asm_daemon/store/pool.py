@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import Any
 
 import asyncpg
 
+from asm_daemon.store import LOST
+
+ACQUIRE_SECONDS = 10.0
+"""How long a caller waits for a connection, unless it says otherwise: then all are taken, or the server is silent."""
+RELEASE_SECONDS = 1.0
+"""How long a connection may take to become clean again; one that takes longer is ended."""
+ROLLBACK_SECONDS = 1.0
+"""How long a transaction may take to be given up; what a silent server is to forget, it forgets with the connection."""
+CLOSE_SECONDS = 1.0
+"""How long a pool waits for its connections to be given back and to say goodbye, before it ends them."""
+
 ROLE_PLACEHOLDER = "{role}"
 _CONNECT_SECONDS = 10
 _IDLE_CONNECTION_SECONDS = 300
+_QUERIES_LIMIT = 50_000  # of one connection, then it is replaced
 # PostgreSQL ends a slow statement itself and says so; the client gives up only when the server no longer answers.
 _ANSWER_MARGIN_SECONDS = 5
 
@@ -27,6 +41,43 @@ END $$
 """
 
 
+class _Connection(asyncpg.Connection):
+    """A connection that gives a transaction up at once: asyncpg's own would wait for a silent server once more."""
+
+    __slots__ = ()
+
+    async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:  # noqa: ASYNC109 - theirs
+        """As asyncpg's; what asyncpg itself sends to roll back ends with the connection if it takes too long."""
+        if not query.startswith("ROLLBACK"):
+            return await super().execute(query, *args, timeout=timeout)
+        try:
+            return await super().execute(query, timeout=ROLLBACK_SECONDS)
+        except TimeoutError:
+            self.terminate()
+            return query
+
+
+class _Pool(asyncpg.Pool):
+    """A pool that waits for nothing without end; asyncpg's own does, wherever no timeout is given."""
+
+    __slots__ = ()
+
+    def acquire(self, *, timeout: float | None = None) -> Any:
+        """A connection within `timeout` seconds, by default `ACQUIRE_SECONDS`, else TimeoutError."""
+        return super().acquire(timeout=ACQUIRE_SECONDS if timeout is None else timeout)
+
+    async def release(self, connection: Any, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's own
+        """Take a connection back. What was done with it stands, whether or not it comes back sound."""
+        with suppress(*LOST):
+            await super().release(connection, timeout=RELEASE_SECONDS if timeout is None else timeout)
+
+    async def close(self) -> None:
+        """Close all connections; those that are not given back, or whose server is silent, are ended."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await super().close()
+
+
 async def open_pool(
     database_url: str,
     role: str,
@@ -38,8 +89,9 @@ async def open_pool(
 ) -> asyncpg.Pool:
     """Open the pool of one login; `database_url` carries `{role}` where the login's name belongs.
 
-    Connections lead to a server that takes writes. When one of them turns out to be read-only as it comes back, all
-    are replaced before their next use. Raises what asyncpg raises when the server cannot be reached.
+    Nothing that is asked of it waits without end. Connections lead to a server that takes writes. When one of them
+    turns out to be read-only as it comes back, all are replaced before their next use. Raises what asyncpg raises when
+    the server cannot be reached.
     """
 
     async def reset(connection: asyncpg.Connection) -> None:
@@ -48,14 +100,18 @@ async def open_pool(
         except asyncpg.ReadOnlySQLTransactionError:
             await pool.expire_connections()
 
-    pool: asyncpg.Pool = await asyncpg.create_pool(
+    pool = _Pool(
         min_size=min_size,
         max_size=max_size,
+        max_queries=_QUERIES_LIMIT,
         max_inactive_connection_lifetime=_IDLE_CONNECTION_SECONDS,
         reset=reset,
+        loop=None,
+        connection_class=_Connection,
+        record_class=asyncpg.Record,
         **_arguments(database_url, role, statement_timeout_seconds, idle_in_transaction_seconds),
     )
-    return pool
+    return await pool
 
 
 async def open_connection(
@@ -67,7 +123,8 @@ async def open_connection(
 ) -> asyncpg.Connection:
     """Open a connection outside any pool, for prepared statements, LISTEN and session locks. The caller closes it."""
     return await asyncpg.connect(
-        **_arguments(database_url, role, statement_timeout_seconds, idle_in_transaction_seconds)
+        connection_class=_Connection,
+        **_arguments(database_url, role, statement_timeout_seconds, idle_in_transaction_seconds),
     )
 
 

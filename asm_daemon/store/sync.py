@@ -100,16 +100,6 @@ class RefusedVersion(NamedTuple):
     version: int
 
 
-class RefusedStay(NamedTuple):
-    """What an operator sees of a stay that waits for a human. Nothing about the guest."""
-
-    stay_id: UUID
-    facility_code: str
-    version: int
-    code: str
-    refused_at: datetime
-
-
 class Conservation(NamedTuple):
     """Where the stays are, in one snapshot; those of sandbox facilities are not counted.
 
@@ -328,7 +318,8 @@ async def refuse(connection: Connection, owner: UUID, moved: Sequence[Refusal], 
             SELECT facility_id, stay_id, version, lane, code, $9 FROM ours
             WHERE stay_id IN (SELECT stay_id FROM queued UNION SELECT stay_id FROM waited)
             ON CONFLICT (facility_id, stay_id) DO UPDATE
-            SET version = EXCLUDED.version, code = EXCLUDED.code, refused_at = EXCLUDED.refused_at
+            SET version = EXCLUDED.version, code = EXCLUDED.code, refused_at = EXCLUDED.refused_at,
+                settled_at = NULL, settled_by = NULL, settled_reason = NULL
             WHERE held.version <= EXCLUDED.version
             RETURNING facility_id, stay_id, version
         )
@@ -343,62 +334,6 @@ async def refuse(connection: Connection, owner: UUID, moved: Sequence[Refusal], 
 
 
 # -- for operators and tests -------------------------------------------------------------------------------------------
-
-
-async def list_refused(connection: Connection, after: UUID, limit: int) -> list[RefusedStay]:
-    """At most `limit` stays after `after` that wait for a human, by stay id."""
-    rows = await connection.fetch(
-        """
-        SELECT stay_id, facilities.code AS facility_code, version, sync_refused.code, refused_at
-        FROM sync_refused JOIN facilities ON facilities.id = facility_id
-        WHERE stay_id > $1 ORDER BY stay_id LIMIT $2
-        """,
-        after,
-        limit,
-    )
-    return [RefusedStay(*row) for row in rows]
-
-
-async def requeue_refused(
-    connection: Connection, stay_ids: Sequence[UUID] | None, code: str | None, limit: int
-) -> list[UUID]:
-    """Queue refused stays again: of these ids, of this code, each None for any. Returns which, at most `limit`."""
-    rows = await connection.fetch(
-        """
-        WITH chosen AS (
-            SELECT facility_id, stay_id FROM sync_refused
-            WHERE ($1::uuid[] IS NULL OR stay_id = ANY($1)) AND ($2::text IS NULL OR code = $2)
-            ORDER BY stay_id LIMIT $3
-        ), released AS (
-            DELETE FROM sync_refused USING chosen
-            WHERE sync_refused.facility_id = chosen.facility_id AND sync_refused.stay_id = chosen.stay_id
-            RETURNING sync_refused.facility_id, sync_refused.stay_id, version, lane
-        ), queued AS (
-            INSERT INTO sync_queue (facility_id, stay_id, version, lane)
-            SELECT facility_id, stay_id, version, lane FROM released
-            ON CONFLICT DO NOTHING
-        )
-        SELECT stay_id FROM released ORDER BY stay_id
-        """,
-        stay_ids,
-        code,
-        limit,
-    )
-    return [row["stay_id"] for row in rows]
-
-
-async def make_due(connection: Connection, now: datetime, limit: int) -> int:
-    """Let what waits be tried at once, at most `limit` stays, and return how many. The ambiguous stay so."""
-    status = await connection.execute(
-        """
-        WITH chosen AS (SELECT facility_id, stay_id FROM sync_wait WHERE due_at > $1 ORDER BY due_at LIMIT $2)
-        UPDATE sync_wait SET due_at = $1 FROM chosen
-        WHERE sync_wait.facility_id = chosen.facility_id AND sync_wait.stay_id = chosen.stay_id
-        """,
-        now,
-        limit,
-    )
-    return int(status.removeprefix("UPDATE "))
 
 
 async def conservation(connection: Connection) -> Conservation:

@@ -26,10 +26,10 @@ from asm_daemon.directory import Gate
 from asm_daemon.problems import Refused, from_validation
 from asm_daemon.store import LOST
 from asm_daemon.web import bodies
-from asm_daemon.web.auth import identify
+from asm_daemon.web.auth import WrongKind, identify
 from asm_daemon.web.openapi import document
 from asm_daemon.web.rendering import language_of, page, portal_refusal, prefers_html, problem_response
-from asm_daemon.web.route import Call, Q, Route, Table, is_portal
+from asm_daemon.web.route import OFFICER, OPERATOR, Call, Q, Route, Table, is_portal
 from schemas.violations import violation
 
 STATIC = Path(__file__).parent / "static"
@@ -49,6 +49,8 @@ _HEADERS = {
 }
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _FROM_STATUS = {404: "not_found", 403: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+_GUARDED = (OFFICER, OPERATOR)
+"""Whose routes nobody else tries unrecorded."""
 _REQUEST_ID = web.RequestKey("request_id", str)
 _PRINCIPAL_ID = web.RequestKey("principal_id", str)
 
@@ -110,7 +112,12 @@ def _endpoint(route: Route[Any, Any], gate: Gate, clock: Clock) -> Handler:
     """What the table says, in order: who is asking, then the query, then the body, then the handler."""
 
     async def endpoint(request: web.Request) -> web.StreamResponse:
-        caller = await identify(gate, route.who, request.headers, request.query, clock())
+        try:
+            caller = await identify(gate, route.who, request.headers, request.query, clock())
+        except WrongKind as refused:
+            if route.who in _GUARDED:  # no record, no answer
+                await gate.record_refusal(refused.principal, f"{route.method} {route.path}", clock())
+            raise
         if caller.principal is not None:
             request[_PRINCIPAL_ID] = str(caller.principal.id)
         query = _query(route.query, request)

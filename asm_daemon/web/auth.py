@@ -13,6 +13,14 @@ from asm_daemon.problems import Refused
 from asm_daemon.web.route import Who
 
 
+class WrongKind(Refused):
+    """A valid key, and a route for principals of other kinds."""
+
+    def __init__(self, principal: Principal) -> None:
+        super().__init__("forbidden")
+        self.principal = principal
+
+
 class Caller(NamedTuple):
     """Who is behind a request, and for which facility where a session says so; nobody on a public route."""
 
@@ -35,7 +43,7 @@ async def identify(gate: Gate, who: Who, headers: Mapping[str, str], query: Mapp
         token = bearer(headers) or (password(headers) if who.basic else "")
         principal, code = await gate.authenticate(token, now), None
     if principal.kind not in who.kinds:
-        raise Refused("forbidden")
+        raise WrongKind(principal)
     if who.scope is not None and code is not None:
         return Caller(principal, authorise(principal, code, who.scope))
     if who.scope is not None and not facilities_within(principal, who.scope):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from typing import Any
 
+from asm_daemon.web.admin_api import admin_routes
 from asm_daemon.web.api import owner_routes
 from asm_daemon.web.documents_api import document_routes
 from asm_daemon.web.events_api import event_routes
@@ -43,6 +44,7 @@ def unbound_table() -> Table:
         *kbtt_routes(_UNBOUND, _UNBOUND, _UNBOUND, _UNBOUND, 0, 0),
         *police_routes(_UNBOUND),
         *feed_routes(_UNBOUND),
+        *admin_routes(_UNBOUND, _UNBOUND, _UNBOUND, _UNBOUND),
         *page_routes(_UNBOUND, False),
     )
 

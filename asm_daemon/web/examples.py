@@ -56,6 +56,9 @@ SEARCH: dict[str, Any] = {
 }
 ALERT_OPENING: dict[str, Any] = {"purpose": "criminal_investigation", "case_ref": "15/2026/HS-PC02"}
 ALERT_ACKNOWLEDGEMENT: dict[str, Any] = {"state": "seen"}
+REPLAY: dict[str, Any] = {"code": "unknown_facility", "before": "2026-11-23T00:00:00+07:00", "dry_run": True}
+SETTLEMENT: dict[str, Any] = {"stay_ids": ["019ac000-0000-7000-8000-000000000001"], "reason": "owner_informed"}
+ALERT_CLOSING: dict[str, Any] = {"kind": "declare_and_cancel", "subject": "HY-KS-0001"}
 SCAN: dict[str, Any] = {
     "kind": "cccd_qr",
     "payload": "|".join(

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from datetime import date
 from functools import cache, partial
 
-import prometheus_client
 import structlog
 from aiohttp import web
 
@@ -17,7 +16,7 @@ from asm_daemon.forms import blank_form
 from asm_daemon.problems import PROBLEMS, Refused
 from asm_daemon.web.bodies import NO_BODY
 from asm_daemon.web.rendering import answer, entity_tag, matches_entity_tag
-from asm_daemon.web.route import JSON, OPERATOR, PUBLIC, Call, Header, NoQuery, Route, Shown, Table
+from asm_daemon.web.route import JSON, PUBLIC, Call, Header, NoQuery, Route, Shown, Table
 from schemas import codes, sandbox
 from schemas.answers import (
     CodeRow,
@@ -58,7 +57,6 @@ from schemas.violations import CATALOGUE
 Check = Callable[[], Awaitable[object]]
 CHECK_SECONDS = 3.0
 _SHARED = "public, max-age=300"
-_TEXT = "text/plain"
 _XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 IF_NONE_MATCH = Header("If-None-Match", "ETag của lần đọc trước · The ETag of an earlier answer", '"2025-07-01.0a1b"')
 
@@ -244,12 +242,6 @@ async def _passes(name: str, check: Check) -> bool:
     return True
 
 
-async def read_metrics(_call: _Call) -> web.Response:
-    """Prometheus metrics: counts and times of the daemon, with nothing about a facility or a guest."""
-    headers = {"Content-Type": prometheus_client.CONTENT_TYPE_LATEST}
-    return web.Response(body=prometheus_client.generate_latest(), headers=headers)
-
-
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 
@@ -285,6 +277,4 @@ def public_routes(
               {200: Shown("Tiến trình đang chạy", Health)}, "Tiến trình còn trả lời", "The process answers"),
         Route("GET", "/readyz", PUBLIC, readiness, NoQuery, NO_BODY,
               state, "Sẵn sàng nhận khai báo", "Ready to take declarations in"),
-        Route("GET", "/metrics", OPERATOR, read_metrics, NoQuery, NO_BODY,
-              {200: Shown("Số đo (Prometheus)", media=(_TEXT,))}, "Số đo vận hành", "Metrics"),
     )  # fmt: skip

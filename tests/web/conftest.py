@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any
+from uuid import UUID
 
 import orjson
 import pytest
 import structlog
 from aiohttp import ClientSession, web
 
-from asm_daemon import directory
+from asm_daemon import directory, operating
 from asm_daemon.crypto import Keyring
 from asm_daemon.daemon import HOTEL_EVENTS
 from asm_daemon.directory import Gate
@@ -25,6 +26,7 @@ from asm_daemon.log import configure_logging
 from asm_daemon.model import Facility, PrincipalKind, Scope
 from asm_daemon.police import Desk
 from asm_daemon.rosters import Rosters
+from asm_daemon.web.admin_api import admin_routes
 from asm_daemon.web.api import owner_routes
 from asm_daemon.web.app import Runner, make_app
 from asm_daemon.web.documents_api import document_routes
@@ -43,6 +45,7 @@ from asm_daemon.webhooks import Endpoints
 from connectors import identity, kbtt_api, pms_ota
 from schemas.act import Connector
 from schemas.codes import Department
+from schemas.population import PopulationState, Unreachable
 from tests.stack import DEPLOYMENT, Clock, FacilityMaker, Pools
 
 MAX_BODY_BYTES = 1 << 20
@@ -118,8 +121,14 @@ async def table(
     keyring: Keyring,
     issuer: Issuer,
     failing: set[str],
+    rings: list[None],
+    clock: Clock,
 ) -> Table:
     """The route table, as the daemon composes it."""
+
+    async def measure() -> None:
+        await operating.measure_once(await pools.get("asm_sync"), await pools.get("asm_audit"), clock())
+
     pool = await pools.get("asm_intake")
     connectors = installed_connectors()
     desk = Desk(await pools.get("asm_police"), await pools.get("asm_audit"), keyring, DEPLOYMENT, None)
@@ -143,8 +152,13 @@ async def table(
         *kbtt_routes(intake, gate, await pools.get("asm_auth"), PORTAL_ROWS, MAX_BODY_BYTES, MAX_BATCH_ROWS),
         *police_routes(desk),
         *feed_routes(await pools.get("asm_feeds")),
+        *admin_routes(await pools.get("asm_sync"), lambda: rings.append(None), _nobody_answers, measure),
         *page_routes(pool, True),
     )
+
+
+async def _nobody_answers(_stay_ids: Sequence[UUID]) -> Mapping[UUID, PopulationState]:
+    raise Unreachable("no_connection")
 
 
 @pytest.fixture
