@@ -27,7 +27,8 @@ class FacilityState(Output):
     in_house: int = Field(description="Guests declared and not departed")
     check_document: int = Field(description="… whose document should be checked again (kiểm tra lại giấy tờ)")
     verification_not_told: int = Field(
-        description="… of whose check nothing is told, because the facility was told of enough guests on that day"
+        description="… không báo kết quả đối chiếu, vì hôm đó đã báo đủ số khách theo quy mô cơ sở · of whose check "
+        "nothing is told, because the facility was told of enough guests on that day"
     )
     temporary_residence: int = Field(description="… who are marked as registered (đã đăng ký tạm trú)")
     last_declared_at: datetime | None = Field(description="When the newest stay was declared")

@@ -552,7 +552,8 @@ class StayState(Output):
     confirmed_version: int | None = Field(description="Newest version the population database has confirmed")
     check_document: bool = Field(description="true: please check the guest's document again (kiểm tra lại giấy tờ)")
     verification_told: bool = Field(
-        description="false: check_document says nothing, for confirmed_version is null, or nothing is told of its check"
+        description="false: chưa báo kết quả đối chiếu, check_document chưa có nghĩa · the result of the check is not "
+        "there yet, or is not told; check_document then says nothing"
     )
 
 

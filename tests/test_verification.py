@@ -16,10 +16,12 @@ from asm_daemon import verification
 from asm_daemon.crypto import Keyring
 from asm_daemon.model import Facility
 from asm_daemon.rules import day_bounds, local_day
+from asm_daemon.settings import Settings
 from asm_daemon.store import alerts
 from asm_daemon.store.alerts import Alert
 from asm_daemon.store.sync import Confirmation
-from asm_daemon.verification import ANSWERS_AT_LEAST, answers_a_day, pattern_begins, question_of
+from asm_daemon.sync import SyncLimits
+from asm_daemon.verification import ANSWERS_AT_LEAST, ANSWERS_PERCENT, answers_a_day, pattern_begins, question_of
 from schemas.population import Verification
 from tests.population.items import guest, item
 from tests.stack import Clock, FacilityMaker, Pools
@@ -224,6 +226,12 @@ def test_what_is_asked_is_document_name_and_birth_date_as_the_population_databas
     ):
         assert question_of(keyring, other) != asked
     assert question_of(keyring, item(guest=guest(document=None))) is None
+
+
+def test_the_default_of_the_setting_is_the_one_that_was_reasoned_about() -> None:
+    default = Settings.model_fields["verification_answers_percent"].default
+    assert default == ANSWERS_PERCENT == SyncLimits().answers_percent
+    assert [answers_a_day(capacity) for capacity in (1, 20, 300)] == [10, 30, 450]
 
 
 # -- what the operator is alerted of -----------------------------------------------------------------------------------
