@@ -13,6 +13,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -56,9 +57,12 @@ IN_HAND, PER_ENDPOINT = 256, 4
 LEASE = timedelta(seconds=60)
 """After this a claimed delivery is due again: longer than an attempt may take, and its recording."""
 BACKOFF_FIRST_SECONDS, BACKOFF_FACTOR, BACKOFF_LONGEST_SECONDS = 10.0, 3.0, 12 * 3600.0
+REST_LONGEST_SECONDS = 300.0
+"""An endpoint that fails rests as a delivery waits, but no longer than this: so it is found that it is well again."""
 GIVEN_UP_AFTER = timedelta(days=3)
 RETRY_AFTER_LIMIT_SECONDS = 6 * 3600.0
-POLL_SECONDS = 1.0
+POLL_SECONDS, GATHER_SECONDS = 1.0, 0.02
+"""How often is looked for what is due, and how long is waited after an attempt has ended, for others to end too."""
 SHUTDOWN_SECONDS = 2.0
 """How long attempts in hand may go on at the end."""
 LIST_LIMIT = 1000
@@ -271,6 +275,7 @@ class Endpoints:
             if row.disabled_at is not None:
                 raise Refused("wrong_state")
             queued = await store.queue_test(connection, endpoint_id, uuid7(), now)
+            await store.rest_endpoint(connection, endpoint_id, None)  # who tests wants to know now
         return WebhookTest(event_id=str(queued))
 
     async def _locked(self, connection: Connection, actor: Actor, endpoint_id: UUID) -> EndpointRow:
@@ -390,11 +395,10 @@ class Courier:
 
     async def _wait(self) -> None:
         """Until a place is free again, a moment has passed, or the end."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(POLL_SECONDS):
                 await self._news.wait()
-        except TimeoutError:
-            pass
+                await asyncio.sleep(GATHER_SECONDS)
         self._news.clear()
 
     async def _claim_if_possible(self) -> list[tuple[Delivery, EndpointRow]]:
@@ -471,16 +475,20 @@ class Courier:
                 await store.note_success(connection, delivery.endpoint_id)
                 await store.finish_delivery(connection, delivery)
                 return "delivered"
-            since = await store.note_failure(connection, delivery.endpoint_id, attempt.code, now)
-            if since is None:
+            failing = await store.note_failure(connection, delivery.endpoint_id, attempt.code, now)
+            if failing is None:
                 return "overtaken"  # the endpoint is gone, and all that waited for it
             if attempt.code == _GONE:
                 await store.disable_endpoint(connection, delivery.endpoint_id, "gone", now)
                 return "disabled"
-            if now - since >= self._failing:
-                await self._give_up_endpoint(connection, delivery, attempt.code, since, now)
+            if now - failing.since >= self._failing:
+                await self._give_up_endpoint(connection, delivery, attempt.code, failing.since, now)
                 return "disabled"
-            due_at = now + timedelta(seconds=_wait_seconds(delivery.attempts, attempt.retry_after_seconds))
+            rest_seconds = _grown_seconds(failing.attempts, REST_LONGEST_SECONDS, attempt.retry_after_seconds)
+            await store.rest_endpoint(connection, delivery.endpoint_id, now + timedelta(seconds=rest_seconds))
+            due_at = now + timedelta(
+                seconds=_grown_seconds(delivery.attempts, BACKOFF_LONGEST_SECONDS, attempt.retry_after_seconds)
+            )
             if due_at > delivery.queued_at + GIVEN_UP_AFTER:
                 await store.finish_delivery(connection, delivery)
                 return "given_up"
@@ -496,9 +504,9 @@ class Courier:
             await raise_alert(connection, AlertKind.WEBHOOK_DISABLED, str(delivery.endpoint_id), details, now)
 
 
-def _wait_seconds(attempts: int, retry_after_seconds: float | None) -> float:
+def _grown_seconds(attempts: int, longest: float, retry_after_seconds: float | None) -> float:
     """A random time from half of what triples with each attempt, up to all of it; or as the receiver asked."""
-    grown = min(BACKOFF_FIRST_SECONDS * BACKOFF_FACTOR ** min(attempts - 1, 16), BACKOFF_LONGEST_SECONDS)
+    grown = min(BACKOFF_FIRST_SECONDS * BACKOFF_FACTOR ** min(attempts - 1, 16), longest)
     seconds = random.uniform(grown / 2, grown)  # noqa: S311 - not a secret
     if retry_after_seconds is not None:
         seconds = max(seconds, min(retry_after_seconds, RETRY_AFTER_LIMIT_SECONDS))

@@ -39,6 +39,8 @@ CREATE TABLE webhook_endpoints (
     previous_until timestamptz,         -- until then, the previous secret signs as well
     created_at timestamptz NOT NULL,
     failing_since timestamptz,          -- the first failure since the last success
+    failed_attempts integer NOT NULL DEFAULT 0,     -- since then
+    rest_until timestamptz,             -- until then nothing is sent, whatever waits
     disabled_at timestamptz,
     disabled_code text,
     CHECK ((disabled_at IS NULL) = (disabled_code IS NULL))

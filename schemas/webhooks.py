@@ -37,6 +37,14 @@ class EventType(StrEnum):
     CHECK_DOCUMENT = "stay.check_document"
 
 
+def known_events(value: object) -> object:
+    """The types named with commas between, for pydantic."""
+    try:
+        return [EventType(each.strip()) for each in value.split(",")] if isinstance(value, str) else value
+    except ValueError:
+        raise refuse("out_of_range", expected=", ".join(EventType)) from None
+
+
 EVENT_TEXTS = {
     EventType.DECLARED_LATE: "Đã khai báo nhưng trễ hạn · A stay was declared late",
     EventType.DEADLINE_NEAR: "Khách đang ở chưa khai báo, sắp hết hạn · A guest in house is not declared, and is due",

@@ -139,6 +139,8 @@ async def test_everything_wrong_with_a_facility_is_said_at_once_in_both_language
         (["hotel-system", "add", "--system", "opera", "--base-url", "http://hotel.example", "--token-url", "x"],
          ["facility", "system", "base-url", "token-url", "credentials-file"]),
         (["hotel-system", "remove", "--system", "opera"], ["facility", "system"]),
+        (["webhook", "add", "--principal", "me", "--url", "x", "--events", "all"], ["url", "events", "principal"]),
+        (["webhook", "disable", "--webhook", "mine"], ["webhook"]),
     ],
 )  # fmt: skip
 async def test_every_wrong_argument_is_named_by_its_option(
@@ -480,6 +482,26 @@ async def test_refused_hl7_messages_are_listed_without_what_they_said(asm: Comma
         ("MSG3", "AR", 1, "wrong_date PID-7"),
     ]
     assert "2 bản tin" in listed.stderr
+
+
+async def test_a_webhook_is_registered_listed_switched_and_forgotten(asm: Command, facility: Facility) -> None:
+    owner = ["--kind", "owner", "--name", "Chủ Mẫu", "--organisation", "Khách sạn Mẫu"]
+    principal = (await asm("principal", "add", *owner)).stdout.strip()
+    where = {"--principal": principal, "--url": "https://pms.example/hook/t0ken"}
+    assert told(await asm("webhook", "add", *options(where | {"--url": "http://pms.example/"}))) == ["--url"]
+    assert told(await asm("webhook", "add", *options(where | {"--principal": str(UUID(int=0))}))) == ["--principal"]
+    added = await asm("webhook", "add", *options(where), "--events", "stay.refused, stay.check_document")
+    assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=", added.stdout.strip())
+    [listed] = json.loads((await asm("webhook", "list", "--json")).stdout)
+    assert (listed["host"], listed["principal_id"], listed["waiting"]) == ("pms.example", principal, 0)
+    assert "t0ken" not in (await asm("webhook", "list")).stdout
+    one = {"--webhook": listed["id"]}
+    for command, code in (
+        ("enable", NO), ("test", DONE), ("disable", DONE), ("disable", NO), ("test", NO), ("enable", DONE),
+        ("remove", DONE), ("remove", NO),
+    ):  # fmt: skip
+        assert (command, (await asm("webhook", command, *options(one))).exit_code) == (command, code)
+    assert json.loads((await asm("webhook", "list", "--json")).stdout) == []
 
 
 async def test_hotel_software_is_registered_asked_and_forgotten(

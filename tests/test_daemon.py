@@ -7,7 +7,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from tests.certificates import Authority
 from tests.population.ledger import LEDGERS
 from tests.silence import silent
 from tests.stack import FacilityMaker, declaration
+from tests.webhook_receiver import receiving
 
 CLIENT, SECRET, ADMIN = "asm-test", "test-secret", "test-admin"
 Running = Callable[[], Any]
@@ -95,6 +96,7 @@ def settings(database: Any, population: str, tmp_path: Path) -> Settings:
             "ASM_POPULATION_URL": population,
             "ASM_POPULATION_CLIENT_ID": CLIENT,
             "ASM_POPULATION_CLIENT_SECRET_FILE": str(secret),
+            "ASM_WEBHOOK_NETWORKS": "127.0.0.0/8",
             "ASM_SHUTDOWN_SECONDS": "20",
         }
     )
@@ -142,6 +144,32 @@ async def test_a_task_that_ends_takes_the_daemon_down(start: Running) -> None:
     with pytest.raises(ExceptionGroup) as ended:
         await site.task
     assert ended.group_contains(TaskEnded, match="intake")
+
+
+async def test_a_running_daemon_tells_an_owner_of_a_late_declaration(
+    start: Running,
+) -> None:
+    site = await start()
+    async with (
+        receiving() as receiver,
+        aiohttp.ClientSession(headers={"Authorization": f"Bearer {site.key}"}) as session,
+    ):
+        async with session.post(f"{site.url}/v1/webhooks", json={"url": receiver.url}) as answer:
+            made = await answer.json()
+        late = declaration(1, arrived_at=(datetime.now(UTC) - timedelta(days=3)).isoformat())
+        async with session.post(f"{site.url}/v1/stays", json=late) as answer:
+            stay_id = (await answer.json())["stay_id"]
+
+        async def told() -> bool:
+            return bool(receiver.messages)
+
+        await _until(told)
+        async with session.get(f"{site.url}/v1/events") as answer:
+            [pulled] = (await answer.json())["events"]
+    [message] = receiver.messages
+    assert message.signed_by(made["secret"])
+    assert message.json == pulled
+    assert (pulled["type"], pulled["data"]["stay_id"]) == ("stay.declared_late", stay_id)
 
 
 async def test_what_is_declared_is_carried_to_the_population_database(start: Running) -> None:

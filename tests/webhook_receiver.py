@@ -7,6 +7,7 @@ import base64
 import hashlib
 import hmac
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -64,15 +65,15 @@ class Receiver:
 
 
 @asynccontextmanager
-async def receiving() -> AsyncIterator[Receiver]:
+async def receiving(tls: ssl.SSLContext | None = None) -> AsyncIterator[Receiver]:
     """A running receiver, at a loopback address."""
     receiver = Receiver()
     receiver.gate.set()
     app = web.Application()
     app.router.add_post("/{path:.*}", receiver.handle)
-    server = TestServer(app, host="127.0.0.1")
-    await server.start_server()
-    receiver.url = f"http://127.0.0.1:{server.port}/hook"
+    server = TestServer(app, host="127.0.0.1", scheme="http" if tls is None else "https")
+    await server.start_server(ssl=tls)
+    receiver.url = f"{server.scheme}://127.0.0.1:{server.port}/hook"
     try:
         yield receiver
     finally:

@@ -147,15 +147,14 @@ async def list_events(
     """At most `limit` events of these facilities at positions above `after` up to `through`, in their order."""
     rows = await connection.fetch(
         """
-        SELECT e.position, e.event_id, f.code AS facility_code, e.kind, e.stay_id, e.expected_id, e.at
-        FROM unnest($1::int[]) AS wanted (facility_id)
-        CROSS JOIN LATERAL (
+        SELECT position, event_id, f.code AS facility_code, e.kind, stay_id, expected_id, at
+        FROM (
             SELECT * FROM owner_events
-            WHERE owner_events.facility_id = wanted.facility_id AND position > $2 AND position <= $3
+            WHERE facility_id = ANY($1::int[]) AND position > $2 AND position <= $3
             ORDER BY position LIMIT $4
         ) AS e
-        JOIN facilities AS f ON f.id = wanted.facility_id
-        ORDER BY e.position LIMIT $4
+        JOIN facilities AS f ON f.id = e.facility_id
+        ORDER BY position
         """,
         facility_ids,
         after,

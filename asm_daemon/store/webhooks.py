@@ -57,6 +57,13 @@ class FailureCount(NamedTuple):
     last_at: datetime
 
 
+class Failing(NamedTuple):
+    """Since when an endpoint has been failing, and how often since."""
+
+    since: datetime
+    attempts: int
+
+
 class Delivery(NamedTuple):
     """A claimed delivery: `attempts` counts this one. `granted`: its receiver may (still) know of it."""
 
@@ -230,7 +237,8 @@ async def enable_endpoint(connection: Connection, endpoint_id: UUID) -> bool:
     """Send to an endpoint again what happens from now on; false if it was not disabled."""
     status = await connection.execute(
         """
-        UPDATE webhook_endpoints SET disabled_at = NULL, disabled_code = NULL, failing_since = NULL
+        UPDATE webhook_endpoints
+        SET disabled_at = NULL, disabled_code = NULL, failing_since = NULL, failed_attempts = 0, rest_until = NULL
         WHERE id = $1 AND disabled_at IS NOT NULL
         """,
         endpoint_id,
@@ -291,7 +299,8 @@ async def claim_deliveries(
 ) -> list[Delivery]:
     """Claim at most `limit` deliveries that are due, until `lease_until`, with how many are in hand already (`busy`).
 
-    An endpoint gets at most `per_endpoint` at a time, and one while it fails. Those that do not fail come first.
+    An endpoint gets at most `per_endpoint` at a time, and one while it fails, unless it rests. Those that do not fail
+    come first.
     """
     rows = await connection.fetch(
         """
@@ -299,7 +308,7 @@ async def claim_deliveries(
             SELECT e.id, e.failing_since IS NOT NULL AS failing,
                 CASE WHEN e.failing_since IS NULL THEN $5 ELSE 1 END - coalesce(b.in_hand, 0) AS room
             FROM webhook_endpoints AS e LEFT JOIN unnest($3::uuid[], $4::int[]) AS b (id, in_hand) ON b.id = e.id
-            WHERE e.disabled_at IS NULL
+            WHERE e.disabled_at IS NULL AND (e.rest_until IS NULL OR e.rest_until <= $1)
         ), chosen AS (
             SELECT d.endpoint_id, d.event_id
             FROM open CROSS JOIN LATERAL (
@@ -344,7 +353,11 @@ async def finish_delivery(connection: Connection, delivery: Delivery) -> None:
 async def note_success(connection: Connection, endpoint_id: UUID) -> None:
     """The endpoint answers (again)."""
     await connection.execute(
-        "UPDATE webhook_endpoints SET failing_since = NULL WHERE id = $1 AND failing_since IS NOT NULL", endpoint_id
+        """
+        UPDATE webhook_endpoints SET failing_since = NULL, failed_attempts = 0, rest_until = NULL
+        WHERE id = $1 AND failing_since IS NOT NULL
+        """,
+        endpoint_id,
     )
 
 
@@ -364,26 +377,33 @@ async def postpone_delivery(connection: Connection, delivery: Delivery, due_at: 
     return bool(status == "UPDATE 1")
 
 
-async def note_failure(connection: Connection, endpoint_id: UUID, code: str, now: datetime) -> datetime | None:
-    """Count a failure of an endpoint, and return since when it has been failing; None if there is none any more."""
-    since: datetime | None = await connection.fetchval(
+async def note_failure(connection: Connection, endpoint_id: UUID, code: str, now: datetime) -> Failing | None:
+    """Count a failure of an endpoint, and return how long it has been failing; None if there is none any more."""
+    row = await connection.fetchrow(
         """
         WITH failing AS (
-            UPDATE webhook_endpoints SET failing_since = coalesce(failing_since, $3) WHERE id = $1
-            RETURNING id, failing_since
+            UPDATE webhook_endpoints
+            SET failing_since = coalesce(failing_since, $3), failed_attempts = failed_attempts + 1
+            WHERE id = $1
+            RETURNING id, failing_since, failed_attempts
         ), counted AS (
             INSERT INTO webhook_failures AS held (endpoint_id, code, failures, last_at)
             SELECT id, $2, 1, $3 FROM failing
             ON CONFLICT (endpoint_id, code)
             DO UPDATE SET failures = held.failures + 1, last_at = greatest(held.last_at, EXCLUDED.last_at)
         )
-        SELECT failing_since FROM failing
+        SELECT failing_since, failed_attempts FROM failing
         """,
         endpoint_id,
         code,
         now,
     )
-    return since
+    return None if row is None else Failing(*row)
+
+
+async def rest_endpoint(connection: Connection, endpoint_id: UUID, until: datetime | None) -> None:
+    """Send nothing to an endpoint until then; None: try it at once."""
+    await connection.execute("UPDATE webhook_endpoints SET rest_until = $2 WHERE id = $1", endpoint_id, until)
 
 
 async def erase_failures(connection: Connection, before: datetime) -> int:
