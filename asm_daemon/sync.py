@@ -366,10 +366,10 @@ class Worker:
         room = self.breaker.room(limits.batch_rows * (limits.requests - self._batches), clock)
         if not lanes or room <= 0 or clock >= self._held_until:
             return []
-        limit = room + len(self._in_flight)
         after = self._cursor.start(clock, limits.sweep_seconds)
+        limit = room + sum(stay_id > after for stay_id in self._in_flight)
         async with self._pool.acquire() as connection:
-            due = await store.read_due(connection, lanes, self._now(), limit)
+            due = await store.read_due(connection, lanes, self._now(), room + len(self._in_flight))
             queued = await store.read_queue(connection, lanes, after, limit)
         chosen = self._choose(due, queued, room, more=len(queued) == limit)
         self._in_flight.update((stay_id, task.work.lane) for stay_id, task in chosen.items())
