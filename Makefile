@@ -1,4 +1,4 @@
-# Everything a newcomer needs; `make` alone lists it. Only `setup`, `lock` and `fuzz` use the network.
+# Everything a newcomer needs; `make` alone lists it. Only `setup`, `lock`, `fuzz` and `bench` use the network.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -12,6 +12,7 @@ TEST_OPTIONS ?=
 # As many tests at once as there are cores, each process with a PostgreSQL of its own.
 TEST_PROCESSES ?= auto
 TARGET ?=
+BENCH ?=
 SECONDS ?= 60
 
 .PHONY: help setup check test demo bench fuzz samples schemas lock clean
@@ -33,8 +34,10 @@ test: $(INSTALLED) ## all tests, on a PostgreSQL of their own (TEST_OPTIONS='-k 
 demo: $(INSTALLED) ## the whole system on this machine, with synthetic people, until Ctrl-C
 	$(RUN) asm_daemon demo
 
-bench: $(INSTALLED) ## what this machine can take, beside what its database alone can take
-	$(RUN) tests.bench
+bench: $(INSTALLED) ## what this machine can take, beside what its parts and others can take (BENCH=sync for a part)
+	$(RUN) pip install --quiet --no-deps --require-hashes --only-binary :all: -r tests/bench/requirements.txt \
+		|| echo "pgqueuer and procrastinate cannot be installed here: the sync is measured without them beside it"
+	$(RUN) tests.bench $(BENCH)
 
 fuzz: $(INSTALLED) ## bad input for every parser, guided by coverage (SECONDS=60 for each, TARGET=hl7_adt)
 	$(RUN) pip install --quiet --require-hashes --only-binary :all: -r tests/fuzz/requirements.txt \

@@ -391,10 +391,10 @@ class Worker:
         if not lanes or room <= 0 or clock >= self._held_until:
             return []
         busy = frozenset(self._in_flight)  # what ends while we read is still in what we read
-        limit = room + len(busy)
         after = self._cursor.start(clock, limits.sweep_seconds)
+        limit = room + sum(stay_id > after for stay_id in busy)
         async with self._pool.acquire() as connection:
-            due = await store.read_due(connection, lanes, self._now(), limit)
+            due = await store.read_due(connection, lanes, self._now(), room + len(busy))
             queued = await store.read_queue(connection, lanes, after, limit)
         chosen = self._choose(due, queued, room, busy, more=len(queued) == limit)
         self._in_flight.update((stay_id, task.work.lane) for stay_id, task in chosen.items())

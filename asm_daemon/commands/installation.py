@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 from enum import StrEnum
@@ -53,7 +54,19 @@ async def _run(given: Settings) -> None:
     await require_database(given.database_url, *daemon.ROLES)
     async with open_daemon(given) as opened:
         configure_logging(given.log_level, given.deployment)  # what failed before that is a line for an operator
+        _collect_garbage_seldom()
         await daemon.run(opened, stop, _announce)
+
+
+def _collect_garbage_seldom() -> None:
+    """Spare the cyclic collector what lives as long as the process, and let it look only after many allocations.
+
+    Batches are thousands of small objects that are freed without it; with Python's defaults it takes a third of the
+    processor time of the sync. One collection looks at some 50,000 objects, in a few milliseconds.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def _announce(ports: Ports) -> None:
