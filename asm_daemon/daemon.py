@@ -142,9 +142,12 @@ def load_connectors() -> dict[str, Connector]:
 
 
 @asynccontextmanager
-async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> AsyncIterator[Daemon]:
+async def open_daemon(
+    settings: Settings, *, now: Callable[[], datetime] = utc_now, sync_limits: SyncLimits | None = None
+) -> AsyncIterator[Daemon]:
     """Build everything and close it in reverse. Nothing runs yet; the months in which declarations arrive are ready.
 
+    `sync_limits` are those of the settings unless given: where recovery is watched, it has to be quick.
     Raises `KeyStoreError`, and what asyncpg raises when the database cannot be reached.
     """
     async with AsyncExitStack() as stack:
@@ -257,7 +260,8 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
                 keyring,
                 population,
                 now=now,
-                limits=SyncLimits(
+                limits=sync_limits
+                or SyncLimits(
                     lease_seconds=settings.lease_seconds, shutdown_seconds=settings.shutdown_seconds * SYNC_SHARE
                 ),
                 doorbell=doorbell,
