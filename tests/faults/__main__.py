@@ -28,6 +28,9 @@ from tests.faults.run import Result, run_seed
 
 KEPT = Path(".faults")
 """Where the journal and the logs of failed runs stay."""
+LOST = ("accepted_acts_exist",)
+DUPLICATED = ("no_stay_twice_for_one_key", "no_guest_in_house_twice", "effects_happen_once")
+"""The auditor's checks that find what was lost, and what was done twice."""
 _LINE_BYTES = 1 << 20
 
 
@@ -127,6 +130,7 @@ def totals(results: Sequence[Result], left_out: Iterable[str], elapsed_seconds: 
     for result in results:
         injected.update(result.injected)
         counts.update(result.counts)
+    found = Counter(fault.partition(":")[0] for result in results for fault in result.faults)
     converged = [result.converge_seconds for result in results if result.converge_seconds is not None]
     return {
         "seeds": len(results),
@@ -139,8 +143,9 @@ def totals(results: Sequence[Result], left_out: Iterable[str], elapsed_seconds: 
         "accepted": counts["accepted"] + counts["duplicate"],
         "refused": counts["refused"],
         "unknown": counts["unknown"],
-        "lost": counts["lost"],
-        "duplicated": counts["duplicated"],
+        "lost": sum(found[check] for check in LOST),
+        "duplicated": sum(found[check] for check in DUPLICATED),
+        "findings_by_check": dict(sorted(found.items())),
         "police_searches": counts["searches"],
         "converge_seconds": {
             "median": round(statistics.median(converged), 2) if converged else None,

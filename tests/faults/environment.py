@@ -12,7 +12,6 @@ import pwd
 import shutil
 import signal
 import subprocess
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
@@ -30,9 +29,8 @@ from asm_daemon.daemon import prepare_months_once
 from asm_daemon.embedded import PORT, EmbeddedPostgres
 from asm_daemon.store.migrate import load_migrations, migrate
 from asm_daemon.store.pool import open_pool
-from asm_daemon.store.sync import Conservation
-from asm_daemon.sync import conservation
 from connectors.population import simulator
+from tests.faults.auditor import Databases
 from tests.faults.processes import Forker, Process, SharedClock
 from tests.faults.proxy import Proxy
 
@@ -193,7 +191,7 @@ class Lane:
         await simulator.seed(self.population_url, PERSONS)
 
     async def clone(self, *, small: bool) -> None:
-        """The database of the next run; the last one's is dropped."""
+        """The database of the next run. The last one's is dropped: recovery from a crash reads every file there is."""
         async with self.superuser() as connection:
             await connection.execute(f"DROP DATABASE IF EXISTS {self.database} WITH (FORCE)")
             self._runs += 1
@@ -215,10 +213,7 @@ class Lane:
         stack.callback(subprocess.run, ["umount", "--lazy", str(small)], check=False)
         account = pwd.getpwnam("nobody")  # as whom PostgreSQL runs where we are root
         os.chown(small, account.pw_uid, account.pw_gid)
-        for parent in (self.folder, *self.folder.parents):  # PostgreSQL's account has to walk to it
-            with suppress(PermissionError):
-                if not parent.stat().st_mode & 0o001:
-                    parent.chmod(parent.stat().st_mode | 0o011)
+        self.folder.chmod(0o711)  # that account has to walk to it
         return True
 
     @contextmanager
@@ -368,26 +363,10 @@ class Site:
         return [("127.0.0.1", place.links["mllp"].port) for place in self.places]
 
     @property
-    def database_url(self) -> str:
-        """The daemon's database past the proxies, with {role}."""
-        return self.lane.postgres.dsn("{role}", self.lane.database)
-
-    async def until_converged(self, seconds: float) -> Conservation | None:
-        """None when nothing is queued or waits any more; else, after `seconds`, what there is."""
-        deadline = time.monotonic() + seconds
-        pool = await open_pool(self.database_url, "asm_sync", min_size=0, max_size=1)
-        try:
-            calm = 0
-            while True:
-                state = await conservation(pool)
-                calm = calm + 1 if state.queued == state.waiting == 0 else 0
-                if calm == 2:  # what a daemon still had in hand when an owner stopped listening may come late
-                    return None
-                if time.monotonic() > deadline:
-                    return state
-                await asyncio.sleep(POLL_SECONDS)
-        finally:
-            pool.terminate()
+    def databases(self) -> Databases:
+        """Both databases, past the proxies."""
+        lane = self.lane
+        return Databases(lane.postgres.dsn("{role}", lane.database), lane.population_url)
 
     async def end_daemons(self) -> list[str]:
         """End every daemon by SIGTERM; what is wrong with how they ended."""

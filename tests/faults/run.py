@@ -6,12 +6,13 @@ import asyncio
 import time
 import traceback
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from asm_daemon.samples_directory import GUESTHOUSE, HOSPITAL, HOTEL
-from tests.faults.auditor import Databases, audit_run
+from tests.faults.auditor import audit_run, await_convergence
 from tests.faults.environment import Lane, Site, new_folder
 from tests.faults.faults import Plan, carry_out, make_plan
 from tests.faults.journal import Journal
@@ -19,11 +20,13 @@ from tests.faults.load import Doors, run_load
 
 BOUND_SECONDS = 30.0
 """After the last fault, everything sent is answered and carried within this time, or the run fails as stuck."""
+LOAD_SECONDS, CLIENTS = 2.0, 6
+"""How long the load lasts if all goes well: a little longer than faults begin. So many clients share it."""
 CALM_SECONDS = 20.0
 """How long the load may go on after that, when it is told to stop."""
 FACILITIES = (HOTEL, GUESTHOUSE, HOSPITAL)
 
-Spoil = Callable[[Site], Awaitable[None]]
+Spoil = Callable[[Site], Coroutine[Any, Any, None]]
 
 
 @dataclass
@@ -41,11 +44,19 @@ class Result:
 
 
 async def run_seed(
-    lane: Lane, seed: int, folder: Path, *, only: str | None = None, spoil: Spoil | None = None
+    lane: Lane,
+    seed: int,
+    folder: Path,
+    *,
+    only: str | None = None,
+    meddle: Spoil | None = None,
+    spoil: Spoil | None = None,
+    bound_seconds: float = BOUND_SECONDS,
 ) -> Result:
     """Run one seed in a fresh system; its journal and logs are in `folder`.
 
-    `spoil` is done after everything has come to rest and before the auditor looks: to see that he sees.
+    To see that defects are seen, `meddle` is done beside the load, and `spoil` once everything has come to rest and
+    before the auditor looks.
     """
     started = time.monotonic()
     plan = make_plan(seed, may_fill_disk=lane.small, only=only)
@@ -54,7 +65,17 @@ async def run_seed(
     (folder / "plan.txt").write_text("".join(f"{fault}\n" for fault in (f"{plan.daemons} daemons", *plan.faults)))
     journal = Journal(seed)
     try:
-        await _run(lane, plan, folder, journal, result, spoil)
+        async with lane.site(folder, plan.daemons, small=plan.small) as site:
+            result.injected = site.injected
+            await _load_and_break(site, plan, journal, result, meddle, bound_seconds)
+            result.unasked_ends = site.unasked_ends
+            result.faults += await site.end_daemons()
+            if spoil is not None:
+                await spoil(site)
+            logs = sorted(folder.glob("*.log"))
+            findings = await audit_run(site.databases, lane.folder / "keys", journal, logs=logs)
+            result.faults += findings.faults
+            result.counts = findings.counts
     except Exception:  # noqa: BLE001 - the top of a run: whatever breaks in the suite is a finding too
         result.faults.append(f"the suite itself failed:\n{traceback.format_exc()}")
     finally:
@@ -64,43 +85,39 @@ async def run_seed(
     return result
 
 
-async def _run(lane: Lane, plan: Plan, folder: Path, journal: Journal, result: Result, spoil: Spoil | None) -> None:
-    async with lane.site(folder, plan.daemons, small=plan.small) as site:
-        doors = Doors(
-            base_urls=site.base_urls,
-            mllp=site.mllp,
-            owner_keys={code: lane.keys.owners[code] for code in FACILITIES},
-            police=lane.keys.officer,
-        )
-        result.injected = site.injected
-        stop = asyncio.Event()
-        load = asyncio.create_task(run_load(plan.seed, doors, journal, acts=plan.acts, stop=stop))
-        try:
-            await carry_out(plan, site)
-            await _come_to_rest(site, load, stop, result)
-        finally:
-            load.cancel()
-            await asyncio.gather(load, return_exceptions=True)
-        result.unasked_ends = site.unasked_ends
-        result.faults += await site.end_daemons()
-        if spoil is not None:
-            await spoil(site)
-        findings = await audit_run(Databases(site.database_url, lane.population_url), lane.folder / "keys", journal)
-        result.faults += findings.faults
-        result.counts = findings.counts | journal.counts()
+async def _load_and_break(
+    site: Site, plan: Plan, journal: Journal, result: Result, meddle: Spoil | None, bound_seconds: float
+) -> None:
+    keys = site.lane.keys
+    doors = Doors(site.base_urls, site.mllp, {code: keys.owners[code] for code in FACILITIES}, keys.officer)
+    pace_seconds = LOAD_SECONDS * CLIENTS / plan.acts
+    stop = asyncio.Event()
+    load = asyncio.create_task(
+        run_load(plan.seed, doors, journal, acts=plan.acts, stop=stop, pace_seconds=pace_seconds)
+    )
+    beside = [load] if meddle is None else [load, asyncio.ensure_future(meddle(site))]
+    try:
+        await carry_out(plan, site)
+        await _come_to_rest(site, load, stop, result, bound_seconds)
+    finally:
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
 
 
-async def _come_to_rest(site: Site, load: asyncio.Task[None], stop: asyncio.Event, result: Result) -> None:
+async def _come_to_rest(
+    site: Site, load: asyncio.Task[None], stop: asyncio.Event, result: Result, bound_seconds: float
+) -> None:
     """Wait until all is answered and carried; the time is counted from the last heal."""
-    done, _ = await asyncio.wait([load], timeout=BOUND_SECONDS)
+    done, _ = await asyncio.wait([load], timeout=bound_seconds)
     if not done:
-        result.faults.append(f"stuck: the senders were not answered within {BOUND_SECONDS:g} s of the last fault")
+        result.faults.append(f"stuck: the senders were not answered within {bound_seconds:g} s of the last fault")
         stop.set()
         async with asyncio.timeout(CALM_SECONDS):
             await load
     load.result()
     waited = asyncio.get_running_loop().time() - site.healed_at
-    left = await site.until_converged(max(1.0, BOUND_SECONDS - waited))
-    if left is not None:
-        result.faults.append(f"stuck: after {BOUND_SECONDS:g} s {left.queued} are queued and {left.waiting} wait")
+    convergence = await await_convergence(site.databases, max(1.0, bound_seconds - waited))
+    if convergence.stuck:
+        result.faults.append(f"stuck: {bound_seconds:g} s after the last fault: {'; '.join(convergence.stuck)}")
     result.converge_seconds = asyncio.get_running_loop().time() - site.healed_at
