@@ -368,8 +368,10 @@ class Worker:
             return []
         limit = room + len(self._in_flight)
         after = self._cursor.start(clock, limits.sweep_seconds)
+        now = self._now()
+        latest = now + timedelta(seconds=2 * limits.backoff_longest_seconds)  # the backoff, and a pause that was asked for
         async with self._pool.acquire() as connection:
-            due = await store.read_due(connection, lanes, self._now(), limit)
+            due = await store.read_due(connection, lanes, now, latest, limit)
             queued = await store.read_queue(connection, lanes, after, limit)
         chosen = self._choose(due, queued, room, more=len(queued) == limit)
         self._in_flight.update((stay_id, task.work.lane) for stay_id, task in chosen.items())
