@@ -283,7 +283,8 @@ class Worker:
     async def _keep_lanes(self) -> None:
         while True:
             try:
-                await self.beat()
+                async with asyncio.timeout(self.limits.lease_seconds):  # else the lanes wait for a connection that is dead
+                    await self.beat()
                 await asyncio.sleep(self.limits.lease_seconds / 3)
             except DATABASE_AWAY as error:
                 log.warning("sync.heartbeat_failed", exc_info=error)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
 ROLE_PLACEHOLDER = "{role}"
 _CONNECT_SECONDS = 10
 _IDLE_CONNECTION_SECONDS = 300
+_QUERIES = 50_000
 # PostgreSQL ends a slow statement itself and says so; the client gives up only when the server no longer answers.
 _ANSWER_MARGIN_SECONDS = 5
+# A connection that fell silent is not given back in order but cut off, and a pool does not wait for it when it closes.
+_RELEASE_SECONDS = 5
+_CLOSE_SECONDS = 1
 
 # A plan that was made and kept while this month's partition was empty would read all of it when it is full, until
 # PostgreSQL analyses it. Planning anew costs a fraction of a millisecond and sees the true sizes.
@@ -27,6 +33,27 @@ END $$
 """
 
 
+if TYPE_CHECKING:
+    _AnyPool = asyncpg.Pool[asyncpg.Record]
+else:
+    _AnyPool = asyncpg.Pool
+
+
+class _Pool(_AnyPool):
+    """A pool that waits for no server for ever, which asyncpg's does as it takes a connection back and as it closes."""
+
+    async def release(
+        self, connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record], *, timeout: float | None = None
+    ) -> None:
+        with suppress(TimeoutError):  # it is cut off then; what was done with it is done
+            await super().release(connection, timeout=_RELEASE_SECONDS if timeout is None else timeout)
+
+    async def close(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await super().close()
+
+
 async def open_pool(
     database_url: str,
     role: str,
@@ -34,12 +61,13 @@ async def open_pool(
     min_size: int = 1,
     max_size: int = 8,
     statement_timeout_seconds: float = 15,
-    idle_in_transaction_seconds: float = 30,
+    idle_in_transaction_seconds: float = 10,
 ) -> asyncpg.Pool:
     """Open the pool of one login; `database_url` carries `{role}` where the login's name belongs.
 
     Connections lead to a server that takes writes. When one of them turns out to be read-only as it comes back, all
-    are replaced before their next use. Raises what asyncpg raises when the server cannot be reached.
+    are replaced before their next use. A session that says nothing within a transaction is ended by the server, and its
+    locks with it. Raises what asyncpg raises when the server cannot be reached.
     """
 
     async def reset(connection: asyncpg.Connection) -> None:
@@ -48,11 +76,15 @@ async def open_pool(
         except asyncpg.ReadOnlySQLTransactionError:
             await pool.expire_connections()
 
-    pool: asyncpg.Pool = await asyncpg.create_pool(
+    pool = await _Pool(
         min_size=min_size,
         max_size=max_size,
+        max_queries=_QUERIES,
         max_inactive_connection_lifetime=_IDLE_CONNECTION_SECONDS,
         reset=reset,
+        loop=None,
+        connection_class=asyncpg.Connection,
+        record_class=asyncpg.Record,
         **_arguments(database_url, role, statement_timeout_seconds, idle_in_transaction_seconds),
     )
     return pool
@@ -63,7 +95,7 @@ async def open_connection(
     role: str,
     *,
     statement_timeout_seconds: float = 15,
-    idle_in_transaction_seconds: float = 30,
+    idle_in_transaction_seconds: float = 10,
 ) -> asyncpg.Connection:
     """Open a connection outside any pool, for prepared statements, LISTEN and session locks. The caller closes it."""
     return await asyncpg.connect(

@@ -69,8 +69,19 @@ class Plan:
         """Whether the database has to lie on the small file system."""
         return any(fault.kind == DISK_FULL for fault in self.faults)
 
+    @property
+    def bound_seconds(self) -> float:
+        """After the last fault, everything sent is answered and carried within this time, or the run fails as stuck.
+
+        Only timeouts end what waits for a connection to the database that fell silent, and so long its locks stay: 20 s
+        for a statement, 20 s for its cancelling, 5 s to give the connection back, and then the next one in the queue.
+        """
+        return 120.0 if any(fault.kind == DATABASE_SILENCE for fault in self.faults) else 30.0
+
 
 DISK_FULL = Kind("database", "disk_full")
+DATABASE_SILENCE = Kind("link_database", "silence")
+"""Takes a minute to come to rest, so it is only drawn when it alone is asked for."""
 
 _DAEMON = ("kill", "restart", "pause")
 _POSTGRES = ("immediate_stop", "kill", "pause")
@@ -102,6 +113,8 @@ PARTS: Mapping[str, Sequence[Kind]] = {
     "answer": _answer_kinds(),
 }
 """Every kind of fault there is, by the part that suffers it. A plan draws the part first, then the kind."""
+_STRIKES_FEW = {TroubleKind.TRUNCATE, TroubleKind.DROP_ANSWER, TroubleKind.SILENCE}
+"""Troubles that would let nobody in while they last: they strike a few connections."""
 _WEIGHTS = {"daemon": 3, "postgres": 2, "database": 3, "simulator": 1, "clock": 2, "answer": 5}
 KINDS = tuple(kind for kinds in PARTS.values() for kind in kinds)
 
@@ -109,17 +122,14 @@ KINDS = tuple(kind for kinds in PARTS.values() for kind in kinds)
 def make_plan(seed: int, *, may_fill_disk: bool, only: str | None = None) -> Plan:
     """The plan of a seed. `only` keeps it to kinds whose name begins so."""
     dice = random.Random(f"{seed} faults")  # noqa: S311 - repeatable
-    parts = {
-        part: allowed
+    left_out = set() if may_fill_disk else {DISK_FULL}
+    if only != str(DATABASE_SILENCE):
+        left_out.add(DATABASE_SILENCE)
+    wanted = {
+        part: [kind for kind in kinds if kind not in left_out and str(kind).startswith(only or "")]
         for part, kinds in PARTS.items()
-        if (
-            allowed := [
-                kind
-                for kind in kinds
-                if (may_fill_disk or kind != DISK_FULL) and (only is None or str(kind).startswith(only))
-            ]
-        )
     }
+    parts = {part: kinds for part, kinds in wanted.items() if kinds}
     weights = [_WEIGHTS.get(part, 1) for part in parts]
     faults = []
     for _ in range(dice.randint(*FAULTS)):
@@ -276,7 +286,7 @@ async def _link(fault: Fault, _site: Site, place: Place) -> bool:
         kind,
         milliseconds=dice.randint(5, 60),
         after_bytes=dice.randint(0, 200),
-        strikes=few if kind in (TroubleKind.TRUNCATE, TroubleKind.DROP_ANSWER) else None,
+        strikes=few if kind in _STRIKES_FEW else None,
     )
     before = link.struck[kind]
     with link.spoiled(trouble):

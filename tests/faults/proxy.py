@@ -27,7 +27,8 @@ class TroubleKind(StrEnum):
 
     LATENCY = "latency"  # every piece comes `milliseconds` later, both ways
     RESET = "reset"  # connections are reset, those there are and new ones
-    HALF_OPEN = "half_open"  # accepted, and nothing is carried or answered
+    HALF_OPEN = "half_open"  # accepted, and nothing is carried or answered, until it is healed by a reset
+    SILENCE = "silence"  # the same for good, as behind a firewall that forgot a connection: only a timeout ends it
     TRUNCATE = "truncate"  # the answer ends after `after_bytes`, then the connection is closed
     ONE_BYTE = "one_byte"  # one byte at a time, both ways
     DROP_ANSWER = "drop_answer"  # the request arrives and takes effect; its answer is swallowed, then a reset
@@ -82,7 +83,7 @@ class Proxy:
         """Carry everything again. What was swallowed is lost: its connections are reset."""
         self._trouble = None
         for connection in list(self._connections):
-            if connection.dead:
+            if connection.dead and connection.hit_by is not None and connection.hit_by.kind is not TroubleKind.SILENCE:
                 connection.reset()
 
     @contextmanager
@@ -134,10 +135,10 @@ class _Connection:
         self.link.enter(self)
         if self.link.strikes(self, TroubleKind.RESET):
             self.reset()
-        elif not self.link.strikes(self, TroubleKind.HALF_OPEN):
-            self._connecting = asyncio.create_task(self._connect())
-        else:
+        elif self.link.strikes(self, TroubleKind.HALF_OPEN) or self.link.strikes(self, TroubleKind.SILENCE):
             self.dead = True
+        else:
+            self._connecting = asyncio.create_task(self._connect())
 
     async def _connect(self) -> None:
         loop, upstream = asyncio.get_running_loop(), self.link.upstream
@@ -165,7 +166,7 @@ class _Connection:
         link = self.link
         if self.dead:
             return
-        if link.strikes(self, TroubleKind.HALF_OPEN):
+        if link.strikes(self, TroubleKind.HALF_OPEN) or link.strikes(self, TroubleKind.SILENCE):
             self.dead = True
             return
         if source.answers:

@@ -18,8 +18,6 @@ from tests.faults.faults import Plan, carry_out, make_plan
 from tests.faults.journal import Journal
 from tests.faults.load import Doors, run_load
 
-BOUND_SECONDS = 30.0
-"""After the last fault, everything sent is answered and carried within this time, or the run fails as stuck."""
 LOAD_SECONDS, CLIENTS = 2.0, 6
 """How long the load lasts if all goes well: a little longer than faults begin. So many clients share it."""
 CALM_SECONDS = 20.0
@@ -51,7 +49,7 @@ async def run_seed(
     only: str | None = None,
     meddle: Spoil | None = None,
     spoil: Spoil | None = None,
-    bound_seconds: float = BOUND_SECONDS,
+    bound_seconds: float | None = None,
 ) -> Result:
     """Run one seed in a fresh system; its journal and logs are in `folder`.
 
@@ -67,7 +65,7 @@ async def run_seed(
     try:
         async with lane.site(folder, plan.daemons, small=plan.small) as site:
             result.injected = site.injected
-            await _load_and_break(site, plan, journal, result, meddle, bound_seconds)
+            await _load_and_break(site, plan, journal, result, meddle, bound_seconds or plan.bound_seconds)
             result.unasked_ends = site.unasked_ends
             result.faults += await site.end_daemons()
             if spoil is not None:

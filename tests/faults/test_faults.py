@@ -16,7 +16,7 @@ import pytest
 from tests.faults import REGRESSIONS
 from tests.faults.__main__ import totals
 from tests.faults.environment import Lane, Site
-from tests.faults.faults import DISK_FULL, KINDS, make_plan
+from tests.faults.faults import DATABASE_SILENCE, DISK_FULL, KINDS, make_plan
 from tests.faults.proxy import Proxy, Trouble, TroubleKind
 from tests.faults.run import Result, run_seed
 
@@ -148,6 +148,20 @@ async def test_half_open_strikes_a_connection_that_worked(link: Proxy, echo: Ech
     assert echo.did == [b"one"]
 
 
+async def test_silence_stays_when_all_else_is_healed(link: Proxy, echo: Echo) -> None:
+    link.spoil(Trouble(TroubleKind.SILENCE, strikes=1))
+    async with _client(link) as client, _client(link) as spared:
+        client.send(b"one")
+        with pytest.raises(TimeoutError):
+            await client.answer(0.1)
+        link.heal()
+        spared.send(b"two")
+        assert await spared.answer() == b"did two\n"
+        with pytest.raises(TimeoutError):
+            await client.answer(0.1)
+    assert echo.did == [b"two"]
+
+
 async def test_a_dropped_answer_is_of_a_request_that_took_effect(link: Proxy, echo: Echo) -> None:
     with link.spoiled(Trouble(TroubleKind.DROP_ANSWER, strikes=1)):
         async with _client(link) as client:
@@ -198,12 +212,18 @@ def test_a_seed_is_one_plan() -> None:
 
 def test_every_kind_of_fault_has_its_turn() -> None:
     plans = [make_plan(seed, may_fill_disk=True) for seed in range(1000)]
-    assert {fault.kind for plan in plans for fault in plan.faults} == set(KINDS)
+    assert {fault.kind for plan in plans for fault in plan.faults} == set(KINDS) - {DATABASE_SILENCE}
+
+
+def test_a_silent_database_connection_is_drawn_when_it_alone_is_asked_for() -> None:
+    plan = make_plan(1, may_fill_disk=True, only="link_database_silence")
+    assert {fault.kind for fault in plan.faults} == {DATABASE_SILENCE}
+    assert plan.bound_seconds > make_plan(1, may_fill_disk=True).bound_seconds
 
 
 def test_without_the_right_to_mount_only_the_full_disk_is_left_out() -> None:
     plans = [make_plan(seed, may_fill_disk=False) for seed in range(1000)]
-    assert {fault.kind for plan in plans for fault in plan.faults} == set(KINDS) - {DISK_FULL}
+    assert {fault.kind for plan in plans for fault in plan.faults} == set(KINDS) - {DATABASE_SILENCE, DISK_FULL}
 
 
 def test_the_totals_name_what_was_left_out_and_what_never_struck() -> None:
