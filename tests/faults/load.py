@@ -521,7 +521,7 @@ _STEPS = (
     (_extend, 2),
     (_cancel, 1),
     (_declare_again, 1),
-    (_declare_otherwise, 1),
+    (_declare_otherwise, 2),
     (_fetch_receipt, 1),
     (_read_back, 1),
 )
