@@ -171,14 +171,22 @@ class Crime:
     journal: Journal
     before: Evidence
 
-    def stay(self, status: str = "declared", version: int | None = 1, among: Iterable[UUID] | None = None) -> UUID:
-        """A stay in this version, with a name, declared over HTTP, that nobody looked at, and that is carried."""
+    def stay(
+        self,
+        status: str = "declared",
+        versions: range = range(1, 2),
+        among: Iterable[UUID] | None = None,
+        *,
+        sought: bool = True,
+    ) -> UUID:
+        """A stay that is carried, has a name, was declared over HTTP, and was not read (nor `sought` by an officer)."""
         looked_at = {read.stay_id for read in self.journal.reads}
-        looked_at |= {stay_id for search in self.journal.searches for stay_id in search.found}
+        if not sought:
+            looked_at |= {stay_id for search in self.journal.searches for stay_id in search.found}
         for stay_id, row in self.before.current.items():
             if (
                 row.status == status
-                and version in (None, row.version)
+                and row.version in versions
                 and (among is None or stay_id in among)
                 and stay_id not in looked_at
                 and not self.before.facilities[row.facility_id].sandbox
@@ -203,6 +211,7 @@ class Crime:
         await self.ours.execute("UPDATE stays SET sealed = $2 WHERE id = $1", stay_id, sealed)
 
 
+CHANGED = range(2, 100)
 Plant = Callable[[Crime], Awaitable[None]]
 PLANTS: dict[str, tuple[Plant, set[str]]] = {}
 
@@ -240,7 +249,7 @@ async def crime(clean: CleanRun) -> AsyncIterator[Crime]:
     auditor.stored_batches_verify,
 )
 async def a_stay_is_lost(crime: Crime) -> None:
-    await crime.ours.execute("DELETE FROM stays WHERE id = $1", crime.stay())
+    await crime.ours.execute("DELETE FROM stays WHERE id = $1", crime.stay(sought=False))
 
 
 @planted(
@@ -250,7 +259,9 @@ async def a_stay_is_lost(crime: Crime) -> None:
     auditor.stored_batches_verify,
 )
 async def a_former_version_is_lost(crime: Crime) -> None:
-    await crime.ours.execute("DELETE FROM stay_versions WHERE stay_id = $1 AND version = 1", crime.stay(version=2))
+    await crime.ours.execute(
+        "DELETE FROM stay_versions WHERE stay_id = $1 AND version = 1", crime.stay(versions=CHANGED)
+    )
 
 
 @planted(auditor.accepted_acts_exist, auditor.every_version_was_sent_once, auditor.stored_batches_verify)
@@ -266,21 +277,28 @@ async def something_else_is_kept(crime: Crime) -> None:
     auditor.population_holds_the_newest,
 )
 async def a_record_does_not_open(crime: Crime) -> None:
-    row = crime.before.current[crime.stay()]
+    row = crime.before.current[crime.stay(sought=False)]
     broken = row.sealed[:-1] + bytes([row.sealed[-1] ^ 1])
     await crime.ours.execute("UPDATE stays SET sealed = $2 WHERE id = $1", row.id, broken)
 
 
 @planted(auditor.accepted_acts_exist, auditor.population_holds_the_newest, auditor.stored_batches_verify)
 async def a_stay_is_put_back_to_what_it_was(crime: Crime) -> None:
-    confirmed = await crime.ours.fetch("SELECT stay_id FROM sync_log WHERE version = 1")
-    stay_id = crime.stay(version=2, among={row[0] for row in confirmed})
+    before = await crime.ours.fetch(
+        "SELECT stay_id FROM sync_log JOIN stay_versions USING (stay_id, version) JOIN stays ON stays.id = stay_id"
+        " WHERE stays.version = sync_log.version + 1 AND stay_versions.status = stays.status"
+        " AND stays.event = 'correct'"
+    )
+    stay_id = crime.stay(versions=CHANGED, among={row[0] for row in before})
+    version = crime.before.current[stay_id].version - 1
     columns = ", ".join(one.name for one in fields(StayRow) if one.name != "id")
     await crime.ours.execute(
-        f"UPDATE stays SET ({columns}) = (SELECT {columns} FROM stay_versions WHERE stay_id = $1) WHERE id = $1",
+        f"UPDATE stays SET ({columns}) = (SELECT {columns} FROM stay_versions WHERE stay_id = $1 AND version = $2)"
+        " WHERE id = $1",
         stay_id,
+        version,
     )
-    await crime.ours.execute("DELETE FROM stay_versions WHERE stay_id = $1", stay_id)
+    await crime.ours.execute("DELETE FROM stay_versions WHERE stay_id = $1 AND version = $2", stay_id, version)
 
 
 @planted(
@@ -367,7 +385,7 @@ async def a_guest_is_in_house_as_somebody_else(crime: Crime) -> None:
 
 @planted(auditor.in_house_agrees_with_stays)
 async def who_has_left_is_in_house(crime: Crime) -> None:
-    row = crime.before.current[crime.stay("departed", version=None)]
+    row = crime.before.current[crime.stay("departed", CHANGED)]
     await crime.ours.execute(
         "INSERT INTO in_house (facility_id, stay_id, document_tag, arrived_at) VALUES ($1, $2, 1, now())",
         row.facility_id,
@@ -442,7 +460,9 @@ async def a_stay_is_extra_there(crime: Crime) -> None:
 
 @planted(auditor.population_holds_the_newest, auditor.effects_are_what_is_held)
 async def a_stay_is_old_there(crime: Crime) -> None:
-    await crime.theirs.execute("UPDATE stays SET version = version - 1 WHERE stay_id = $1", crime.stay(version=2))
+    await crime.theirs.execute(
+        "UPDATE stays SET version = version - 1 WHERE stay_id = $1", crime.stay(versions=CHANGED)
+    )
 
 
 @planted(auditor.population_holds_the_newest)
@@ -461,7 +481,7 @@ async def a_version_takes_effect_twice(crime: Crime) -> None:
 
 @planted(auditor.effects_come_in_order, auditor.effects_are_what_is_held)
 async def an_older_version_comes_after_a_newer_one(crime: Crime) -> None:
-    stay_id = crime.stay(version=2)
+    stay_id = crime.stay(versions=CHANGED)
     await crime.theirs.execute("DELETE FROM effects WHERE stay_id = $1 AND version = 1", stay_id)
     await crime.theirs.execute(
         "INSERT INTO effects (stay_id, version, status, digest) VALUES ($1, 1, 'declared', '')", stay_id
