@@ -246,34 +246,50 @@ async def gather_evidence(
     logs: Sequence[Path] = (),
 ) -> Evidence:
     """Read everything, each database in one snapshot."""
-    keyring = keys if isinstance(keys, Keyring) else open_keyring(keys)
     ours = await _connect(databases.daemon_url, READER)
     theirs = await _connect(databases.population_url, "postgres")
     try:
-        deployment = await _deployment(ours)
-        checkpoint_key = keyring.signing_key(KeyPurpose.CHECKPOINT)
-        verified = await audit.verify(ours, NoteKey(f"{deployment}/audit", checkpoint_key.public_key_bytes))
-        async with ours.transaction(isolation="repeatable_read", readonly=True):
-            known = await _known(ours)
-        async with theirs.transaction(isolation="repeatable_read", readonly=True):
-            held = await theirs.fetch("SELECT stay_id, version, encode(digest, 'hex') FROM stays")
-            effects = await theirs.fetch("SELECT stay_id, version FROM effects ORDER BY position")
-            broken = await theirs.fetch("SELECT code, occurrences FROM sender_violations")
+        async with (
+            ours.transaction(isolation="repeatable_read", readonly=True),
+            theirs.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            keyring = keys if isinstance(keys, Keyring) else open_keyring(keys)
+            return await read_evidence(
+                ours, theirs, keyring, journal, expected_refusals=frozenset(expected_refusals), logs=logs
+            )
     finally:
         ours.terminate()
         theirs.terminate()
+
+
+async def read_evidence(
+    ours: asyncpg.Connection,
+    theirs: asyncpg.Connection,
+    keyring: Keyring,
+    journal: Journal,
+    *,
+    expected_refusals: frozenset[str] = frozenset(),
+    logs: Sequence[Path] = (),
+) -> Evidence:
+    """Read everything, in the transactions (repeatable read) of these connections."""
+    checkpoint_key = NoteKey(
+        f"{await _deployment(ours)}/audit", keyring.signing_key(KeyPurpose.CHECKPOINT).public_key_bytes
+    )
+    held = await theirs.fetch("SELECT stay_id, version, encode(digest, 'hex') FROM stays")
+    effects = await theirs.fetch("SELECT stay_id, version FROM effects ORDER BY position")
+    broken = await theirs.fetch("SELECT code, occurrences FROM sender_violations")
     return Evidence(
         journal=journal,
         keyring=keyring,
         receipt_keys=[
             keyring.signing_key(purpose).public_key_bytes for purpose in (KeyPurpose.RECEIPT, KeyPurpose.RECEIPT_TRIAL)
         ],
-        **known,
-        audit=verified,
+        **await _known(ours),
+        audit=await audit.verify(ours, checkpoint_key),
         held={row[0]: Held(*row[1:]) for row in held},
         effects=[Effect(*row) for row in effects],
         violations={row[0]: row[1] for row in broken},
-        expected_refusals=frozenset(expected_refusals),
+        expected_refusals=expected_refusals,
         logs=logs,
     )
 
@@ -807,8 +823,13 @@ async def audit_run(
     population database was made to refuse stays.
     """
     evidence = await gather_evidence(databases, keys, journal, expected_refusals=expected_refusals, logs=logs)
+    return examine(evidence)
+
+
+def examine(evidence: Evidence) -> Findings:
+    """Make every check."""
     findings = Findings(
-        counts=journal.counts()
+        counts=evidence.journal.counts()
         | {
             "stays": len(evidence.current),
             "versions": sum(map(len, evidence.versions.values())),
