@@ -283,7 +283,9 @@ class Worker:
     async def _keep_lanes(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(self.limits.lease_seconds):  # else the lanes wait for a connection that is dead
+                async with asyncio.timeout(
+                    self.limits.lease_seconds
+                ):  # else the lanes wait for a connection that is dead
                     await self.beat()
                 await asyncio.sleep(self.limits.lease_seconds / 3)
             except DATABASE_AWAY as error:
@@ -370,7 +372,9 @@ class Worker:
         limit = room + len(self._in_flight)
         after = self._cursor.start(clock, limits.sweep_seconds)
         now = self._now()
-        latest = now + timedelta(seconds=2 * limits.backoff_longest_seconds)  # the backoff, and a pause that was asked for
+        latest = now + timedelta(
+            seconds=2 * limits.backoff_longest_seconds
+        )  # the backoff, and a pause that was asked for
         async with self._pool.acquire() as connection:
             due = await store.read_due(connection, lanes, now, latest, limit)
             queued = await store.read_queue(connection, lanes, after, limit)

@@ -43,7 +43,10 @@ class _Pool(_AnyPool):
     """A pool that waits for no server for ever, which asyncpg's does as it takes a connection back and as it closes."""
 
     async def release(
-        self, connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record], *, timeout: float | None = None
+        self,
+        connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record],
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - asyncpg's
     ) -> None:
         with suppress(TimeoutError):  # it is cut off then; what was done with it is done
             await super().release(connection, timeout=_RELEASE_SECONDS if timeout is None else timeout)

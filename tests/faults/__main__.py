@@ -114,13 +114,15 @@ class Campaign:
     def _enter(self, result: Result) -> None:
         self.results.append(result)
         if result.faults:
-            print(f"seed {result.seed} FAILED; again: python -m tests.faults --first-seed {result.seed} --seeds 1")
-            for fault in result.faults:
-                print(f"  {fault}")
-            print(f"  journal and logs: {result.folder}", flush=True)
+            again = f"python -m tests.faults --first-seed {result.seed} --seeds 1"
+            lines = [f"seed {result.seed} FAILED; again: {again}", *(f"  {fault}" for fault in result.faults)]
+            lines.append(f"  journal and logs: {Path(result.folder).resolve()}")
         elif len(self.results) % 20 == 0:
-            failed = sum(bool(one.faults) for one in self.results)
-            print(f"{len(self.results)} seeds, {failed} failed", flush=True)
+            lines = [f"{len(self.results)} seeds, {sum(bool(one.faults) for one in self.results)} failed"]
+        else:
+            return
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        sys.stdout.flush()
 
 
 def totals(results: Sequence[Result], left_out: Iterable[str], elapsed_seconds: float) -> dict[str, Any]:
@@ -137,7 +139,9 @@ def totals(results: Sequence[Result], left_out: Iterable[str], elapsed_seconds: 
         "failed": sorted({result.seed for result in results if result.faults}),
         "faults_injected": sum(injected.values()),
         "faults_by_kind": dict(sorted(injected.items())),
-        "never_struck": sorted({str(kind) for kind in KINDS} - {str(DATABASE_SILENCE)} - injected.keys() - set(left_out)),
+        "never_struck": sorted(
+            {str(kind) for kind in KINDS} - {str(DATABASE_SILENCE)} - injected.keys() - set(left_out)
+        ),
         "left_out": sorted(left_out),
         "acts": counts["acts"],
         "accepted": counts["accepted"] + counts["duplicate"],
