@@ -14,8 +14,9 @@ TEST_PROCESSES ?= auto
 TARGET ?=
 BENCH ?=
 SECONDS ?= 60
+SEEDS ?= 100
 
-.PHONY: help setup check test demo bench fuzz samples schemas lock clean
+.PHONY: help setup check test demo bench fuzz faults samples schemas lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +45,9 @@ fuzz: $(INSTALLED) ## bad input for every parser, guided by coverage (SECONDS=60
 		|| echo "atheris has no wheel for this machine: inputs are damaged at random instead of following the coverage"
 	$(RUN) tests.fuzz --seconds $(SECONDS) $(addprefix --target ,$(TARGET))
 
+faults: $(INSTALLED) ## break a whole system on purpose and look for what was lost (SEEDS=100): docs/reliability.md
+	$(RUN) tests.faults --seeds $(SEEDS)
+
 samples: $(INSTALLED) ## what every reader makes of sound, wrong and hostile documents, as a table
 	$(RUN) tests.samples_table
 
@@ -57,7 +61,7 @@ lock: $(INSTALLED) ## resolve the dependencies of setup.cfg anew into requiremen
 		--generate-hashes --custom-compile-command 'make lock' --output-file requirements.lock
 
 clean: ## remove what setup, tests and the demo made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fuzz *.egg-info
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fuzz .faults *.egg-info
 	# The data of a demo that root ran below a closed folder lie in /var/lib (asm_daemon/embedded.py).
 	find .demo -type l -name cluster -lname '/var/lib/asm-demo-*' -printf '%l\0' 2>/dev/null | xargs -0r dirname -z | xargs -0r rm -rf || true
 	rm -rf .demo

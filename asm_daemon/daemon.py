@@ -194,9 +194,12 @@ def load_population(name: str) -> OpenPopulation:
 
 
 @asynccontextmanager
-async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> AsyncIterator[Daemon]:
+async def open_daemon(
+    settings: Settings, *, now: Callable[[], datetime] = utc_now, sync_limits: SyncLimits | None = None
+) -> AsyncIterator[Daemon]:
     """Build everything and close it in reverse. Nothing runs yet; the months in which declarations arrive are ready.
 
+    `sync_limits` are those of the settings unless given: where recovery is watched, it has to be quick.
     Raises `KeyStoreError`, `NoSuchConnector`, and what asyncpg raises when the database cannot be reached.
     """
     async with AsyncExitStack() as stack:
@@ -254,7 +257,8 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
             keyring,
             population,
             now=now,
-            limits=SyncLimits(
+            limits=sync_limits
+            or SyncLimits(
                 lease_seconds=settings.lease_seconds,
                 shutdown_seconds=settings.shutdown_seconds * SYNC_SHARE,
                 answers_percent=settings.verification_answers_percent,

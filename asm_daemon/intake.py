@@ -60,6 +60,7 @@ _OUTCOMES: tuple[Literal["accepted", "duplicate", "expected", "refused"], ...] =
     "refused",
 )
 _MAY_ASK = frozenset({"declare", "correct"})  # after other events the question about the guest is the same
+_NOTHING_RECORDED = frozenset({"overloaded", "unavailable"})
 _SHOWS_THE_STAY = frozenset({"already_staying", "content_differs", "stay_cancelled"})
 
 log = structlog.get_logger()
@@ -123,8 +124,8 @@ class Intake:
     async def submit(self, commands: Sequence[Command]) -> list[Outcome]:
         """Take in acts; outcomes in input order, after the commit.
 
-        Raises `Refused` when it holds for every act that was sound: overloaded, unavailable (nothing was recorded),
-        outcome_unknown (the answer to the commit was lost: sending the same again settles it). Acts beyond `flush_rows`
+        Raises `Refused` when every act that was sound failed: overloaded, unavailable (nothing of them was recorded),
+        outcome_unknown (the answer to a commit was lost: sending the same again settles it). Acts beyond `flush_rows`
         are committed later than the first; where only some of them fail so, it is the outcome of each.
         """
         outcomes, waiting = await self._prepare(commands)
@@ -142,7 +143,7 @@ class Intake:
                 failures.append(failure)
                 outcomes[place] = Outcome("refused", refusal=failure, warnings=entry.prepared.warnings)
         if failures and len(failures) == len(waiting):
-            raise failures[0]
+            raise next((failure for failure in failures if failure.code not in _NOTHING_RECORDED), failures[0])
         return [outcome for outcome in outcomes if outcome is not None]
 
     async def rehearse(self, commands: Sequence[Command]) -> list[Outcome]:

@@ -306,7 +306,8 @@ class Worker:
     async def _keep_lanes(self) -> None:
         while True:
             try:
-                await self.beat()
+                async with asyncio.timeout(self.limits.lease_seconds):  # not for ever for a connection that is dead
+                    await self.beat()
                 await asyncio.sleep(self.limits.lease_seconds / 3)
             except DATABASE_AWAY as error:
                 log.warning("sync.heartbeat_failed", exc_info=error)
@@ -393,8 +394,10 @@ class Worker:
         busy = frozenset(self._in_flight)  # what ends while we read is still in what we read
         after = self._cursor.start(clock, limits.sweep_seconds)
         limit = room + sum(stay_id > after for stay_id in busy)
+        now = self._now()
+        latest = now + timedelta(seconds=2 * limits.backoff_longest_seconds)  # the backoff and a pause asked for
         async with self._pool.acquire() as connection:
-            due = await store.read_due(connection, lanes, self._now(), room + len(busy))
+            due = await store.read_due(connection, lanes, now, latest, room + len(busy))
             queued = await store.read_queue(connection, lanes, after, limit)
         chosen = self._choose(due, queued, room, busy, more=len(queued) == limit)
         self._in_flight.update((stay_id, task.work.lane) for stay_id, task in chosen.items())

@@ -361,6 +361,42 @@ async def test_a_commit_that_the_database_refuses_is_unavailable_and_intake_goes
     assert (await declare(intake, facility, clock)).outcome == "accepted"
 
 
+async def test_acts_of_which_one_may_have_been_recorded_are_not_answered_as_if_none_was(
+    facility: Facility, pools: Pools, keyring: Keyring, issuer: Issuer, clock: Clock
+) -> None:
+    """They commit one after the other: the first is lost before its commit, the second within it."""
+    superuser = await pools.database.connect()
+    await superuser.execute(
+        """
+        CREATE SEQUENCE attempts;
+        CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS
+            $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
+        CREATE FUNCTION die_once() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS
+            $$ BEGIN IF nextval('attempts') = 1 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+            RETURN NULL; END $$;
+        CREATE TRIGGER die_once AFTER INSERT ON source_refs EXECUTE FUNCTION die_once();
+        CREATE CONSTRAINT TRIGGER die AFTER INSERT ON source_refs DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION die()
+        """
+    )
+    one_by_one = Intake(
+        await pools.get("asm_intake"),
+        lambda: open_connection(pools.database.url, "asm_intake"),
+        keyring,
+        issuer,
+        now=clock,
+        ring=lambda: None,
+        flush_rows=1,
+        queue_rows=10,
+    )
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(one_by_one.run())
+        with pytest.raises(Refused) as refused:
+            await one_by_one.submit([command(facility, ActKind.DECLARE, declaration(index), clock) for index in (1, 2)])
+        await one_by_one.close()
+    assert refused.value.code == "outcome_unknown"
+
+
 async def test_a_connection_that_is_lost_while_nobody_waits_costs_nobody_an_answer(
     facility: Facility, pools: Pools, keyring: Keyring, issuer: Issuer, clock: Clock
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -170,7 +170,7 @@ async def test_a_take_over_waits_for_a_failure_that_is_being_recorded(database: 
         assert await store.postpone(first, ANA, [postponement(stay_id, 0, held[0])], NOW) == 1
         assert 0 not in await leases.take_lanes(second, BINH, LANES, LEASE_SECONDS)
     assert await leases.take_lanes(second, BINH, LANES, LEASE_SECONDS) == {0: 2}
-    assert [work.stay_id for work in await store.read_due(second, [0], NOW, 10)] == [stay_id]
+    assert [work.stay_id for work in await store.read_due(second, [0], NOW, NOW + timedelta(hours=1), 10)] == [stay_id]
 
 
 async def test_recording_failures_and_renewing_never_wait_for_each_other_in_a_circle(database: Database) -> None:

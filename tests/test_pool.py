@@ -8,10 +8,11 @@ from contextlib import ExitStack
 import asyncpg
 import pytest
 
-from asm_daemon.embedded import EmbeddedPostgres
+from asm_daemon.embedded import PORT, EmbeddedPostgres
 from asm_daemon.store import pool as pool_module
 from asm_daemon.store.pool import open_connection, open_pool
 from tests.conftest import Database
+from tests.faults.proxy import Proxy, Trouble, TroubleKind
 from tests.silence import silent
 
 PATIENCE_SECONDS = 10.0
@@ -112,6 +113,34 @@ async def test_a_session_that_forgets_its_transaction_is_ended_by_the_server(dat
     async with asyncio.timeout(10):
         while not connection.is_closed():
             await asyncio.sleep(0.01)
+
+
+async def test_a_connection_that_fell_silent_holds_up_neither_its_user_nor_the_end(
+    server: EmbeddedPostgres, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "RELEASE_SECONDS", 0.3)
+    monkeypatch.setattr(pool_module, "CLOSE_SECONDS", 0.3)
+    link = Proxy("database", str(server.run_dir / f".s.PGSQL.{PORT}"))
+    await link.open()
+    url = f"postgresql://{{role}}@127.0.0.1:{link.port}/{database.name}?sslmode=disable"
+    pool = await open_pool(url, "asm_intake", statement_timeout_seconds=60, max_size=1)
+    try:
+        async with asyncio.timeout(10):
+            async with pool.acquire() as connection:
+                assert await connection.fetchval("SELECT 1") == 1
+                link.spoil(Trouble(TroubleKind.SILENCE))
+            link.heal()
+            assert await pool.fetchval("SELECT 2") == 2
+            link.spoil(Trouble(TroubleKind.SILENCE))
+            waiting = asyncio.create_task(pool.fetchval("SELECT 3"))
+            while link.struck[TroubleKind.SILENCE] < 2:
+                await asyncio.sleep(0.01)
+            await pool.close()
+            with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+                await waiting
+    finally:
+        pool.terminate()
+        await link.close()
 
 
 async def test_a_pool_logs_in_as_its_audience_and_says_so(database: Database) -> None:

@@ -364,6 +364,15 @@ async def test_what_did_not_take_effect_is_asked_for_and_then_sent(stage: Stage,
     assert (len(gate.asked), len(gate.sent)) == (1, 2)
 
 
+async def test_a_wait_that_a_wrong_clock_made_long_ends_when_the_clock_is_right(stage: Stage, gate: Gate) -> None:
+    await stage.declare(2)
+    await stage.simulator.arm("reset")
+    stage.clock.instant += LATER
+    assert (await stage.push(gate)).postponed == 2
+    stage.clock.instant -= LATER
+    assert await stage.push(gate) == SyncCounts(confirmed=2, requests=2)
+
+
 async def test_an_unclear_stay_stays_unclear_while_nobody_can_be_asked(stage: Stage, client: PopulationClient) -> None:
     await stage.declare()
     await stage.simulator.arm("no_answer", after_commit=True)

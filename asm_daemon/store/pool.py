@@ -85,13 +85,14 @@ async def open_pool(
     min_size: int = 1,
     max_size: int = 8,
     statement_timeout_seconds: float = 15,
-    idle_in_transaction_seconds: float = 30,
+    idle_in_transaction_seconds: float = 10,
 ) -> asyncpg.Pool:
     """Open the pool of one login; `database_url` carries `{role}` where the login's name belongs.
 
     Nothing that is asked of it waits without end. Connections lead to a server that takes writes. When one of them
-    turns out to be read-only as it comes back, all are replaced before their next use. Raises what asyncpg raises when
-    the server cannot be reached.
+    turns out to be read-only as it comes back, all are replaced before their next use. A session that says nothing
+    within a transaction is ended by the server, and its locks with it. Raises what asyncpg raises when the server cannot
+    be reached.
     """
 
     async def reset(connection: asyncpg.Connection) -> None:
@@ -119,7 +120,7 @@ async def open_connection(
     role: str,
     *,
     statement_timeout_seconds: float = 15,
-    idle_in_transaction_seconds: float = 30,
+    idle_in_transaction_seconds: float = 10,
 ) -> asyncpg.Connection:
     """Open a connection outside any pool, for prepared statements, LISTEN and session locks. The caller closes it."""
     return await asyncpg.connect(

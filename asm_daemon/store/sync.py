@@ -139,16 +139,27 @@ async def read_queue(connection: Connection, lanes: Collection[int], after: UUID
     return [Work(*row) for row in rows]
 
 
-async def read_due(connection: Connection, lanes: Collection[int], now: datetime, limit: int) -> list[Work]:
-    """At most `limit` waiting stays whose time has come, longest due first. They stay where they are."""
+async def read_due(
+    connection: Connection, lanes: Collection[int], now: datetime, latest: datetime, limit: int
+) -> list[Work]:
+    """At most `limit` waiting stays whose time has come, longest due first. They stay where they are.
+
+    So has that of a stay which is due after `latest`, later than any wait lasts: the clock that said so was wrong.
+    """
     rows = await connection.fetch(
         """
-        SELECT facility_id, stay_id, version, lane, attempts, reason FROM sync_wait
-        WHERE due_at <= $2 AND lane = ANY($1::smallint[])
-        ORDER BY due_at LIMIT $3
+        (SELECT facility_id, stay_id, version, lane, attempts, reason FROM sync_wait
+         WHERE due_at <= $2 AND lane = ANY($1::smallint[])
+         ORDER BY due_at LIMIT $4)
+        UNION ALL
+        (SELECT facility_id, stay_id, version, lane, attempts, reason FROM sync_wait
+         WHERE due_at > $3 AND lane = ANY($1::smallint[])
+         ORDER BY due_at LIMIT $4)
+        LIMIT $4
         """,
         list(lanes),
         now,
+        latest,
         limit,
     )
     return [Work(*row)._replace(reason=WaitReason(row["reason"])) for row in rows]

@@ -20,12 +20,13 @@ from uuid import UUID
 import asyncpg
 from rich.table import Table
 
-from asm_daemon import sync
+from asm_daemon import operating, sync
 from asm_daemon.crypto import open_keyring
 from asm_daemon.daemon import utc_now
 from asm_daemon.model import LANES
 from asm_daemon.store.pool import open_pool
 from connectors.population import simulator
+from schemas.operating import Selection
 from tests.bench.backlog import store_stays
 from tests.bench.site import (
     Premises,
@@ -323,7 +324,8 @@ async def _release(premises: Premises, superuser: asyncpg.Connection) -> None:
     """As an operator would once the other side is back: what waits is tried at once, until nothing waits."""
     async with await open_pool(premises.database_url, "asm_sync", min_size=0) as pool, asyncio.timeout(REST_SECONDS):
         while await superuser.fetchval("SELECT EXISTS (TABLE sync_queue) OR EXISTS (TABLE sync_wait)"):
-            await sync.reopen_waiting(pool, utc_now())
+            now = utc_now()
+            await operating.release(pool, lambda: None, "bench", Selection(before=now), now)
             await asyncio.sleep(0.5)
 
 
