@@ -91,8 +91,8 @@ async def open_pool(
 
     Nothing that is asked of it waits without end. Connections lead to a server that takes writes. When one of them
     turns out to be read-only as it comes back, all are replaced before their next use. A session that says nothing
-    within a transaction is ended by the server, and its locks with it. Raises what asyncpg raises when the server cannot
-    be reached.
+    within a transaction is ended by the server, and its locks with it. Raises what asyncpg raises when the server
+    cannot be reached.
     """
 
     async def reset(connection: asyncpg.Connection) -> None:
