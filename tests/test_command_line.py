@@ -26,12 +26,13 @@ from typer.testing import CliRunner, Result
 
 from asm_daemon import __version__, samples
 from asm_daemon.__main__ import app
-from asm_daemon.crypto import create_store, epoch_at, next_epoch
+from asm_daemon.crypto import create_store, epoch_at, next_epoch, open_keyring
 from asm_daemon.directory import Gate
 from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.intake import Intake
 from asm_daemon.model import Facility, Scope
 from asm_daemon.rules import local_day
+from asm_daemon.sealing import seal_message_header
 from asm_daemon.settings import Settings
 from asm_daemon.store import alerts, hospital
 from asm_daemon.store.alerts import AlertKind
@@ -466,15 +467,17 @@ async def test_facilities_and_their_senders_are_listed_and_found(
     assert all(name in refused.stderr for name in wrong)
 
 
-async def test_refused_hl7_messages_are_listed_without_what_they_said(asm: Command, database: Database) -> None:
+async def test_refused_hl7_messages_are_listed_without_what_they_said(
+    asm: Command, database: Database, key_store: Path
+) -> None:
     empty = await asm("sender", "refused", "--json")
     assert (empty.exit_code, json.loads(empty.stdout)) == (DONE, [])
     connection = await database.connect("asm_intake")
     now = datetime.now(UTC)
     for tag, code, control in ((b"1", "AA", None), (b"2", "AE", "MSG2"), (b"2", "AE", "MSG2"), (b"3", "AR", "MSG3")):
-        await hospital.put_answer(
-            connection, tag * 16, ("HIS", "BV"), code, "…", control, ["wrong_date PID-7"] if control else [], now
-        )
+        names = seal_message_header(open_keyring(key_store), tag * 16, now, ("HIS", "BV", control)) if control else None
+        reasons = ["wrong_date PID-7"] if control else []
+        await hospital.put_answer(connection, tag * 16, code, "…", names, reasons, now)
     listed = await asm("sender", "refused", "--json")
     assert listed.exit_code == NO
     assert [(row["control_id"], row["answer"], row["times"], row["reasons"]) for row in json.loads(listed.stdout)] == [
