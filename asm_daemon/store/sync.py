@@ -170,7 +170,7 @@ async def acknowledge(connection: Connection, confirmed: Sequence[Confirmation],
     """Record what the population database holds, and take it and everything older off the queue.
 
     It asks for no lease, because it records what is true whoever says it. Call `clear_waiting` next in the transaction.
-    What was confirmed before is locked first, so that no comparison withdraws it at the same moment (`compare.requeue`).
+    What was confirmed before is locked first, so that no comparison withdraws it at that moment (`compare.requeue`).
     """
     await connection.execute(
         """
