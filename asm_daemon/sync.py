@@ -186,9 +186,15 @@ class _Findings:
 
     def confirm(self, letter: _Letter, found: Verification) -> None:
         work, item = letter.task.work, letter.item
-        withdrawn = item.status is ItemStatus.CANCELLED
         self.confirmed.append(
-            Confirmation(work.facility_id, work.stay_id, item.version, found, letter.question, withdrawn)
+            Confirmation(
+                work.facility_id,
+                work.stay_id,
+                item.version,
+                found,
+                question=letter.question,
+                withdrawn=item.status is ItemStatus.CANCELLED,
+            )
         )
 
     def refuse(self, task: _Task, version: int, code: str) -> None:

@@ -196,7 +196,13 @@ async def acknowledge(connection: Connection, confirmed: Sequence[Confirmation],
         )
         SELECT stay_id FROM logged
         """,
-        *_columns(((*one[:5], one.check_document) for one in confirmed), 6),
+        *_columns(
+            (
+                (one.facility_id, one.stay_id, one.version, one.verification, one.question, one.check_document)
+                for one in confirmed
+            ),
+            6,
+        ),
         now,
     )
     return {row["stay_id"] for row in rows}
