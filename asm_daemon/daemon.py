@@ -26,12 +26,13 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from asm_daemon import admissions, audit, feeds, hotels, import_jobs, inbox, jobs, mllp, no_shows, rosters, rules
 from asm_daemon.admissions import Admissions
-from asm_daemon.crypto import FileKeyStore, KeyPurpose, Keyring, epoch_at, epoch_bounds, next_epoch
+from asm_daemon.crypto import KeyPurpose, Keyring, epoch_at, epoch_bounds, next_epoch
 from asm_daemon.directory import Gate
 from asm_daemon.import_jobs import Importer
 from asm_daemon.intake import Intake
 from asm_daemon.issuing import Issuer
 from asm_daemon.jobs import Job, Leadership
+from asm_daemon.keystores import KeyStore, store_of
 from asm_daemon.pacing import Doorbell
 from asm_daemon.police import Desk
 from asm_daemon.rosters import Rosters
@@ -112,7 +113,7 @@ class Daemon:
 
     settings: Settings
     now: Callable[[], datetime]
-    key_store: FileKeyStore
+    key_store: KeyStore
     keyring: Keyring
     pools: Mapping[str, asyncpg.Pool]
     connectors: Mapping[str, Connector]
@@ -148,8 +149,8 @@ async def open_daemon(settings: Settings, *, now: Callable[[], datetime] = utc_n
     Raises `KeyStoreError`, and what asyncpg raises when the database cannot be reached.
     """
     async with AsyncExitStack() as stack:
-        key_store = FileKeyStore(settings.key_store)
-        keyring = Keyring(key_store.read)
+        key_store = store_of(settings)
+        keyring = key_store.keyring()
         pools = {}
         for role in ROLES:
             pools[role] = await open_pool(settings.database_url, role, min_size=0)
@@ -439,7 +440,7 @@ def open_hotel(system: Registered) -> AbstractAsyncContextManager[hotel_client.H
     )
 
 
-async def prepare_months_once(key_store: FileKeyStore, pool: asyncpg.Pool, now: datetime) -> dict[str, int]:
+async def prepare_months_once(key_store: KeyStore, pool: asyncpg.Pool, now: datetime) -> dict[str, int]:
     """Make the keys of this month and the next, and the partitions of `PARTITION_MONTHS`, where they are missing.
 
     `pool` connects as asm_retention.

@@ -26,9 +26,10 @@ from typer.testing import CliRunner, Result
 
 from asm_daemon import __version__, samples
 from asm_daemon.__main__ import app
-from asm_daemon.crypto import create_store, epoch_at, next_epoch
+from asm_daemon.crypto import epoch_at, next_epoch
 from asm_daemon.directory import Gate
 from asm_daemon.embedded import EmbeddedPostgres
+from asm_daemon.keystores import create_store
 from asm_daemon.model import Facility, Scope
 from asm_daemon.rules import local_day
 from asm_daemon.settings import Settings

@@ -15,8 +15,9 @@ import aiohttp
 import pytest
 
 from asm_daemon import directory, sync
-from asm_daemon.crypto import create_store, epoch_at, epoch_bounds
+from asm_daemon.crypto import epoch_at, epoch_bounds
 from asm_daemon.daemon import Daemon, Ports, TaskEnded, due_days, open_daemon, run
+from asm_daemon.keystores import create_store
 from asm_daemon.model import Facility, PrincipalKind
 from asm_daemon.settings import Settings, load_settings
 from asm_daemon.store import stays as stays_store

@@ -22,8 +22,9 @@ from asm_daemon.commands.console import (
     require_database,
     settings,
 )
-from asm_daemon.crypto import FileKeyStore, KeyPurpose, create_store, epoch_at, next_epoch, open_keyring
+from asm_daemon.crypto import KeyPurpose, epoch_at, next_epoch
 from asm_daemon.daemon import Ports, open_daemon, until_signalled, utc_now
+from asm_daemon.keystores import KeyStore, create_store, open_keyring
 from asm_daemon.log import configure_logging
 from asm_daemon.settings import Settings
 from asm_daemon.store.migrate import load_migrations, migrate, pending
@@ -138,7 +139,7 @@ def list_keys(as_json: Annotated[bool, typer.Option("--json", help="print JSON")
     """List the keys (danh mục khoá mật mã), never what they are."""
     found = [
         {"name": str(key.name), "algorithm": key.algorithm, "created_at": key.created_at.isoformat(timespec="seconds")}
-        for key in FileKeyStore(settings().key_store).inventory()
+        for key in KeyStore(settings().key_store).inventory()
     ]
     if as_json:
         print_json(found)

@@ -27,8 +27,9 @@ from rich.table import Table
 from uuid_utils.compat import uuid7
 
 from asm_daemon import demo, embedded, imports, rules, samples, samples_directory
-from asm_daemon.crypto import create_store, epoch_at
+from asm_daemon.crypto import epoch_at
 from asm_daemon.daemon import utc_now
+from asm_daemon.keystores import create_store
 from asm_daemon.samples_directory import HOTEL
 from asm_daemon.store.pool import open_pool
 from asm_daemon.sync import conservation
