@@ -17,6 +17,10 @@ class AlertKind(StrEnum):
 
     EXTRA_STAY = "extra_stay"
     """The population database holds a stay, or a version of one, that is not ours."""
+    KEY_NEARLY_SPENT = "key_nearly_spent"
+    """A data key has sealed half of what one key may; at the limit nothing of its month can be sealed."""
+    NOT_REENCRYPTED = "not_reencrypted"
+    """A record under a replaced key is not what its receipt was signed over, and was left as it is."""
     DECLARE_AND_CANCEL = "declare_and_cancel"
     """A facility declares and cancels again, as one does who asks the population database about strangers."""
 
