@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from asm_daemon import __version__, demo
-from asm_daemon.commands import directory, evidence, hotel, installation, population, reference, work
+from asm_daemon.commands import directory, evidence, hotel, installation, keys, population, reference, work
 from asm_daemon.commands.console import Failures
 from asm_daemon.log import configure_logging
 
@@ -28,7 +28,7 @@ app.command("roster")(work.apply_roster)
 app.command("once")(work.run_once)
 app.command("codes")(reference.list_codes)
 for name, commands in {
-    "keys": installation.key_store_commands,
+    "keys": keys.key_store_commands,
     "facility": directory.facility_commands,
     "principal": directory.principal_commands,
     "key": directory.key_commands,

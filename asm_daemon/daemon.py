@@ -24,9 +24,22 @@ from aiohttp import web
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from asm_daemon import admissions, audit, feeds, hotels, import_jobs, inbox, jobs, mllp, no_shows, rosters, rules
+from asm_daemon import (
+    admissions,
+    audit,
+    feeds,
+    hotels,
+    import_jobs,
+    inbox,
+    jobs,
+    mllp,
+    no_shows,
+    resealing,
+    rosters,
+    rules,
+)
 from asm_daemon.admissions import Admissions
-from asm_daemon.crypto import KeyPurpose, Keyring, epoch_at, epoch_bounds, next_epoch
+from asm_daemon.crypto import KeyName, KeyPurpose, Keyring, epoch_at, epoch_bounds, next_epoch
 from asm_daemon.directory import Gate
 from asm_daemon.import_jobs import Importer
 from asm_daemon.intake import Intake
@@ -66,6 +79,8 @@ CATCH_UP_DAYS = 7
 """How many past days the publishing job looks back for a day that was missed."""
 FLUSH_SECONDS = 5
 """The longest statement of a flush: an owner waits for it, and is better told to send again than left waiting."""
+KEY_REFRESH_SECONDS = 5
+"""How often each process looks whether the key store has changed: a new data key seals everywhere after that."""
 KEY_MONTHS, PARTITION_MONTHS = 2, 4
 """How many months have keys and partitions ready, this one included."""
 SYNC_SHARE = 0.4
@@ -415,6 +430,20 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
     async def erase_hl7_messages() -> Mapping[str, int]:
         return await admissions.erase_once(pools["asm_retention"], now(), days=daemon.settings.hl7_message_days)
 
+    async def refresh_keys() -> Mapping[str, int]:
+        # In a thread: a root key in a token or a vault may take its time.
+        return {"changed": await asyncio.to_thread(daemon.keyring.reload)}
+
+    async def reencrypt() -> Mapping[str, int]:
+        def retire(name: KeyName) -> None:
+            daemon.key_store.retire_data_key(name, now())
+
+        daemon.keyring.reload()
+        return await resealing.reencrypt_once(pools["asm_retention"], daemon.keyring, retire, now())
+
+    async def watch_keys() -> Mapping[str, int]:
+        return await resealing.watch_once(pools["asm_retention"], daemon.key_store.inventory(), now())
+
     async def pull_hotels() -> Mapping[str, int]:
         return await hotels.pull_once(
             pools["asm_intake"], daemon.intake, daemon.keyring, open_hotel, HOTEL_RESERVATIONS, now
@@ -423,6 +452,9 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
     return (
         Job("pull-hotels", IntervalTrigger(seconds=HOTEL_PULL_SECONDS), pull_hotels),
         Job("seal-audit", IntervalTrigger(seconds=1), seal_audit, everywhere=True),
+        Job("refresh-keys", IntervalTrigger(seconds=KEY_REFRESH_SECONDS), refresh_keys, everywhere=True),
+        Job("reencrypt", IntervalTrigger(seconds=5), reencrypt),
+        Job("watch-keys", CronTrigger(minute=15), watch_keys, at_start=True),
         Job("read-inbox", IntervalTrigger(seconds=5), read_inbox, everywhere=True),
         Job("erase-imports", IntervalTrigger(minutes=10), erase_imports),
         Job("prepare-months", CronTrigger(hour=2, minute=10), prepare_months),

@@ -27,6 +27,7 @@ from uuid_utils.compat import uuid7
 from asm_daemon import audit
 from asm_daemon.crypto import KeyName, Keyring, RecordName, Tampered, UnknownEpoch, epoch_bounds
 from asm_daemon.issuing import leaf_of
+from asm_daemon.keystores import MESSAGE_LIMIT, KeyFacts
 from asm_daemon.ledger import HASH_BYTES, Tree, leaf_hash
 from asm_daemon.model import Contents, ReceiptBatch, StayRow
 from asm_daemon.sealing import open_contents, reseal_contents
@@ -147,6 +148,16 @@ async def _retire(
         await store.end_progress(connection, epoch)
     for name in replaced:
         retire(name)
+
+
+async def watch_once(pool: asyncpg.Pool, inventory: Iterable[KeyFacts], now: datetime) -> dict[str, int]:
+    """Alert the operator to every data key that has sealed half of what it may. `pool` connects as asm_retention."""
+    spent = [facts for facts in inventory if facts.state == "active" and (facts.messages or 0) >= MESSAGE_LIMIT // 2]
+    for facts in spent:
+        details = {"messages": facts.messages or 0, "limit": MESSAGE_LIMIT}
+        async with pool.acquire() as connection:
+            await raise_alert(connection, AlertKind.KEY_NEARLY_SPENT, str(facts.name), details, now)
+    return {"alerts": len(spent)}
 
 
 # -- sealing anew ------------------------------------------------------------------------------------------------------
