@@ -241,9 +241,8 @@ class KeyStore:
                 raise KeyStoreDamaged(f"{self._directory / _KEYS_FILE} is missing beside {FileRoot.NAME}") from None
             raise
         if content["provider"] != self._root.provider:
-            raise KeyStoreDamaged(
-                f"these keys are wrapped by a root of {content['provider']}, not of {self._root.provider}"
-            )
+            theirs, ours = content["provider"], self._root.provider
+            raise KeyStoreDamaged(f"these keys are wrapped by a root of {theirs}, not of {ours} (ASM_KEY_PROVIDER)")
         return content
 
     def _open(self, content: Mapping[str, Any]) -> tuple[Key, ...]:

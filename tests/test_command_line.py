@@ -282,7 +282,10 @@ async def test_a_key_store_is_made_once_and_listed_without_its_keys(alone: Comma
     this_month = epoch_at(datetime.now(UTC))
     names = [key["name"] for key in listed]
     assert {f"data/{this_month}/1", f"index/{next_epoch(this_month)}/1", "receipt/1", "checkpoint/1"} <= set(names)
-    assert set(listed[0]) == {"name", "algorithm", "created_at"}
+    assert set(listed[0]) == {
+        "name", "purpose", "epoch", "class", "version", "algorithm", "state", "created_at", "rewrapped_at", "messages",
+    }  # fmt: skip
+    assert {key["state"] for key in listed} == {"active"}
     table = (await alone("keys", "list", ASM_KEY_STORE=str(folder))).stdout
     assert [name for name in names if name not in table] == []
 

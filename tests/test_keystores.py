@@ -152,7 +152,7 @@ def test_a_wrapped_key_that_was_changed_or_is_of_another_kind_does_not_open(kept
 
 def test_the_keys_of_one_kind_of_root_are_refused_with_another(kept: Kept, tmp_path: Path) -> None:
     other: Root = FileRoot(tmp_path) if kept.root.provider != "file" else VaultRoot("http://127.0.0.1:1", "k", tmp_path)
-    with pytest.raises(KeyStoreError, match=r"ASM_KEY_PROVIDER|root"):
+    with pytest.raises(KeyStoreError, match="ASM_KEY_PROVIDER"):
         KeyStore(kept.folder, other).read()
 
 
