@@ -193,7 +193,8 @@ async def test_a_renewed_month_is_listed_verified_and_its_old_key_retired_by_han
     assert listed[f"data/{epoch}/2"]["class"] == "stays"
     verified = await asm("keys", "verify")
     assert (verified.exit_code, json.loads(verified.stdout)) == (
-        DONE, {"keys": len(listed), "epochs": [epoch], "stays": 2, "reencrypted": 0, "faults": []}
+        DONE,
+        {"keys": len(listed), "epochs": [epoch], "versions": 2, "reencrypted": 0, "batches": 0, "faults": []},
     )  # fmt: skip
     name = f"data/{epoch}/1"
     retired = await asm("keys", "retire", name, "--reason", "compromised", "--confirm", name)

@@ -17,8 +17,8 @@ from asm_daemon.commands.console import NO, Unready, group, note, operator, pool
 from asm_daemon.crypto import KeyName, KeyPurpose, epoch_at, next_epoch
 from asm_daemon.daemon import utc_now
 from asm_daemon.keystores import KeyFacts, KeyStore, create_store, root_of, store_of
-from asm_daemon.resealing import StaysVerification, verify_stays
 from asm_daemon.settings import Settings
+from asm_daemon.stay_proofs import StaysVerification, verify_stays
 
 key_store_commands = group("The key store (kho khoá), outside the database.")
 _LOGIN, _AUDIT_LOGIN = "asm_retention", "asm_audit"
@@ -32,6 +32,26 @@ FAULT_TEXTS: Mapping[str, tuple[str, str]] = {
     "not_what_was_signed": (
         "Bản ghi không mở được hoặc không khớp với biên nhận đã ký.",
         "The record does not open, or is not what its receipt was signed over.",
+    ),
+    "tags_changed": (
+        "Chỉ mục tìm kiếm không phải của bản ghi: tra cứu sẽ không thấy.",
+        "The search tags are not those of the record: searches miss it.",
+    ),
+    "record_missing": (
+        "Biên nhận đã ký nhưng bản ghi không còn, hoặc đã bị đưa về phiên bản cũ.",
+        "A receipt was signed and its record is gone, or was rolled back.",
+    ),
+    "receipts_changed": (
+        "Lô biên nhận không khớp với chữ ký của nó.",
+        "A batch of receipts is not what its note signs.",
+    ),
+    "receipts_not_audited": (
+        "Lô biên nhận không có trong nhật ký kiểm toán.",
+        "A batch of receipts is not in the audit.",
+    ),
+    "receipts_missing": (
+        "Nhật ký kiểm toán có lô biên nhận mà cơ sở dữ liệu không còn.",
+        "The audit names a batch of receipts that is gone.",
     ),
     "reencryption_not_signed": (
         "Danh sách niêm phong lại không khớp với nhật ký kiểm toán.",
@@ -177,22 +197,25 @@ async def _rotate(given: Settings, epoch: int | None) -> None:
 @key_store_commands.command("verify")
 def verify_keys(
     sample: Annotated[int, typer.Option(min=1, max=10_000, help="how many stays of each month to open")] = 100,
+    everything: Annotated[bool, typer.Option("--all", help="open every version of every stay instead")] = False,
 ) -> None:
     """Verify that every key opens, and what it sealed (kiểm tra kho khoá).
 
     Opens every wrapped key; looks that each month with stays has its keys; opens stays at random and holds them against
-    their signed receipts. Ends with 1 on any fault.
+    their signed receipts. With --all also that every receipt that was signed has its record: what was removed or rolled
+    back is found by that alone. Ends with 1 on any fault.
     """
     given = settings()
     store = store_of(given)
     keys = store.read()
-    verified = asyncio.run(_verify(given, store, sample))
+    verified = asyncio.run(_verify(given, store, None if everything else sample))
     print_json(
         {
             "keys": len(keys),
-            "epochs": list(verified.epochs),
-            "stays": verified.stays,
-            "reencrypted": verified.resealed,
+            "epochs": verified.epochs,
+            "versions": verified.versions,
+            "reencrypted": verified.reencrypted,
+            "batches": verified.batches,
             "faults": [
                 {"kind": kind, "subject": subject, "message": dict(zip(("vi", "en"), FAULT_TEXTS[kind], strict=True))}
                 for kind, subject in verified.faults
@@ -203,7 +226,7 @@ def verify_keys(
         raise typer.Exit(NO)
 
 
-async def _verify(given: Settings, store: KeyStore, sample: int) -> StaysVerification:
+async def _verify(given: Settings, store: KeyStore, sample: int | None) -> StaysVerification:
     destroyed = {facts.name.epoch or 0 for facts in store.inventory() if facts.state == "destroyed"}
     async with pool(given.database_url, _LOGIN) as opened, pool(given.database_url, _AUDIT_LOGIN) as auditors:
         return await verify_stays(opened, auditors, store.keyring(), destroyed, sample=sample)

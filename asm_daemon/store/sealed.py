@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from asm_daemon.model import ReceiptBatch, Tags
 from asm_daemon.store import Connection
 
 
@@ -205,6 +206,29 @@ async def facility_codes(connection: Connection, facility_ids: Sequence[int]) ->
     return {row["id"]: row["code"] for row in rows}
 
 
+async def tags(
+    connection: Connection, facility_ids: Sequence[int], stay_ids: Sequence[UUID]
+) -> dict[tuple[UUID, int], Tags]:
+    """The search tags of these stays' current versions: (stay, version) → tags."""
+    rows = await connection.fetch(
+        """
+        SELECT id, version, document_index, person_index, given_name_index
+        FROM unnest($1::int[], $2::uuid[]) AS wanted (facility_id, id) JOIN stays USING (facility_id, id)
+        """,
+        facility_ids,
+        stay_ids,
+    )
+    return {(row["id"], row["version"]): Tags(*row[2:]) for row in rows}
+
+
+async def batches_after(connection: Connection, after: UUID, limit: int) -> list[ReceiptBatch]:
+    """The next signed batches of receipts."""
+    rows = await connection.fetch(
+        "SELECT id, signed_at, leaves, checkpoint FROM receipt_batches WHERE id > $1 ORDER BY id LIMIT $2", after, limit
+    )
+    return [ReceiptBatch(*row) for row in rows]
+
+
 async def months_with_stays(connection: Connection, bounds: Sequence[tuple[int, UUID, UUID]]) -> list[int]:
     """Which of these months (epoch, lowest id, id above the highest) hold a stay."""
     rows = await connection.fetch(
@@ -371,6 +395,11 @@ async def read_reseals(connection: Connection, epoch: int) -> list[Reseal]:
         epoch,
     )
     return [Reseal(*row) for row in rows]
+
+
+async def pending_bodies(connection: Connection) -> list[bytes]:
+    """The bodies of audit entries that wait for their place, as `asm_audit`."""
+    return [row["body"] for row in await connection.fetch("SELECT body FROM audit_pending")]
 
 
 async def audited_bodies(connection: Connection, entry_ids: Sequence[UUID]) -> dict[UUID, bytes]:
