@@ -2,7 +2,7 @@
 
 A receipt's leaf binds a version's blob and what stands beside it; the batch of leaves is signed, and its root is in the
 audit. So a record that was edited, moved or forged is found at itself, and one that was removed or rolled back at the
-leaf that has no record any more. Search tags are not in the leaf: they are computed anew.
+leaf that has no record any more. Search tags and declared times are not in the leaf: what was opened tells.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import base64
 import secrets
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
@@ -177,6 +178,8 @@ async def _check_rows(
             continue
         if tags.get((row.id, row.version)) not in (None, _tags(keyring, row, contents)):
             found.fault("tags_changed", where)
+        if not _times_agree(row, contents):
+            found.fault("times_changed", where)
         if contents.signed_sha256 is not None:
             found.reencrypted += 1
             if not _leads(chains, contents.signed_sha256, sha256(row.sealed).digest()):
@@ -185,6 +188,14 @@ async def _check_rows(
 
 def _tags(keyring: Keyring, row: StayRow, contents: Contents) -> Tags:
     return tags_of(keyring, row.id, contents.declared["guest"])
+
+
+def _times_agree(row: StayRow, contents: Contents) -> bool:
+    """Whether arrival and planned departure beside the blob are those that were declared."""
+    planned = contents.declared.get("planned_departure_at")
+    declared = (contents.declared["arrived_at"], planned)
+    beside = (row.arrived_at, row.planned_departure_at)
+    return beside == tuple(datetime.fromisoformat(text) if text else None for text in declared)
 
 
 async def _check_batches(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -175,6 +176,12 @@ async def make_it_on_time(register: Register) -> None:
     )
 
 
+async def move_the_arrival(register: Register) -> None:
+    await register.superuser.execute(
+        "UPDATE stays SET arrived_at = arrived_at - interval '1 day' WHERE id = $1", register.other
+    )
+
+
 async def hide_from_searches(register: Register) -> None:
     await register.superuser.execute("UPDATE stays SET document_index = 1 WHERE id = $1", register.other)
 
@@ -202,6 +209,7 @@ SEEN_BY_VERIFICATION: dict[str, tuple[Attack, set[str]]] = {
     "a stay deleted": (delete_a_stay, {"record_missing"}),
     "an old version deleted": (delete_a_version, {"record_missing"}),
     "a time changed beside the blob": (make_it_on_time, {"not_what_was_signed"}),
+    "an arrival changed beside the blob": (move_the_arrival, {"times_changed"}),
     "a search tag changed": (hide_from_searches, {"tags_changed"}),
     "a stay deleted with its receipts": (delete_the_stay_and_its_receipts, {"receipts_missing"}),
     "a stay cut out of its signed batch": (shorten_the_signed_batch, {"receipts_changed", "receipts_not_audited"}),
@@ -226,7 +234,20 @@ async def faults(pools: Pools, keyring: Keyring) -> set[str]:
     return {kind for kind, _ in found.faults}
 
 
-async def test_a_register_that_nobody_touched_is_whole(register: Register, keyring: Keyring, pools: Pools) -> None:
+async def test_a_register_that_nobody_touched_is_whole(
+    register: Register, keyring: Keyring, pools: Pools, intake: Intake, facility: Facility, clock: Clock
+) -> None:
+    leaves = {"departed_at": clock().isoformat()}
+    for ref, kind, fields in (
+        ("A", ActKind.EXTEND, {"planned_departure_at": (clock() + timedelta(days=9)).isoformat()}),
+        ("A", ActKind.CHECK_OUT, leaves),
+        ("A", ActKind.UNDO_CHECK_OUT, {}),
+        ("A", ActKind.CORRECT, {"arrived_at": (clock() - timedelta(hours=2)).isoformat()}),
+        ("A", ActKind.CHECK_OUT, leaves),
+        ("B", ActKind.CANCEL, {"reason": "duplicate"}),
+    ):
+        [outcome] = await intake.submit([command(facility, kind, fields, clock, source_ref=ref)])
+        assert outcome.outcome == "accepted", (kind, outcome.refusal and outcome.refusal.violations)
     assert await unreadable(register, keyring) == 0
     assert await faults(pools, keyring) == set()
 

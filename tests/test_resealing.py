@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from asm_daemon import audit, keystores
+from asm_daemon import audit, keystores, resealing
 from asm_daemon.crypto import KeyName, KeyPurpose, Keyring, RecordName, Tampered, epoch_at, epoch_bounds, next_epoch
 from asm_daemon.intake import Intake, Outcome
 from asm_daemon.issuing import Issuer
@@ -20,7 +20,7 @@ from asm_daemon.keystores import KeyStore, create_store
 from asm_daemon.model import Facility, StayRow
 from asm_daemon.problems import Refused
 from asm_daemon.receipts import verify_receipt
-from asm_daemon.resealing import SETTLE, reencrypt_once
+from asm_daemon.resealing import SETTLE, reencrypt_once, watch_once
 from asm_daemon.sealing import open_contents, seal_contents
 from asm_daemon.stay_proofs import verify_stays
 from asm_daemon.store import alerts, sealed
@@ -434,6 +434,22 @@ async def test_a_key_near_its_limit_is_renewed_without_losing_a_declaration(
     store.renew_data_key(epoch, later())
     keyring.reload()
     await house.act(ActKind.DECLARE, declaration(3))
+
+
+async def test_the_operator_hears_of_a_key_long_before_its_limit(
+    house: House, store: KeyStore, pools: Pools, later: Later, epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = await pools.get("asm_retention")
+    await house.act(ActKind.DECLARE, declaration(1))
+    assert await watch_once(pool, store.inventory(), later()) == {"alerts": 0}
+    monkeypatch.setattr(resealing, "MESSAGE_LIMIT", 2**21)  # a process sets half of that aside
+    assert await watch_once(pool, store.inventory(), later()) == {"alerts": 1}
+    connection = await pools.database.connect("asm_sync")
+    [alert] = await alerts.list_alerts(connection, closed=False, limit=10)
+    assert (alert.kind, alert.subject) == (AlertKind.KEY_NEARLY_SPENT, f"data/{epoch}/1")
+    assert alert.details == {"messages": 2**20, "limit": 2**21}
+    store.renew_data_key(epoch, later())
+    assert await watch_once(pool, store.inventory(), later()) == {"alerts": 0}
 
 
 async def test_the_login_of_the_job_changes_nothing_but_blobs(house: House, pools: Pools) -> None:

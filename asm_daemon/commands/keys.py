@@ -37,6 +37,10 @@ FAULT_TEXTS: Mapping[str, tuple[str, str]] = {
         "Chỉ mục tìm kiếm không phải của bản ghi: tra cứu sẽ không thấy.",
         "The search tags are not those of the record: searches miss it.",
     ),
+    "times_changed": (
+        "Thời điểm đến hoặc dự kiến đi cạnh bản ghi khác với nội dung khai báo.",
+        "Arrival or planned departure beside the record are not those declared.",
+    ),
     "record_missing": (
         "Biên nhận đã ký nhưng bản ghi không còn, hoặc đã bị đưa về phiên bản cũ.",
         "A receipt was signed and its record is gone, or was rolled back.",
