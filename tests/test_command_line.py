@@ -704,8 +704,8 @@ async def test_a_job_runs_once_and_says_what_it_did(asm: Command, facility: Faci
     unknown = await asm("once", "dance")
     assert unknown.exit_code == WRONG
     jobs = (
-        "pull-hotels, seal-audit, read-inbox, erase-imports, prepare-months, erase-expected, erase-hl7-messages, "
-        "publish, erase-roster-plans, sync"
+        "pull-hotels, seal-audit, refresh-keys, reencrypt, watch-keys, read-inbox, erase-imports, prepare-months, "
+        "erase-expected, erase-hl7-messages, publish, erase-roster-plans, sync"
     )
     assert jobs in unknown.stderr
     assert json.loads((await asm("once", "prepare-months")).stdout) == {"keys": 0, "partitions": 0}
