@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -35,9 +37,20 @@ def open_contents(keyring: Keyring, row: StayRow) -> Contents:
     return _decode(keyring.open(record_name(row.facility_id, row.id, row.version), row.sealed))
 
 
+def reseal_contents(keyring: Keyring, row: StayRow, contents: Contents) -> bytes:
+    """Seal one version anew under the newest key of its epoch, with the hash that its receipt was signed over.
+
+    Raises `UnknownEpoch`, `KeyExhausted`.
+    """
+    signed = contents.signed_sha256 or sha256(row.sealed).digest()
+    return seal_contents(keyring, row.facility_id, row.id, row.version, replace(contents, signed_sha256=signed))
+
+
 def _encode(contents: Contents) -> bytes:
+    signed = {"signed_sha256": contents.signed_sha256.hex()} if contents.signed_sha256 else {}
     return orjson.dumps(
         {
+            **signed,
             "declared": contents.declared,
             "salt": contents.salt.hex(),
             "source_ref": contents.source_ref,
@@ -54,6 +67,8 @@ def _encode(contents: Contents) -> bytes:
 
 def _decode(plaintext: bytes) -> Contents:
     members: dict[str, Any] = orjson.loads(plaintext)
+    signed = members.pop("signed_sha256", None)
+    members["signed_sha256"] = bytes.fromhex(signed) if signed else None
     return Contents(**{**members, "salt": bytes.fromhex(members["salt"])})
 
 

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import os
 import socket
-from enum import StrEnum
 from typing import Annotated
 
 import structlog
@@ -16,21 +15,16 @@ from asm_daemon import daemon
 from asm_daemon.commands.console import (
     NO,
     connect,
-    group,
     note,
-    print_json,
-    print_table,
     require_database,
     settings,
 )
-from asm_daemon.crypto import FileKeyStore, KeyPurpose, create_store, epoch_at, next_epoch, open_keyring
-from asm_daemon.daemon import Ports, open_daemon, until_signalled, utc_now
+from asm_daemon.daemon import Ports, open_daemon, until_signalled
 from asm_daemon.log import configure_logging
 from asm_daemon.settings import Settings
 from asm_daemon.store.migrate import load_migrations, migrate, pending
 from asm_daemon.store.pool import ROLE_PLACEHOLDER
 
-key_store_commands = group("The key store (kho khoá), outside the database.")
 MIGRATE_LOGIN = "asm_migrate"
 
 log = structlog.get_logger()
@@ -117,57 +111,3 @@ async def _migrate(url: str, *, check: bool) -> list[str]:
     finally:
         await connection.close()
     return [f"{step.version:04}_{step.name}" for step in done]
-
-
-# -- the keys ----------------------------------------------------------------------------------------------------------
-
-
-class PublishedKey(StrEnum):
-    """The keys whose public halves are for everybody."""
-
-    RECEIPT = KeyPurpose.RECEIPT.value
-    RECEIPT_TRIAL = KeyPurpose.RECEIPT_TRIAL.value
-    CHECKPOINT = KeyPurpose.CHECKPOINT.value
-
-
-@key_store_commands.command("init")
-def init_keys() -> None:
-    """Make the key store (tạo kho khoá).
-
-    It gets the keys of this month and the next. A store that exists is never touched.
-    """
-    directory, now = settings().key_store, utc_now()
-    this_month = epoch_at(now)
-    create_store(directory, [this_month, next_epoch(this_month)], now)
-    typer.echo(directory)
-    note(
-        "Hãy sao lưu kho khoá ngay, tách riêng khỏi cơ sở dữ liệu: mất kho khoá là mất mọi dữ liệu đã niêm phong.\n"
-        "Back the key store up now, apart from the database: without it nothing sealed can ever be read again."
-    )
-
-
-@key_store_commands.command("list")
-def list_keys(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
-    """List the keys (danh mục khoá mật mã), never what they are."""
-    found = [
-        {"name": str(key.name), "algorithm": key.algorithm, "created_at": key.created_at.isoformat(timespec="seconds")}
-        for key in FileKeyStore(settings().key_store).inventory()
-    ]
-    if as_json:
-        print_json(found)
-    else:
-        print_table(("name", "algorithm", "created at"), [tuple(key.values()) for key in found])
-
-
-@key_store_commands.command("public")
-def print_public_keys(
-    purpose: Annotated[PublishedKey | None, typer.Argument(help="only this one, for a file of its own")] = None,
-) -> None:
-    """Print the public keys (khoá công khai) to publish, as PEM.
-
-    With them anybody verifies receipts and audit checkpoints.
-    """
-    keyring = open_keyring(settings().key_store)
-    for each in PublishedKey if purpose is None else (purpose,):
-        key = keyring.signing_key(KeyPurpose(each.value))
-        typer.echo(f"{key.key_id}\n{key.public_key_pem}", nl=False)  # text before a key is allowed: RFC 7468, 2
