@@ -60,6 +60,7 @@ __all__ = ["Command", "Intake", "Outcome", "batch_result", "rehearse_alone", "ro
 
 RETRIES = 3
 RECONNECT_SECONDS = 0.2
+_NOTHING_RECORDED = frozenset({"overloaded", "unavailable"})
 ROWS_PER_TURN = 100
 """Rows validated before other requests get a turn of the event loop."""
 _OUTCOMES: tuple[Literal["accepted", "duplicate", "expected", "refused"], ...] = (
@@ -69,7 +70,6 @@ _OUTCOMES: tuple[Literal["accepted", "duplicate", "expected", "refused"], ...] =
     "refused",
 )
 _MAY_ASK = frozenset({"declare", "correct"})  # after other events the question about the guest is the same
-_NOTHING_RECORDED = frozenset({"overloaded", "unavailable"})
 _SHOWS_THE_STAY = frozenset({"already_staying", "content_differs", "stay_cancelled"})
 
 log = structlog.get_logger()
