@@ -492,6 +492,17 @@ async def test_the_login_of_the_job_changes_nothing_but_blobs(house: House, pool
         "INSERT INTO stays SELECT * FROM stays",
         "SELECT body FROM releases",
         "SELECT credentials_file FROM hotel_systems",
+        "SELECT base_url FROM hotel_systems",
+        "SELECT reservation_tag FROM hotel_pulls",
+        "DELETE FROM hotel_pulls",
+        "SELECT arrives_at FROM expected_stays",
+        "SELECT guest_tag FROM expected_stays",
+        "UPDATE expected_stays SET state = 'ended'",
+        "SELECT registered_on FROM temporary_residence",
+        "SELECT decisions FROM roster_plans",
+        "DELETE FROM import_files",
+        "SELECT document_tag FROM in_house",
+        "SELECT ref_tag FROM source_refs",
     ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(statement)
