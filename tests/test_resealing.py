@@ -500,6 +500,8 @@ async def test_the_login_of_the_job_changes_nothing_but_blobs(house: House, pool
         "UPDATE expected_stays SET state = 'ended'",
         "SELECT registered_on FROM temporary_residence",
         "SELECT decisions FROM roster_plans",
+        "SELECT seen_on FROM roster_seen",
+        "DELETE FROM roster_plan_parts",
         "DELETE FROM import_files",
         "SELECT document_tag FROM in_house",
         "SELECT ref_tag FROM source_refs",
