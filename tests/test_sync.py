@@ -448,6 +448,7 @@ async def test_what_is_refused_again_after_it_was_settled_alarms_again(stage: St
     assert (await operating.settle(await stage.pool(), "operator", chosen, stage.clock())).stays == 1
     assert (await stage.law()).refused == 1
     assert (await stage.replay(stay_ids=[stay_id])).stays == 1
+    assert (await stage.push(client)).refused == 1
     [found] = (await operating.list_refused(await stage.pool(), RefusedQuery(), stage.clock())).refused
     assert found.settled_at is None
 
