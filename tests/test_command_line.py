@@ -787,6 +787,7 @@ async def test_an_action_that_names_no_stays_says_what_could_name_them(asm: Comm
         assert (result.exit_code, result.stdout) == (WRONG, "")
         assert "request_invalid" in result.stderr
     wrong = await asm("sync", "settle", "--reason", "no_idea", "--code", "x")
+    assert wrong.exit_code == WRONG
     assert "--reason" in wrong.stderr
     assert (await asm("sync", "stay", "00000000-0000-7000-8000-000000000000")).exit_code == NO
     assert (await asm("alerts", "close", "extra_stay", "nothing")).exit_code == NO
