@@ -14,6 +14,7 @@ from asm_daemon.commands import (
     evidence,
     hotel,
     installation,
+    keys,
     operating,
     population,
     reference,
@@ -38,7 +39,7 @@ app.command("roster")(work.apply_roster)
 app.command("once")(work.run_once)
 app.command("codes")(reference.list_codes)
 for name, commands in {
-    "keys": installation.key_store_commands,
+    "keys": keys.key_store_commands,
     "facility": directory.facility_commands,
     "principal": directory.principal_commands,
     "key": directory.key_commands,

@@ -1,31 +1,27 @@
-"""Keys, sealed records, blind indexes and signatures; the key store keeps every key outside PostgreSQL.
+"""Keys, sealed records, blind indexes and signatures: everything that is done with keys, wherever they are kept.
 
-One root key wraps all others and does nothing else; every other key has one purpose (QCVN 15:2023/BQP), which its name
-carries and the code checks. Records are sealed with AES-256-GCM under the data key of the month in which the stay was
-registered; when that key is destroyed, every copy of the record is unreadable, backups included.
+Every key has one purpose (QCVN 15:2023/BQP), which its name carries and the code checks. Records are sealed with
+AES-256-GCM under the data key of the month in which the stay was registered; when that key is destroyed, every copy of
+the record is unreadable, backups included.
 """
 
 from __future__ import annotations
 
 import base64
-import fcntl
 import os
 import re
-import stat
 import struct
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from hashlib import sha256
-from pathlib import Path
-from typing import Any, TypeVar
+from itertools import repeat
+from threading import Lock
+from typing import TypeVar
 from uuid import UUID
 
-import orjson
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hpke, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -52,6 +48,14 @@ class WrongPurpose(Exception):
     """A key was about to be used for something it was not made for."""
 
 
+class KeyExhausted(Exception):
+    """A data key has sealed as much as one key may; the epoch needs a further version of it."""
+
+    def __init__(self, name: KeyName) -> None:
+        super().__init__(f"{name} has sealed as much as one key may")
+        self.name = name
+
+
 class KeyStoreError(Exception):
     """The key store cannot be used; the message says what an operator has to look at."""
 
@@ -74,6 +78,10 @@ class KeyStoreDamaged(KeyStoreError):
 
 class KeyStoreBusy(KeyStoreError):
     """Another process kept the key store locked for too long."""
+
+
+class KeyStoreUnreachable(KeyStoreError):
+    """The token or vault that holds the root key does not answer, or refuses."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -132,9 +140,9 @@ class KeyPurpose(StrEnum):
     CHECKPOINT = "checkpoint"  # signs audit checkpoints
 
 
-_PER_EPOCH = frozenset({KeyPurpose.DATA, KeyPurpose.INDEX})
-_STANDING = tuple(purpose for purpose in KeyPurpose if purpose not in _PER_EPOCH)
-_ALGORITHMS: Mapping[KeyPurpose, str] = {
+PER_EPOCH = frozenset({KeyPurpose.DATA, KeyPurpose.INDEX})
+STANDING = tuple(purpose for purpose in KeyPurpose if purpose not in PER_EPOCH)
+ALGORITHMS: Mapping[KeyPurpose, str] = {
     KeyPurpose.DATA: "AES-256-GCM",
     KeyPurpose.CURSOR: "AES-256-GCM",
     KeyPurpose.INDEX: "HMAC-SHA-256",
@@ -167,7 +175,7 @@ class KeyName:
         if match is None:
             raise ValueError("not a key name")
         name = cls(KeyPurpose(match[1]), int(match[2]) if match[2] else None, int(match[3]))
-        if (name.epoch is not None) != (name.purpose in _PER_EPOCH) or name.version > 255:
+        if (name.epoch is not None) != (name.purpose in PER_EPOCH) or name.version > 255:
             raise ValueError("not a key name")
         return name
 
@@ -181,224 +189,10 @@ class Key:
     material: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class KeyFacts:
-    """One line of the cryptographic inventory (OWASP ASVS 5.0, 11.1.2): everything about a key except the key."""
-
-    name: KeyName
-    algorithm: str
-    created_at: datetime
-
-
 def _require(key: Key, algorithm: str) -> Key:
-    if _ALGORITHMS[key.name.purpose] != algorithm:
+    if ALGORITHMS[key.name.purpose] != algorithm:
         raise WrongPurpose(f"{key.name} is not made for {algorithm}")
     return key
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The key store in files
-
-
-_ROOT_FILE, _KEYS_FILE, _LOCK_FILE = "root.key", "keys.json", "lock"
-_ROOT_PREFIX = b"asm-root-key/1 "
-_FILE_LIMIT_BYTES = 4 * 1024 * 1024
-_LOCK_SECONDS = 5.0
-
-
-class FileKeyStore:
-    """All keys of one host in one directory (0700) of the daemon's user.
-
-    `root.key` holds the root key, `keys.json` every other key wrapped by it (AES-256-GCM; the associated data is the
-    key's name and date, so entries cannot change places). Writers hold `lock`, write beside, and rename: a reader sees
-    the old file or the new one. Whoever reads both files can read everything: keep backups of the two apart.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-
-    def read(self) -> tuple[Key, ...]:
-        """Return every key, ordered by name.
-
-        Raises KeyStoreMissing, KeyStoreExposed (permissions or owner) or KeyStoreDamaged.
-        """
-        root = self._root()
-        keys = tuple(_unwrap(root, name, entry) for name, entry in sorted(self._entries().items()))
-        _check_complete(keys)
-        return keys
-
-    def inventory(self) -> tuple[KeyFacts, ...]:
-        """Return name, algorithm and date of every key, ordered by name. Raises as `read` does."""
-        return tuple(KeyFacts(key.name, _ALGORITHMS[key.name.purpose], key.created_at) for key in self.read())
-
-    def create_epoch(self, epoch: int, now: datetime) -> bool:
-        """Make the data and index keys of `epoch`; return False, changing nothing, if the epoch has keys already.
-
-        Safe to call from several processes at once. Raises as `read` does, and KeyStoreBusy.
-        """
-        with _locked(self._directory):
-            if any(key.name.epoch == epoch for key in self.read()):
-                return False
-            entries = {**self._entries(), **_new_entries(self._root(), _epoch_names(epoch), now)}
-            _write(self._directory / _KEYS_FILE, _encode_entries(entries))
-            return True
-
-    def _root(self) -> bytes:
-        _check_directory(self._directory)
-        text = _read_private(self._directory / _ROOT_FILE)
-        try:
-            root = bytes.fromhex(text.removeprefix(_ROOT_PREFIX).decode("ascii"))
-        except ValueError:
-            root = b""
-        if not text.startswith(_ROOT_PREFIX) or len(root) != 32:
-            raise KeyStoreDamaged(f"{_ROOT_FILE} is not a root key")
-        return root
-
-    def _entries(self) -> dict[str, Any]:
-        try:
-            content = orjson.loads(_read_private(self._directory / _KEYS_FILE))
-        except orjson.JSONDecodeError:
-            raise KeyStoreDamaged(f"{_KEYS_FILE} is not JSON") from None
-        if not isinstance(content, dict) or content.get("format") != 1 or not isinstance(content.get("keys"), dict):
-            raise KeyStoreDamaged(f"{_KEYS_FILE} is not a key file of format 1")
-        return dict(content["keys"])
-
-
-def create_store(directory: Path, epochs: Iterable[int], now: datetime) -> FileKeyStore:
-    """Create a key store with a new root key, every standing key and the keys of `epochs`.
-
-    Raises KeyStoreExists if `directory` holds any part of a key store: a new root over old data would lose the data.
-    """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check_directory(directory)
-    with _locked(directory):
-        present = [name for name in (_ROOT_FILE, _KEYS_FILE) if os.path.lexists(directory / name)]
-        if present:
-            raise KeyStoreExists(f"{directory} holds {' and '.join(present)} already")
-        root = os.urandom(32)
-        names = [KeyName(purpose, None, 1) for purpose in _STANDING]
-        names += [name for epoch in sorted(set(epochs)) for name in _epoch_names(epoch)]
-        _write(directory / _ROOT_FILE, _ROOT_PREFIX + root.hex().encode("ascii"))
-        _write(directory / _KEYS_FILE, _encode_entries(_new_entries(root, names, now)))
-    return FileKeyStore(directory)
-
-
-def _epoch_names(epoch: int) -> list[KeyName]:
-    _first_id(epoch)  # refuses what is no month
-    return [KeyName(KeyPurpose.DATA, epoch, 1), KeyName(KeyPurpose.INDEX, epoch, 1)]
-
-
-def _new_entries(root: bytes, names: Iterable[KeyName], now: datetime) -> dict[str, Any]:
-    created_at = now.astimezone(UTC).isoformat(timespec="seconds")
-    entries = {}
-    for name in map(str, names):
-        nonce = os.urandom(12)
-        wrapped = nonce + AESGCM(root).encrypt(nonce, os.urandom(32), _wrap_context(name, created_at))
-        entries[name] = {"created_at": created_at, "wrapped": base64.b64encode(wrapped).decode("ascii")}
-    return entries
-
-
-def _unwrap(root: bytes, name: str, entry: Any) -> Key:
-    try:
-        wrapped = base64.b64decode(entry["wrapped"], validate=True)
-        material = AESGCM(root).decrypt(wrapped[:12], wrapped[12:], _wrap_context(name, entry["created_at"]))
-        key = Key(KeyName.parse(name), datetime.fromisoformat(entry["created_at"]), material)
-    except (InvalidTag, KeyError, TypeError, ValueError):
-        raise KeyStoreDamaged(f"{name} does not open with this root key") from None
-    return key
-
-
-def _wrap_context(name: str, created_at: str) -> bytes:
-    return f"asm-key/1|{name}|{created_at}".encode()
-
-
-def _encode_entries(entries: Mapping[str, Any]) -> bytes:
-    return orjson.dumps({"format": 1, "keys": entries}, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2)
-
-
-def _check_complete(keys: tuple[Key, ...]) -> None:
-    purposes = {key.name.purpose for key in keys}
-    missing = [purpose.value for purpose in _STANDING if purpose not in purposes]
-    if missing:
-        raise KeyStoreDamaged(f"no key for {', '.join(missing)}")
-    data, index = ({key.name.epoch for key in keys if key.name.purpose is purpose} for purpose in sorted(_PER_EPOCH))
-    if data != index:
-        raise KeyStoreDamaged(f"epochs {sorted(data ^ index, key=str)} have only one of their two keys")
-    if len({key.material for key in keys}) != len(keys):
-        raise KeyStoreDamaged("two names stand for the same key")
-
-
-def _check_directory(directory: Path) -> None:
-    try:
-        facts = directory.lstat()
-    except FileNotFoundError:
-        raise KeyStoreMissing(f"{directory} does not exist") from None
-    if not stat.S_ISDIR(facts.st_mode):
-        raise KeyStoreExposed(f"{directory} is not a directory")
-    _check_private(directory, facts)
-
-
-def _check_private(path: Path, facts: os.stat_result) -> None:
-    if facts.st_uid != os.geteuid():
-        raise KeyStoreExposed(f"{path} belongs to user {facts.st_uid}, not to the daemon's user {os.geteuid()}")
-    if stat.S_IMODE(facts.st_mode) & 0o077:
-        raise KeyStoreExposed(f"{path} is open to others (mode {stat.S_IMODE(facts.st_mode):04o}); remove their rights")
-
-
-def _read_private(path: Path) -> bytes:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        others = [name for name in (_ROOT_FILE, _KEYS_FILE) if (path.parent / name).exists()]
-        if others:
-            raise KeyStoreDamaged(f"{path} is missing beside {others[0]}") from None
-        raise KeyStoreMissing(f"{path} does not exist") from None
-    except OSError as error:
-        raise KeyStoreExposed(f"{path} cannot be opened safely: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise KeyStoreExposed(f"{path} is not a regular file")
-        _check_private(path, facts)
-        if facts.st_size > _FILE_LIMIT_BYTES:
-            raise KeyStoreDamaged(f"{path} is larger than {_FILE_LIMIT_BYTES} bytes")
-        return file.read(_FILE_LIMIT_BYTES)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replace `path` so that a crash at any point leaves the old content or the new, and the new is on the disk."""
-    beside = path.with_name(path.name + ".new")
-    beside.unlink(missing_ok=True)  # of a writer that died; we hold the lock
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-    beside.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    _check_directory(directory)
-    descriptor = os.open(directory / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        deadline = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise KeyStoreBusy(f"{directory} was locked for {_LOCK_SECONDS:g} s") from None
-                time.sleep(0.01)
-        yield
-    finally:
-        os.close(descriptor)  # releases the lock
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -468,6 +262,22 @@ class SigningKey:
 
 _Tagger = Callable[[bytes], bytes]
 _Kind = TypeVar("_Kind")
+MESSAGES_AT_ONCE = 2**20
+"""How many messages of a data key a keyring sets aside at once: few writes, and a process that ends wastes little."""
+
+
+class _Sealer:
+    """The newest data key of an epoch. `headers` yields the header of each record it may still seal (no counting in
+    the way of a record: one iterator that ends), and is filled again from what the store grants."""
+
+    __slots__ = ("cipher", "header", "headers", "name")
+
+    def __init__(self, name: KeyName, header: bytes, cipher: AESGCM) -> None:
+        self.name, self.header, self.cipher = name, header, cipher
+        self.headers: Iterator[bytes] = iter(())
+
+    def __repr__(self) -> str:
+        return f"<_Sealer {self.name}>"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -475,13 +285,14 @@ class _Keys:
     """The keys in the form in which they are used; replaced as a whole when the store is read again."""
 
     ciphers: Mapping[tuple[int, int], AESGCM]  # by epoch and key version
-    sealing: Mapping[int, tuple[bytes, AESGCM]]  # by epoch: the newest key version, with the header it is named in
+    sealing: Mapping[int, _Sealer]  # by epoch: the newest key version
     indexes: Mapping[int, _Tagger]
     tags: Mapping[KeyPurpose, _Tagger]
     signers: Mapping[KeyPurpose, SigningKey]
     cursor: AESGCM
+    source: Iterable[Key] = ()  # what all this was made of
 
-    def sealing_key(self, epoch: int) -> tuple[bytes, AESGCM]:
+    def sealing_key(self, epoch: int) -> _Sealer:
         return _found(self.sealing.get(epoch), epoch)
 
     def cipher(self, epoch: int, version: int) -> AESGCM:
@@ -507,28 +318,50 @@ _SIGNED_64 = struct.Struct(">q")
 class Keyring:
     """The keys of the store, in memory, ready for use. Safe to share between threads."""
 
-    def __init__(self, read: Callable[[], Iterable[Key]]) -> None:
-        """Take the keys from `read` (`FileKeyStore.read`), now and whenever an epoch is unknown; its errors pass."""
-        self._read = read
-        self._keys = _prepare(read())
+    def __init__(
+        self, read: Callable[[], Iterable[Key]], reserve: Callable[[KeyName, int], int] = lambda _, messages: messages
+    ) -> None:
+        """Take the keys from `read` (`KeyStore.read`), now and whenever an epoch is unknown; its errors pass.
 
-    def reload(self) -> None:
-        """Read the store again."""
-        self._keys = _prepare(self._read())
+        `reserve` (`KeyStore.reserve`) grants how many messages a data key may still seal.
+        """
+        self._read, self._reserve = read, reserve
+        self._keys = _prepare(read())
+        self._filling = Lock()
+
+    def reload(self) -> bool:
+        """Read the store again; return whether anything had changed. Cheap while it has not."""
+        keys = self._read()
+        if keys is self._keys.source:
+            return False
+        self._keys = _prepare(keys, self._keys)
+        return True
 
     def epochs(self) -> tuple[int, ...]:
         """Return the epochs that have keys, in order."""
         return tuple(sorted(self._keys.sealing))
 
+    def superseded(self) -> tuple[tuple[KeyName, KeyName], ...]:
+        """Return each data key that only opens any more, with the one that seals in its place."""
+        keys = self._keys
+        names = (KeyName(KeyPurpose.DATA, epoch, version) for epoch, version in sorted(keys.ciphers))
+        pairs = ((name, keys.sealing[name.epoch or 0].name) for name in names)
+        return tuple((old, new) for old, new in pairs if old != new)
+
+    def sealing_version(self, epoch: int) -> int:
+        """Return the version of the data key that seals in `epoch`. Raises UnknownEpoch."""
+        return self._keys.sealing_key(epoch).name.version
+
     def seal(self, record: RecordName, plaintext: bytes) -> bytes:
         """Return `plaintext` (at most 65,535 bytes) sealed as `record`.
 
         The result is 0x01, epoch (4 bytes), key version (1), nonce (12, random), AES-256-GCM of the padded plaintext,
-        tag (16): always a multiple of 64 plus 34 bytes. Raises UnknownEpoch.
+        tag (16): always a multiple of 64 plus 34 bytes. Raises UnknownEpoch, and KeyExhausted at the key's limit.
         """
-        header, cipher = self._keys.sealing.get(record.epoch) or self._reloaded().sealing_key(record.epoch)
+        sealer = self._keys.sealing.get(record.epoch) or self._reloaded().sealing_key(record.epoch)
+        header = next(sealer.headers, None) or self._next_header(sealer)
         nonce = os.urandom(_NONCE_BYTES)  # random, never counted: a restored database would repeat a counter
-        return header + nonce + cipher.encrypt(nonce, _pad(plaintext), _context(header, record))
+        return header + nonce + sealer.cipher.encrypt(nonce, _pad(plaintext), _context(header, record))
 
     def open(self, record: RecordName, sealed: bytes) -> bytes:
         """Return what was sealed as exactly this record. Raises Tampered; UnknownEpoch when its key is gone."""
@@ -595,29 +428,42 @@ class Keyring:
             raise WrongPurpose(f"{purpose} keys do not sign")
         return signer
 
+    def _next_header(self, sealer: _Sealer) -> bytes:
+        with self._filling:
+            header = next(sealer.headers, None)  # another thread may have been here first
+            if header is None:
+                sealer.headers = repeat(sealer.header, self._reserve(sealer.name, MESSAGES_AT_ONCE))
+                header = next(sealer.headers, None)
+        if header is None:
+            raise KeyExhausted(sealer.name)
+        return header
+
     def _reloaded(self) -> _Keys:
         self.reload()
         return self._keys
 
 
-def open_keyring(directory: Path) -> Keyring:
-    """Return the keyring of the file key store in `directory`. Raises KeyStoreError."""
-    return Keyring(FileKeyStore(directory).read)
-
-
-def _prepare(keys: Iterable[Key]) -> _Keys:
+def _prepare(keys: Iterable[Key], former: _Keys | None = None) -> _Keys:
+    """Make the keys usable. What sealed before and still does is taken over, with what was set aside for it."""
     ordered = sorted(keys, key=lambda key: key.name.version)  # so that the newest comes last and wins
-    data = [(key.name.epoch or 0, key.name.version, key) for key in ordered if key.name.purpose is KeyPurpose.DATA]
+    data = {(key.name.epoch or 0, key.name.version): key for key in ordered if key.name.purpose is KeyPurpose.DATA}
     standing = {key.name.purpose: key for key in ordered if key.name.epoch is None}
-    hmac = {purpose: key for purpose, key in standing.items() if _ALGORITHMS[purpose] == "HMAC-SHA-256"}
-    signing = {purpose: key for purpose, key in standing.items() if _ALGORITHMS[purpose] == "Ed25519"}
+    hmac = {purpose: key for purpose, key in standing.items() if ALGORITHMS[purpose] == "HMAC-SHA-256"}
+    signing = {purpose: key for purpose, key in standing.items() if ALGORITHMS[purpose] == "Ed25519"}
+    ciphers = {place: _cipher_of(key) for place, key in data.items()}
+    sealing = {}
+    for (epoch, version), key in data.items():
+        known = former.sealing.get(epoch) if former else None
+        fresh = _Sealer(key.name, _HEADER.pack(_FORMAT, epoch, version), ciphers[epoch, version])
+        sealing[epoch] = known if known is not None and known.name == key.name else fresh
     return _Keys(
-        ciphers={(epoch, version): _cipher_of(key) for epoch, version, key in data},
-        sealing={epoch: (_HEADER.pack(_FORMAT, epoch, version), _cipher_of(key)) for epoch, version, key in data},
+        ciphers=ciphers,
+        sealing=sealing,
         indexes={key.name.epoch or 0: _tagger_of(key) for key in ordered if key.name.purpose is KeyPurpose.INDEX},
         tags={purpose: _tagger_of(key) for purpose, key in hmac.items()},
         signers={purpose: _signer_of(key) for purpose, key in signing.items()},
         cursor=_cipher_of(standing[KeyPurpose.CURSOR]),
+        source=keys,
     )
 
 

@@ -37,18 +37,20 @@ from asm_daemon import (
     mllp,
     no_shows,
     operating,
+    resealing,
     rosters,
     rules,
     webhooks,
 )
 from asm_daemon.admissions import Admissions
 from asm_daemon.compare import ComparedPopulation
-from asm_daemon.crypto import FileKeyStore, KeyPurpose, Keyring, epoch_at, epoch_bounds, next_epoch
+from asm_daemon.crypto import KeyName, KeyPurpose, Keyring, epoch_at, epoch_bounds, next_epoch
 from asm_daemon.directory import Gate
 from asm_daemon.import_jobs import Importer
 from asm_daemon.intake import Intake
 from asm_daemon.issuing import Issuer
 from asm_daemon.jobs import Job, Leadership
+from asm_daemon.keystores import KeyStore, store_of
 from asm_daemon.pacing import Doorbell
 from asm_daemon.police import Desk
 from asm_daemon.rosters import Rosters
@@ -88,6 +90,8 @@ CATCH_UP_DAYS = 7
 """How many past days the publishing job looks back for a day that was missed."""
 FLUSH_SECONDS = 5
 """The longest statement of a flush: an owner waits for it, and is better told to send again than left waiting."""
+KEY_REFRESH_SECONDS = 5
+"""How often each process looks whether the key store has changed: a new data key seals everywhere after that."""
 KEY_MONTHS, PARTITION_MONTHS = 2, 4
 """How many months have keys and partitions ready, this one included."""
 SYNC_SHARE = 0.4
@@ -150,7 +154,7 @@ class Daemon:
 
     settings: Settings
     now: Callable[[], datetime]
-    key_store: FileKeyStore
+    key_store: KeyStore
     keyring: Keyring
     pools: Mapping[str, asyncpg.Pool]
     connectors: Mapping[str, Connector]
@@ -203,8 +207,8 @@ async def open_daemon(
     Raises `KeyStoreError`, `NoSuchConnector`, and what asyncpg raises when the database cannot be reached.
     """
     async with AsyncExitStack() as stack:
-        key_store = FileKeyStore(settings.key_store)
-        keyring = Keyring(key_store.read)
+        key_store = store_of(settings)
+        keyring = key_store.keyring()
         pools = {}
         for role in ROLES:
             pools[role] = await open_pool(settings.database_url, role, min_size=0, max_size=POOL_SIZES.get(role, 8))
@@ -508,6 +512,20 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
     async def erase_hl7_messages() -> Mapping[str, int]:
         return await admissions.erase_once(pools["asm_retention"], now(), days=daemon.settings.hl7_message_days)
 
+    async def refresh_keys() -> Mapping[str, int]:
+        # In a thread: a root key in a token or a vault may take its time.
+        return {"changed": await asyncio.to_thread(daemon.keyring.reload)}
+
+    async def reencrypt() -> Mapping[str, int]:
+        def retire(name: KeyName) -> None:
+            daemon.key_store.retire_data_key(name, now())
+
+        daemon.keyring.reload()
+        return await resealing.reencrypt_once(pools["asm_retention"], daemon.keyring, retire, now())
+
+    async def watch_keys() -> Mapping[str, int]:
+        return await resealing.watch_once(pools["asm_retention"], daemon.key_store.inventory(), now())
+
     async def pull_hotels() -> Mapping[str, int]:
         return await hotels.pull_once(
             pools["asm_intake"], daemon.intake, daemon.keyring, open_hotel, HOTEL_RESERVATIONS, now
@@ -534,6 +552,9 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
     return (
         Job("pull-hotels", IntervalTrigger(seconds=HOTEL_PULL_SECONDS), pull_hotels),
         Job("seal-audit", IntervalTrigger(seconds=1), seal_audit, everywhere=True),
+        Job("refresh-keys", IntervalTrigger(seconds=KEY_REFRESH_SECONDS), refresh_keys, everywhere=True),
+        Job("reencrypt", IntervalTrigger(seconds=5), reencrypt),
+        Job("watch-keys", CronTrigger(minute=15), watch_keys, at_start=True),
         Job("read-inbox", IntervalTrigger(seconds=5), read_inbox, everywhere=True),
         Job("erase-imports", IntervalTrigger(minutes=10), erase_imports),
         Job("prepare-months", CronTrigger(hour=2, minute=10), prepare_months),
@@ -556,7 +577,7 @@ def open_hotel(system: Registered) -> AbstractAsyncContextManager[hotel_client.H
     )
 
 
-async def prepare_months_once(key_store: FileKeyStore, pool: asyncpg.Pool, now: datetime) -> dict[str, int]:
+async def prepare_months_once(key_store: KeyStore, pool: asyncpg.Pool, now: datetime) -> dict[str, int]:
     """Make the keys of this month and the next, and the partitions of `PARTITION_MONTHS`, where they are missing.
 
     `pool` connects as asm_retention.

@@ -602,7 +602,7 @@ class World:
         ):
             self._refuse_overlap(act.command.facility, after, row)
         facility, version = act.command.facility, current.version + 1
-        after = replace(after, salt=new_salt(), sender=act.command.actor)
+        after = replace(after, salt=new_salt(), sender=act.command.actor, signed_sha256=None)
         batch_id, index = self._drafts.next_place(facility)
         row = replace(
             row,

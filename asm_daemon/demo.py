@@ -29,9 +29,10 @@ from rich.console import Console
 
 from asm_daemon import audit, embedded, feeds, rules, samples, samples_directory, sync
 from asm_daemon import daemon as composition
-from asm_daemon.crypto import KeyPurpose, create_store, epoch_at, generate_auditor_keys
+from asm_daemon.crypto import KeyPurpose, epoch_at, generate_auditor_keys
 from asm_daemon.daemon import Daemon, Ports, open_daemon, utc_now
 from asm_daemon.intake import Command
+from asm_daemon.keystores import create_store
 from asm_daemon.ledger import canonical_json
 from asm_daemon.log import configure_logging
 from asm_daemon.mllp import END, START

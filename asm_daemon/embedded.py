@@ -30,6 +30,8 @@ from urllib.parse import quote
 
 import asyncpg
 
+from asm_daemon.database_settings import PRIVATE_LOGGING
+
 PORT = 5432  # the name of the socket file; nothing listens on the network
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
@@ -41,17 +43,6 @@ _OUTSIDE_PREFIX = "asm-demo-"
 _SOCKET_PATH_BYTES = 107  # sun_path of Linux, less the final zero
 _PR_SET_PDEATHSIG = 1
 
-# What a server must not write down about people: an error's message, detail, statement and parameters carry values.
-# `log_min_messages = log` leaves errors to the client that caused them and keeps start, stop, crash and FATAL.
-PRIVATE_LOGGING: Mapping[str, str] = {
-    "log_statement": "none",
-    "log_min_messages": "log",
-    "log_min_duration_statement": "-1",
-    "log_min_error_statement": "panic",
-    "log_error_verbosity": "terse",
-    "log_parameter_max_length": "0",
-    "log_parameter_max_length_on_error": "0",
-}
 _COMMON = {
     "listen_addresses": "",
     "port": str(PORT),

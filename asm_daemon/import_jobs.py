@@ -43,7 +43,7 @@ WORKERS = 2
 PART_BYTES = 60_000
 LISTED = 100
 ERASED_AT_ONCE = 500
-_NOT_NOW = frozenset({"unavailable", "overloaded", "outcome_unknown"})
+_NOT_NOW = frozenset({"unavailable", "overloaded", "key_exhausted", "outcome_unknown"})
 _SCHEMA_VERSION = 1
 
 log = structlog.get_logger()

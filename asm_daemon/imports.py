@@ -15,9 +15,10 @@ from tempfile import TemporaryDirectory
 
 import orjson
 
-from asm_daemon.crypto import create_store, epoch_at, open_keyring
+from asm_daemon.crypto import epoch_at
 from asm_daemon.intake import Command, Intake, Outcome, batch_result, rehearse_alone, row_result, unreadable_result
 from asm_daemon.issuing import Issuer
+from asm_daemon.keystores import create_store, open_keyring
 from asm_daemon.model import Facility
 from asm_daemon.problems import Refused
 from schemas.act import DOCUMENT_BYTES_LIMIT, Act, Connector, Unreadable, from_json

@@ -64,7 +64,7 @@ async def read_once(
             try:
                 report = await _take(file, facility, importer, pool, connectors, now, limit_bytes)
             except Refused as refusal:
-                if refusal.code in ("unavailable", "overloaded", "outcome_unknown"):
+                if refusal.code in ("unavailable", "overloaded", "key_exhausted", "outcome_unknown"):
                     continue  # nothing is wrong with the file
                 report, keep = problem_document(refusal).model_dump_json(exclude_none=True).encode(), True
             except OSError as error:  # gone meanwhile, or not ours to read

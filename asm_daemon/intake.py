@@ -19,7 +19,16 @@ import asyncpg
 import structlog
 
 from asm_daemon import audit
-from asm_daemon.crypto import IndexField, Keyring, Tampered, UnknownEpoch, document_value, epoch_bounds
+from asm_daemon.crypto import (
+    IndexField,
+    KeyExhausted,
+    Keyring,
+    KeyStoreError,
+    Tampered,
+    UnknownEpoch,
+    document_value,
+    epoch_bounds,
+)
 from asm_daemon.decisions import (
     REPEATED_WITHIN,
     AlreadyStaying,
@@ -51,6 +60,7 @@ __all__ = ["Command", "Intake", "Outcome", "batch_result", "rehearse_alone", "ro
 
 RETRIES = 3
 RECONNECT_SECONDS = 0.2
+_NOTHING_RECORDED = frozenset({"overloaded", "unavailable"})
 ROWS_PER_TURN = 100
 """Rows validated before other requests get a turn of the event loop."""
 _OUTCOMES: tuple[Literal["accepted", "duplicate", "expected", "refused"], ...] = (
@@ -60,7 +70,6 @@ _OUTCOMES: tuple[Literal["accepted", "duplicate", "expected", "refused"], ...] =
     "refused",
 )
 _MAY_ASK = frozenset({"declare", "correct"})  # after other events the question about the guest is the same
-_NOTHING_RECORDED = frozenset({"overloaded", "unavailable"})
 _SHOWS_THE_STAY = frozenset({"already_staying", "content_differs", "stay_cancelled"})
 
 log = structlog.get_logger()
@@ -230,8 +239,7 @@ class Intake:
         except Exception as error:  # the top of the loop: what somebody sent must not end everybody's intake
             log.exception("intake.batch_failed", rows=len(batch))
             if len(batch) == 1:
-                known = isinstance(error, asyncpg.PostgresError)
-                _answer_all(batch, Refused("unavailable", retry_after_seconds=60) if known else Refused("internal"))
+                _answer_all(batch, _refusal_of(error))
             else:  # one bad row must not take the others with it
                 middle = len(batch) // 2
                 await self._flush(connection, batch[:middle])
@@ -431,6 +439,8 @@ def _rehearsed(world: World, acts: Sequence[Prepared]) -> list[Outcome]:
         decisions = [world.decide(act) for act in acts]
     except UnknownEpoch:
         raise Refused("unavailable", retry_after_seconds=60) from None
+    except KeyExhausted as error:
+        raise _refusal_of(error) from None
     outcomes = []
     for act, decision in zip(acts, decisions, strict=True):
         row = _shown(decision) if decision.outcome != "accepted" else None
@@ -619,6 +629,15 @@ def _outcome(world: World, draft: Draft, act: Prepared, decision: Decision) -> O
     decision.refusal.stay_id = str(row.id) if row is not None else None
     decision.refusal.receipt = receipt
     return Outcome("refused", None, None, decision.refusal, act.warnings)
+
+
+def _refusal_of(error: Exception) -> Refused:
+    """How one act is answered that alone makes its commit fail."""
+    if isinstance(error, KeyExhausted):
+        return Refused("key_exhausted", retry_after_seconds=600)
+    if isinstance(error, asyncpg.PostgresError | KeyStoreError):
+        return Refused("unavailable", retry_after_seconds=60)
+    return Refused("internal")
 
 
 def _answer_all(batch: Iterable[_Waiting], refusal: Refused) -> None:

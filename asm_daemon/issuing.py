@@ -52,7 +52,7 @@ class Issuer:
 
     def receipt(self, facility: Facility, row: StayRow, contents: Contents, batch: ReceiptBatch) -> dict[str, Any]:
         """The receipt of one version, issued again: the same bytes, as long as the facility's entry is the same."""
-        leaf = _leaf(facility, row, contents)
+        leaf = leaf_of(facility.code, row, contents)
         return self.compose(facility, row, contents, leaf, tree_of(batch), batch.checkpoint)
 
     def compose(
@@ -92,7 +92,7 @@ class Draft:
 
     def add(self, facility: Facility, row: StayRow, contents: Contents) -> None:
         """Add a new version at `next_place`, which the row names."""
-        self._leaves[self._issuer.is_trial(facility)][1].append(_leaf(facility, row, contents))
+        self._leaves[self._issuer.is_trial(facility)][1].append(leaf_of(facility.code, row, contents))
 
     def sign(self, now: datetime) -> list[ReceiptBatch]:
         """Sign what was added; one signature a batch."""
@@ -113,7 +113,7 @@ class Draft:
         """The receipt of a version whose batch is signed or remembered."""
         tree, note = self._signed[row.receipt_batch_id]
         own = self._own.get(row.receipt_batch_id)
-        leaf = own[row.receipt_index] if own else _leaf(facility, row, contents)
+        leaf = own[row.receipt_index] if own else leaf_of(facility.code, row, contents)
         return self._issuer.compose(facility, row, contents, leaf, tree, note)
 
 
@@ -123,16 +123,17 @@ def tree_of(batch: ReceiptBatch) -> Tree:
     return Tree(leaves[at : at + HASH_BYTES] for at in range(0, len(leaves), HASH_BYTES))
 
 
-def _leaf(facility: Facility, row: StayRow, contents: Contents) -> ReceiptLeaf:
+def leaf_of(facility_code: str, row: StayRow, contents: Contents) -> ReceiptLeaf:
+    """What the receipt of a version was signed over: the same, however often its blob was sealed anew since."""
     return ReceiptLeaf(
         stay_id=row.id,
         version=row.version,
-        facility=facility.code,
+        facility=facility_code,
         event=row.event,
         received_at=row.received_at,
         deadline_at=row.deadline_at,
         late_minutes=row.late_minutes,
-        sealed_sha256=sha256(row.sealed).digest(),
+        sealed_sha256=contents.signed_sha256 or sha256(row.sealed).digest(),
         declared_digest=declared_digest(contents.salt, canonical_json(contents.declared)),
     )
 

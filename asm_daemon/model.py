@@ -173,6 +173,8 @@ class Contents:
     `declared` is the canonical declaration (JSON-shaped, without `override`), `salt` makes the receipt's digest of it
     unguessable, `override` and `cancellation` are the owner's own statements, `sender` the principal that sent it.
     `guest_ref` and `groups` are those of the act (`schemas.act.Act`). `was_expected`: it completes an expectation.
+    `signed_sha256` is set once the blob was sealed anew under another key: SHA-256 of the blob its receipt was signed
+    over.
     """
 
     declared: Mapping[str, Any]
@@ -184,6 +186,7 @@ class Contents:
     guest_ref: str | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
     was_expected: bool = False
+    signed_sha256: bytes | None = None
 
     def __repr__(self) -> str:
         return "<Contents>"

@@ -196,6 +196,12 @@ PROBLEMS = _table(
         "Not possible right now; if this was a declaration, nothing was recorded. Try again.",
     ),
     (
+        "key_exhausted",
+        503,
+        "Khoá niêm phong của tháng đã dùng hết hạn mức: chưa có gì được ghi nhận, cần người vận hành thay khoá.",
+        "The month's key has sealed as much as one key may: nothing was recorded, an operator has to renew it.",
+    ),
+    (
         "outcome_unknown",
         503,
         "Không rõ đã ghi nhận hay chưa: hãy gửi lại cùng source_ref, sẽ không bị trùng.",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -50,9 +52,20 @@ def _message_name(message_tag: bytes, received_at: datetime) -> RecordName:
     return RecordName("hl7_message", epoch_at(received_at), 0, UUID(bytes=message_tag), SCHEMA_VERSION, 1)
 
 
+def reseal_contents(keyring: Keyring, row: StayRow, contents: Contents) -> bytes:
+    """Seal one version anew under the newest key of its epoch, with the hash that its receipt was signed over.
+
+    Raises `UnknownEpoch`, `KeyExhausted`.
+    """
+    signed = contents.signed_sha256 or sha256(row.sealed).digest()
+    return seal_contents(keyring, row.facility_id, row.id, row.version, replace(contents, signed_sha256=signed))
+
+
 def _encode(contents: Contents) -> bytes:
+    signed = {"signed_sha256": contents.signed_sha256.hex()} if contents.signed_sha256 else {}
     return orjson.dumps(
         {
+            **signed,
             "declared": contents.declared,
             "salt": contents.salt.hex(),
             "source_ref": contents.source_ref,
@@ -69,6 +82,8 @@ def _encode(contents: Contents) -> bytes:
 
 def _decode(plaintext: bytes) -> Contents:
     members: dict[str, Any] = orjson.loads(plaintext)
+    signed = members.pop("signed_sha256", None)
+    members["signed_sha256"] = bytes.fromhex(signed) if signed else None
     return Contents(**{**members, "salt": bytes.fromhex(members["salt"])})
 
 

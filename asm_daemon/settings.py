@@ -34,6 +34,7 @@ PREFIX = "ASM_"
 _NOT_OURS = re.compile(r"ASM_POSTGRES_BIN|ASM_TEST_.*")
 _LISTEN = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[A-Za-z0-9.-]+)):(?P<port>[0-9]{1,5})")
 _DEPLOYMENT = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+_KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CLIENT_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -121,6 +122,24 @@ def _networks(text: object) -> object:
 
 
 _Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_networks)]
+
+
+def _vault_url(text: str) -> str:
+    parts = _split_url(text)
+    plain = not (parts.query or parts.fragment or "@" in parts.netloc)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not plain:
+        raise ValueError("must be an http or https URL without user, query or fragment")
+    if parts.scheme == "http" and parts.hostname not in {"localhost", "127.0.0.1", "::1"}:
+        raise ValueError("must be https, except on this host: the keys travel in it")
+    return text.rstrip("/")
+
+
+def _key_name(text: str) -> str:
+    if not _KEY_NAME.fullmatch(text):
+        raise ValueError("must be 1 to 64 letters, digits, dots, hyphens or underscores")
+    return text
+
+
 _Listen = Annotated[Address, BeforeValidator(_address)]
 _AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 _File = Annotated[Path, AfterValidator(_readable_file)]
@@ -146,8 +165,52 @@ class Settings(BaseModel):
         "passwords out of it: add ?passfile=/path or use client certificates.",
     )
     key_store: _AbsolutePath = Field(
-        description="The directory of the file key store (0700, the daemon's alone). Without it nothing sealed can be "
+        description="The directory of the key store (0700, the daemon's alone). Without it nothing sealed can be "
         "read again: back it up apart from the database, never beside it."
+    )
+    key_pkcs11_module: _File | None = Field(
+        default=None, description="The PKCS #11 module (a shared library) of the token, with key_provider pkcs11."
+    )
+    key_pkcs11_token: Annotated[str, AfterValidator(_key_name)] | None = Field(
+        default=None, description="The label of the token. Without the token the daemon does not start."
+    )
+    key_pkcs11_pin_file: _File | None = Field(
+        default=None,
+        description="The file (0600, the daemon's own) with the user PIN of the token, on one line. Read at each use; "
+        "most tokens lock when a wrong one is tried too often.",
+    )
+    key_vault_url: Annotated[str, AfterValidator(_vault_url)] | None = Field(
+        default=None,
+        description="The base URL of the vault, https unless on this host, with key_provider vault. The daemon asks it "
+        "at start and when the key store changes, never for a record; while it does not answer, no daemon starts.",
+    )
+    key_vault_mount: Annotated[str, AfterValidator(_key_name)] = Field(
+        default="transit", description="Where the transit engine is mounted."
+    )
+    key_vault_key: Annotated[str, AfterValidator(_key_name)] = Field(
+        default="asm-root", description="The name of the root key there, of type aes256-gcm96."
+    )
+    key_vault_token_file: _File | None = Field(
+        default=None,
+        description="The file (0600, the daemon's own) with the vault's token, on one line. Read at each use, so that "
+        "an agent may renew it.",
+    )
+    key_vault_ca_file: _File | None = Field(
+        default=None, description="The authority (PEM) of the vault's certificate. Absent: those of the system."
+    )
+    key_vault_timeout_seconds: int = Field(
+        default=5,
+        ge=1,
+        le=60,
+        description="Seconds to wait for the vault, to connect and for each read. One that hangs when the key store "
+        "changes holds everything up for that long.",
+    )
+    key_provider: Literal["file", "pkcs11", "vault"] = Field(
+        default="file",
+        description="Where the root key is, which wraps all others: `file` keeps it in the key store too, for one "
+        "host; `pkcs11` in a token, `vault` in the transit engine of OpenBao or HashiCorp Vault, so that a stolen key "
+        "store opens nothing. It is chosen when the store is made (asm-daemon keys init); with another one the daemon "
+        "does not start.",
     )
     listen: _Listen = Field(
         default=Address("127.0.0.1", 8080), description="host:port of the HTTP server. Put a TLS terminator in front."
@@ -349,6 +412,17 @@ class Settings(BaseModel):
             raise ValueError("TLS needs mllp_tls_certificate_file, mllp_tls_key_file and mllp_tls_client_ca_file")
         return client_ca
 
+    @field_validator("key_provider")
+    @classmethod
+    def _provider_is_whole(cls, provider: str, info: ValidationInfo) -> str:
+        needed = {
+            "pkcs11": ("key_pkcs11_module", "key_pkcs11_token", "key_pkcs11_pin_file"),
+            "vault": ("key_vault_url", "key_vault_token_file"),
+        }.get(provider, ())
+        if any(name in info.data and info.data[name] is None for name in needed):
+            raise ValueError(f"{provider} needs {' and '.join(needed)}")
+        return provider
+
     @field_validator("intake_queue_rows")
     @classmethod
     def _holds_one_flush(cls, rows: int, info: ValidationInfo) -> int:
@@ -399,6 +473,12 @@ _EXAMPLES = {
     "deployment": "asm.hungyen.example",
     "database_url": "postgresql://{role}@db.internal/asm?passfile=/etc/asm-daemon/pgpass&sslmode=verify-full",
     "key_store": "/var/lib/asm-daemon/keys",
+    "key_pkcs11_module": "/usr/lib/softhsm/libsofthsm2.so",
+    "key_pkcs11_token": "asm",
+    "key_pkcs11_pin_file": "/etc/asm-daemon/token-pin",
+    "key_vault_url": "https://vault.internal:8200",
+    "key_vault_token_file": "/etc/asm-daemon/vault-token",
+    "key_vault_ca_file": "/etc/asm-daemon/vault-ca.pem",
     "public_url": "https://asm.hungyen.example",
     "inbox": "/srv/asm-inbox",
     "mllp_listen": "10.0.0.5:2575",

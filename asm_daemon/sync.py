@@ -198,10 +198,16 @@ class _Findings:
 
     def confirm(self, letter: _Letter, found: Verification) -> None:
         work, item = letter.task.work, letter.item
-        sent = bytes.fromhex(digest(item))
-        withdrawn = item.status is ItemStatus.CANCELLED
         self.confirmed.append(
-            Confirmation(work.facility_id, work.stay_id, item.version, found, sent, letter.question, withdrawn)
+            Confirmation(
+                work.facility_id,
+                work.stay_id,
+                item.version,
+                found,
+                digest=bytes.fromhex(digest(item)),
+                question=letter.question,
+                withdrawn=item.status is ItemStatus.CANCELLED,
+            )
         )
         self.taken_in.append(letter.received_at)
 

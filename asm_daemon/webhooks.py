@@ -374,23 +374,20 @@ class Courier:
     async def run(self, stop: asyncio.Event) -> None:
         """Deliver until `stop`. What is in hand then and does not end in a moment is cut off, and due again when its
         claim runs out."""
-        async with asyncio.TaskGroup() as tasks:
-            ender = tasks.create_task(self._end(stop))
-            attempts: set[asyncio.Task[None]] = set()
-            while not stop.is_set():
-                for delivery, row in await self._claim_if_possible():
-                    task = tasks.create_task(self._attend(delivery, row))
-                    attempts.add(task)
-                    task.add_done_callback(attempts.discard)
-                await self._wait()
-            if attempts:
-                await asyncio.wait(attempts, timeout=SHUTDOWN_SECONDS)
-            for task in tuple(attempts):
-                task.cancel()
-            await ender
+        try:
+            async with asyncio.timeout(None) as deadline, asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._end(stop, deadline))
+                while not stop.is_set():
+                    for delivery, row in await self._claim_if_possible():
+                        tasks.create_task(self._attend(delivery, row))
+                    await self._wait()
+        except TimeoutError:
+            log.warning("webhooks.cut_short", count=self._in_hand.total())
 
-    async def _end(self, stop: asyncio.Event) -> None:
+    async def _end(self, stop: asyncio.Event, deadline: asyncio.Timeout) -> None:
+        """Let all that is in hand end soon, the look at a database that says nothing included."""
         await stop.wait()
+        deadline.reschedule(asyncio.get_running_loop().time() + SHUTDOWN_SECONDS)
         self._news.set()
 
     async def _wait(self) -> None:

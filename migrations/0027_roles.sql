@@ -1,11 +1,5 @@
--- Nobody but the owner makes objects, temporary ones neither: a function or a table in pg_temp is how a search path is
--- hijacked. What a function does is granted with it, never by default.
-DO $$
-BEGIN
-    EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
-END
-$$;
-REVOKE ALL ON SCHEMA public FROM PUBLIC;
+-- Nobody but the owner makes objects, temporary ones neither (0001). By default PostgreSQL lets everybody call a new
+-- function: here nobody may, unless the migration that makes it says so.
 ALTER DEFAULT PRIVILEGES FOR ROLE asm_owner REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
 
 -- What a refused message called itself (MSH-3, MSH-4, MSH-10) is whatever the sender wrote: some build the control id

@@ -13,10 +13,11 @@ import asyncpg
 import pytest
 
 from asm_daemon import directory
-from asm_daemon.crypto import Keyring, create_store, epoch_at, epoch_bounds, next_epoch, open_keyring
+from asm_daemon.crypto import Keyring, epoch_at, epoch_bounds, next_epoch
 from asm_daemon.import_jobs import Importer
 from asm_daemon.intake import Command, Intake
 from asm_daemon.issuing import Issuer
+from asm_daemon.keystores import create_store, open_keyring
 from asm_daemon.model import Facility
 from asm_daemon.store import stays as store
 from asm_daemon.store.pool import open_connection, open_pool

@@ -14,7 +14,8 @@ import pytest
 
 from asm_daemon import audit
 from asm_daemon.audit import AuditBroken, AuditEntry, Fault, FaultKind, NotSealed
-from asm_daemon.crypto import KeyPurpose, Keyring, SigningKey, WrongPurpose, create_store
+from asm_daemon.crypto import KeyPurpose, Keyring, SigningKey, WrongPurpose
+from asm_daemon.keystores import create_store
 from asm_daemon.ledger import BadNote, NoteKey, Tree, leaf_hash, open_checkpoint, verify_inclusion
 from tests.conftest import Database
 

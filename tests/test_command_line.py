@@ -26,10 +26,11 @@ from typer.testing import CliRunner, Result
 
 from asm_daemon import __version__, samples
 from asm_daemon.__main__ import app
-from asm_daemon.crypto import create_store, epoch_at, next_epoch, open_keyring
+from asm_daemon.crypto import epoch_at, next_epoch
 from asm_daemon.directory import Gate
 from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.intake import Intake
+from asm_daemon.keystores import create_store, open_keyring
 from asm_daemon.model import Facility, Scope
 from asm_daemon.rules import local_day
 from asm_daemon.sealing import seal_message_header
@@ -289,7 +290,10 @@ async def test_a_key_store_is_made_once_and_listed_without_its_keys(alone: Comma
     this_month = epoch_at(datetime.now(UTC))
     names = [key["name"] for key in listed]
     assert {f"data/{this_month}/1", f"index/{next_epoch(this_month)}/1", "receipt/1", "checkpoint/1"} <= set(names)
-    assert set(listed[0]) == {"name", "algorithm", "created_at"}
+    assert set(listed[0]) == {
+        "name", "purpose", "epoch", "class", "version", "algorithm", "state", "created_at", "rewrapped_at", "messages",
+    }  # fmt: skip
+    assert {key["state"] for key in listed} == {"active"}
     table = (await alone("keys", "list", ASM_KEY_STORE=str(folder))).stdout
     assert [name for name in names if name not in table] == []
 
@@ -730,8 +734,9 @@ async def test_a_job_runs_once_and_says_what_it_did(asm: Command, facility: Faci
     unknown = await asm("once", "dance")
     assert unknown.exit_code == WRONG
     jobs = (
-        "pull-hotels, seal-audit, read-inbox, erase-imports, prepare-months, erase-expected, erase-hl7-messages, "
-        "publish, erase-roster-plans, compare, number-events, tell-deadlines, erase-events, tend-webhooks, sync"
+        "pull-hotels, seal-audit, refresh-keys, reencrypt, watch-keys, read-inbox, erase-imports, prepare-months, "
+        "erase-expected, erase-hl7-messages, publish, erase-roster-plans, compare, number-events, tell-deadlines, "
+        "erase-events, tend-webhooks, sync"
     )
     assert jobs in unknown.stderr
     assert json.loads((await asm("once", "prepare-months")).stdout) == {"keys": 0, "partitions": 0}
@@ -785,6 +790,7 @@ async def test_an_action_that_names_no_stays_says_what_could_name_them(asm: Comm
         assert (result.exit_code, result.stdout) == (WRONG, "")
         assert "request_invalid" in result.stderr
     wrong = await asm("sync", "settle", "--reason", "no_idea", "--code", "x")
+    assert wrong.exit_code == WRONG
     assert "--reason" in wrong.stderr
     assert (await asm("sync", "stay", "00000000-0000-7000-8000-000000000000")).exit_code == NO
     assert (await asm("alerts", "close", "extra_stay", "nothing")).exit_code == NO

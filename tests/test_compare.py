@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,7 @@ from schemas.population import (
     Verification,
     range_digest,
 )
+from tests.conftest import Database, cloned
 from tests.population.conftest import Simulator, running, speaking_to
 from tests.stack import Clock, FacilityMaker, Pools, command, declaration
 
@@ -143,6 +145,25 @@ class Stage:
 
     async def execute(self, statement: str, *arguments: Any) -> None:
         await (await self.pools.database.connect()).execute(statement, *arguments)
+
+
+@pytest.fixture(scope="module")
+async def clone(server: EmbeddedPostgres, superuser: asyncpg.Connection, template: str) -> AsyncIterator[Database]:
+    async with cloned(server, superuser, template, "t_compare") as made:
+        yield made
+
+
+@pytest.fixture
+async def database(clone: Database) -> AsyncIterator[Database]:
+    """One clone for all tests here, emptied before each: a clone is what takes longest."""
+    made = Database(clone.name, clone.url)
+    await (await made.connect()).execute(
+        "TRUNCATE sync_queue, sync_wait, sync_refused, sync_log, sync_workers, stays, stay_versions, source_refs,"
+        " in_house, receipt_batches, facilities, comparisons, operator_alerts CASCADE;"
+        "UPDATE leases SET owner = NULL, fence = 0, expires_at = '-infinity'"
+    )
+    yield made
+    await made.close()
 
 
 @pytest.fixture(scope="module")
@@ -518,6 +539,42 @@ async def test_two_that_compare_the_same_part_count_it_once(stage: Stage) -> Non
     row = await connection.fetchrow("SELECT stays, missing, repaired, finished_at IS NOT NULL AS over FROM comparisons")
     assert row is not None
     assert dict(row) == {"stays": 5, "missing": 1, "repaired": 1, "over": True}
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_is_lost_under_whatever_failures_both_sides_agree_in_the_end(stage: Stage, seed: int) -> None:
+    dice = random.Random(seed)  # noqa: S311 - repeatable
+    known = await stage.confirmed(30)
+    schedule = {"seed": seed, "requests": 15, "share": 0.4, "longest_milliseconds": 700}
+    await stage.simulator.admin("POST", "schedule", schedule)
+    extra = set()
+    for round_number in range(8):
+        for stay_id in dice.sample(known, 3):
+            await stage.simulator.pool.execute("DELETE FROM stays WHERE stay_id = $1", stay_id)
+        for stay_id in dice.sample(known, 2):
+            await stage.correct(stay_id)
+        extra.add(UUID(int=dice.choice(known).int ^ (round_number + 1)))
+        await stage.simulator.pool.execute(EXTRA + " ON CONFLICT DO NOTHING", max(extra), 1)
+        known += await stage.declare(2, first=31 + 2 * round_number)
+        await stage.compare()
+        await stage.push()
+    await stage.simulator.admin("DELETE", "schedule")
+    for _ in range(4):
+        await stage.compare()
+        await stage.push()
+    law = await stage.law()
+    assert (law.confirmed, law.remains) == (len(known), 0)
+    held = await stage.simulator.pool.fetch("SELECT stay_id, version FROM stays WHERE stay_id = ANY($1)", known)
+    ours = await (await stage.pools.database.connect()).fetch("SELECT id, version FROM stays")
+    assert sorted(map(tuple, held)) == sorted(map(tuple, ours))
+    assert {name: count for name, count in (await stage.compare()).items() if count}.keys() <= {
+        "ranges",
+        "stays",
+        "extra",
+    }
+    told = {UUID(subject) for kind, subject in await stage.alerts() if kind == "extra_stay"}
+    there = await stage.simulator.pool.fetch("SELECT stay_id FROM stays WHERE stay_id <> ALL($1)", known)
+    assert told == {row["stay_id"] for row in there}
 
 
 # -- the law, when a repair meets an acknowledgement -------------------------------------------------------------------

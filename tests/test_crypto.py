@@ -24,9 +24,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uuid_utils.compat import uuid7
 
-from asm_daemon import crypto
+from asm_daemon import crypto, keyfiles
 from asm_daemon.crypto import (
-    FileKeyStore,
     IndexField,
     Key,
     KeyName,
@@ -42,7 +41,6 @@ from asm_daemon.crypto import (
     Tampered,
     UnknownEpoch,
     WrongPurpose,
-    create_store,
     document_value,
     epoch_at,
     epoch_bounds,
@@ -51,10 +49,10 @@ from asm_daemon.crypto import (
     name_values,
     next_epoch,
     open_as_auditor,
-    open_keyring,
     seal_to_auditor,
     verify_signature,
 )
+from asm_daemon.keystores import KeyStore, create_store, open_keyring
 from schemas.folding import fold_document, fold_name, fold_tokens
 
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
@@ -72,7 +70,7 @@ def known_keys() -> list[Key]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FileKeyStore:
+def store(tmp_path: Path) -> KeyStore:
     return create_store(tmp_path / "keys", [202611], NOW)
 
 
@@ -161,7 +159,7 @@ def test_half_a_key_store_is_damage_and_is_never_created_over(tmp_path: Path, le
     assert (folder / left).read_bytes() == before
 
 
-def test_a_whole_key_store_is_never_created_over(tmp_path: Path, store: FileKeyStore) -> None:
+def test_a_whole_key_store_is_never_created_over(tmp_path: Path, store: KeyStore) -> None:
     before = store.read()
     with pytest.raises(KeyStoreExists):
         create_store(tmp_path / "keys", [202612], NOW)
@@ -179,21 +177,21 @@ def test_a_whole_key_store_is_never_created_over(tmp_path: Path, store: FileKeyS
     ],
 )
 def test_a_key_store_that_others_can_open_is_refused(
-    tmp_path: Path, store: FileKeyStore, expose: Callable[[Path], object]
+    tmp_path: Path, store: KeyStore, expose: Callable[[Path], object]
 ) -> None:
     expose(tmp_path / "keys")
     with pytest.raises(KeyStoreExposed, match="open to others"):
         store.read()
 
 
-def test_a_key_store_of_another_user_is_refused(store: FileKeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_store_of_another_user_is_refused(store: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(KeyStoreExposed, match="not to the daemon's user"):
         store.read()
 
 
 @pytest.mark.parametrize("name", ["root.key", "keys.json"])
-def test_links_in_place_of_the_files_are_refused(tmp_path: Path, store: FileKeyStore, name: str) -> None:
+def test_links_in_place_of_the_files_are_refused(tmp_path: Path, store: KeyStore, name: str) -> None:
     path = tmp_path / "keys" / name
     path.rename(tmp_path / name)
     path.symlink_to(tmp_path / name)
@@ -201,7 +199,7 @@ def test_links_in_place_of_the_files_are_refused(tmp_path: Path, store: FileKeyS
         store.read()
 
 
-def test_a_link_in_place_of_the_directory_is_refused(tmp_path: Path, store: FileKeyStore) -> None:
+def test_a_link_in_place_of_the_directory_is_refused(tmp_path: Path, store: KeyStore) -> None:
     (tmp_path / "elsewhere").symlink_to(tmp_path / "keys")
     with pytest.raises(KeyStoreExposed, match="not a directory"):
         open_keyring(tmp_path / "elsewhere")
@@ -235,7 +233,7 @@ def swap(keys: dict[str, dict[str, str]]) -> None:
     ],
 )
 def test_an_entry_that_was_changed_moved_or_removed_is_damage(
-    tmp_path: Path, store: FileKeyStore, change: Callable[[dict[str, dict[str, str]]], object]
+    tmp_path: Path, store: KeyStore, change: Callable[[dict[str, dict[str, str]]], object]
 ) -> None:
     edit(tmp_path / "keys", change)
     with pytest.raises(KeyStoreDamaged):
@@ -259,15 +257,13 @@ def test_an_entry_that_was_changed_moved_or_removed_is_damage(
         ("root.key", b"asm-root-key/1 " + b"00" * 32),
     ],
 )
-def test_a_file_that_was_cut_or_replaced_is_damage(
-    tmp_path: Path, store: FileKeyStore, name: str, content: bytes
-) -> None:
+def test_a_file_that_was_cut_or_replaced_is_damage(tmp_path: Path, store: KeyStore, name: str, content: bytes) -> None:
     (tmp_path / "keys" / name).write_bytes(content)
     with pytest.raises(KeyStoreDamaged):
         store.read()
 
 
-def test_one_key_under_two_names_is_damage(tmp_path: Path, store: FileKeyStore) -> None:
+def test_one_key_under_two_names_is_damage(tmp_path: Path, store: KeyStore) -> None:
     folder = tmp_path / "keys"
     root = bytes.fromhex((folder / "root.key").read_text().split(" ")[1])
     same = next(key.material for key in store.read() if str(key.name) == "presence/1")
@@ -279,8 +275,8 @@ def test_one_key_under_two_names_is_damage(tmp_path: Path, store: FileKeyStore) 
         store.read()
 
 
-def test_a_writer_does_not_wait_for_ever(tmp_path: Path, store: FileKeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crypto, "_LOCK_SECONDS", 0.05)
+def test_a_writer_does_not_wait_for_ever(tmp_path: Path, store: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyfiles, "_LOCK_SECONDS", 0.05)
     with (tmp_path / "keys" / "lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(KeyStoreBusy):
@@ -296,7 +292,7 @@ def test_errors_of_the_key_store_are_of_one_kind() -> None:
 # --- the key store: what it does -----------------------------------------------------------------------------------
 
 
-def test_a_new_store_has_every_key_and_only_its_user_can_open_it(tmp_path: Path, store: FileKeyStore) -> None:
+def test_a_new_store_has_every_key_and_only_its_user_can_open_it(tmp_path: Path, store: KeyStore) -> None:
     folder = tmp_path / "keys"
     assert [str(key.name) for key in store.read()] == [
         "checkpoint/1", "content/1", "cursor/1", "data/202611/1", "index/202611/1", "presence/1", "receipt/1",
@@ -311,14 +307,14 @@ def test_a_new_store_has_every_key_and_only_its_user_can_open_it(tmp_path: Path,
     assert len({key.material for key in store.read()}) == 9
 
 
-def test_no_key_lies_in_the_clear_in_the_key_file(tmp_path: Path, store: FileKeyStore) -> None:
+def test_no_key_lies_in_the_clear_in_the_key_file(tmp_path: Path, store: KeyStore) -> None:
     content = (tmp_path / "keys" / "keys.json").read_bytes()
     for key in store.read():
         for form in (key.material, key.material.hex().encode(), base64.b64encode(key.material)):
             assert form not in content
 
 
-def test_the_inventory_names_every_key_and_shows_none(store: FileKeyStore) -> None:
+def test_the_inventory_names_every_key_and_shows_none(store: KeyStore) -> None:
     inventory = store.inventory()
     assert [(str(facts.name), facts.algorithm) for facts in inventory[:4]] == [
         ("checkpoint/1", "Ed25519"),
@@ -332,7 +328,7 @@ def test_the_inventory_names_every_key_and_shows_none(store: FileKeyStore) -> No
         assert repr(key.material) not in repr(key)
 
 
-def test_an_epoch_is_made_once_and_never_overwritten(store: FileKeyStore) -> None:
+def test_an_epoch_is_made_once_and_never_overwritten(store: KeyStore) -> None:
     before = store.read()
     assert not store.create_epoch(202611, NOW)
     assert store.read() == before
@@ -342,12 +338,12 @@ def test_an_epoch_is_made_once_and_never_overwritten(store: FileKeyStore) -> Non
         store.create_epoch(202613, NOW)
 
 
-def test_writers_at_the_same_time_lose_nothing(tmp_path: Path, store: FileKeyStore) -> None:
+def test_writers_at_the_same_time_lose_nothing(tmp_path: Path, store: KeyStore) -> None:
     made: list[bool] = []
     epochs = [202612, 202701, 202702, 202703] * 3
 
     def write(epoch: int) -> None:
-        made.append(FileKeyStore(tmp_path / "keys").create_epoch(epoch, NOW))
+        made.append(KeyStore(tmp_path / "keys").create_epoch(epoch, NOW))
 
     threads = [threading.Thread(target=write, args=(epoch,)) for epoch in epochs]
     for thread in threads:
@@ -359,7 +355,7 @@ def test_writers_at_the_same_time_lose_nothing(tmp_path: Path, store: FileKeySto
 
 
 def test_a_writer_that_died_leaves_the_old_keys_and_does_not_hinder_the_next(
-    tmp_path: Path, store: FileKeyStore, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: KeyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = store.read()
 
@@ -434,7 +430,7 @@ def test_an_epoch_without_keys_neither_seals_nor_opens_nor_indexes(keyring: Keyr
         assert caught.value.epoch == 202701
 
 
-def test_an_unknown_epoch_reads_the_store_again_once(store: FileKeyStore) -> None:
+def test_an_unknown_epoch_reads_the_store_again_once(store: KeyStore) -> None:
     reads = 0
 
     def read() -> Iterable[Key]:
@@ -454,7 +450,7 @@ def test_an_unknown_epoch_reads_the_store_again_once(store: FileKeyStore) -> Non
 
 
 def test_a_store_that_was_lost_while_running_is_reported_not_taken_for_an_unknown_epoch(
-    tmp_path: Path, store: FileKeyStore
+    tmp_path: Path, store: KeyStore
 ) -> None:
     keyring = open_keyring(tmp_path / "keys")
     sealed = keyring.seal(RECORD, PLAINTEXT)

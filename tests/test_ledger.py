@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asm_daemon.crypto import KeyPurpose, Keyring, SigningKey, create_store
+from asm_daemon.crypto import KeyPurpose, Keyring, SigningKey
+from asm_daemon.keystores import create_store
 from asm_daemon.ledger import (
     EMPTY_ROOT,
     BadNote,

@@ -10,16 +10,8 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from asm_daemon import police
-from asm_daemon.crypto import (
-    IndexField,
-    Keyring,
-    create_store,
-    document_value,
-    epoch_at,
-    epoch_of,
-    next_epoch,
-    open_keyring,
-)
+from asm_daemon.crypto import IndexField, Keyring, document_value, epoch_at, epoch_of, next_epoch
+from asm_daemon.keystores import create_store, open_keyring
 from asm_daemon.model import Contents, Facility, Principal, PrincipalKind, StayRow, Tags
 from asm_daemon.police import Desk
 from asm_daemon.sealing import seal_contents

@@ -18,7 +18,8 @@ from uuid import UUID
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from asm_daemon.crypto import KeyPurpose, Keyring, SigningKey, WrongPurpose, create_store
+from asm_daemon.crypto import KeyPurpose, Keyring, SigningKey, WrongPurpose
+from asm_daemon.keystores import create_store
 from asm_daemon.ledger import Checkpoint, canonical_json, sign_checkpoint, sign_note
 from asm_daemon.receipts import (
     BadReceipt,

@@ -79,6 +79,12 @@ def test_a_wrong_value_is_never_repeated(environment: dict[str, str], field: str
         ("ASM_LEASE_SECONDS", "4.5"),
         ("ASM_SHUTDOWN_SECONDS", "0"),
         ("ASM_LOG_LEVEL", "verbose"),
+        ("ASM_KEY_PROVIDER", "paper"),
+        ("ASM_KEY_VAULT_URL", "http://vault.internal:8200"),
+        ("ASM_KEY_VAULT_URL", "https://token@vault.internal"),
+        ("ASM_KEY_VAULT_KEY", "../sys/seal"),
+        ("ASM_KEY_VAULT_TIMEOUT_SECONDS", "0"),
+        ("ASM_KEY_PKCS11_MODULE", "/nonexistent.so"),
     ],
 )
 def test_a_wrong_value_is_refused(environment: dict[str, str], variable: str, value: str) -> None:
@@ -108,6 +114,26 @@ def test_tls_of_the_hl7_listener_is_whole_or_absent(environment: dict[str, str],
     for name in names:
         [fault] = faults(environment | {other: path for other, path in files.items() if other != name})
         assert fault.startswith("ASM_MLLP_TLS_CLIENT_CA_FILE: TLS needs")
+
+
+@pytest.mark.parametrize("provider", ["pkcs11", "vault"])
+def test_a_root_key_elsewhere_is_named_whole_or_not_at_all(
+    environment: dict[str, str], tmp_path: Path, provider: str
+) -> None:
+    (tmp_path / "secret-file").write_text("secret")
+    file = str(tmp_path / "secret-file")
+    whole = {
+        "pkcs11": {
+            "ASM_KEY_PKCS11_MODULE": file, "ASM_KEY_PKCS11_TOKEN": "asm", "ASM_KEY_PKCS11_PIN_FILE": file
+        },
+        "vault": {"ASM_KEY_VAULT_URL": "https://vault.internal:8200", "ASM_KEY_VAULT_TOKEN_FILE": file},
+    }[provider]  # fmt: skip
+    chosen = environment | {"ASM_KEY_PROVIDER": provider}
+    assert load_settings(chosen | whole).key_provider == provider
+    for name in whole:
+        [fault] = faults(chosen | {other: value for other, value in whole.items() if other != name})
+        assert fault.startswith(f"ASM_KEY_PROVIDER: {provider} needs ")
+    assert load_settings(environment | whole).key_provider == "file"
 
 
 def test_the_least_environment_gives_the_defaults(environment: dict[str, str]) -> None:

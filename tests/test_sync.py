@@ -17,9 +17,10 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from asm_daemon import events, operating, sync
-from asm_daemon.crypto import FileKeyStore, Key, KeyPurpose, Keyring, create_store, epoch_at
+from asm_daemon.crypto import Key, KeyPurpose, Keyring, epoch_at
 from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.intake import Intake
+from asm_daemon.keystores import KeyStore, create_store
 from asm_daemon.model import LANES, Contents, Facility, StayRow
 from asm_daemon.pacing import Breaker, Cursor, Doorbell
 from asm_daemon.problems import Refused
@@ -447,6 +448,7 @@ async def test_what_is_refused_again_after_it_was_settled_alarms_again(stage: St
     assert (await operating.settle(await stage.pool(), "operator", chosen, stage.clock())).stays == 1
     assert (await stage.law()).refused == 1
     assert (await stage.replay(stay_ids=[stay_id])).stays == 1
+    assert (await stage.push(client)).refused == 1
     [found] = (await operating.list_refused(await stage.pool(), RefusedQuery(), stage.clock())).refused
     assert found.settled_at is None
 
@@ -544,7 +546,7 @@ async def test_a_cancelled_stay_is_told_without_its_guest_and_without_opening_it
     await stage.change(stay_id, ActKind.CANCEL, reason="entered_by_mistake")
     folder = tmp_path_factory.mktemp("foreign") / "keys"
     create_store(folder, [epoch_at(stage.clock())], stage.clock())
-    foreign = Keyring(FileKeyStore(folder).read)
+    foreign = Keyring(KeyStore(folder).read)
     assert (await stage.push(client, keyring=foreign)).confirmed == 1
     assert await stage.simulator.admin("GET", f"stays/{stay_id}") == {"version": 2, "status": "cancelled"}
 

@@ -59,7 +59,7 @@ def confirmation(
 ) -> Confirmation:
     """Version `version` of a stay is confirmed. Equal numbers are the same question; without one it is cancelled."""
     tag = None if question is None else question.to_bytes(16)
-    return Confirmation(facility.id, stay_id or uuid7(), version, found, None, tag, question is None)
+    return Confirmation(facility.id, stay_id or uuid7(), version, found, question=tag, withdrawn=question is None)
 
 
 async def rows(pools: Pools, statement: str, *arguments: Any) -> list[tuple[Any, ...]]:

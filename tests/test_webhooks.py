@@ -23,7 +23,8 @@ import structlog
 from uuid_utils.compat import uuid7
 
 from asm_daemon import directory, events, webhooks
-from asm_daemon.crypto import Keyring, create_store, epoch_at, epoch_bounds, next_epoch, open_keyring
+from asm_daemon.crypto import Keyring, epoch_at, epoch_bounds, next_epoch
+from asm_daemon.keystores import create_store, open_keyring
 from asm_daemon.log import configure_logging
 from asm_daemon.model import Facility, PrincipalKind
 from asm_daemon.problems import Refused

@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from asm_daemon import audit, feeds, rules
 from asm_daemon.audit import FAULT_TEXTS, AuditVerification
 from asm_daemon.commands.console import NO, Unready, group, note, pool, print_json, settings
-from asm_daemon.crypto import KeyPurpose, open_keyring
+from asm_daemon.crypto import KeyPurpose
 from asm_daemon.issuing import EVENTS, TRIAL_MARK
+from asm_daemon.keystores import store_of
 from asm_daemon.ledger import BadNote
 from asm_daemon.receipts import BadReceipt, VerifiedReceipt, verify_receipt
 from asm_daemon.settings import Settings
@@ -62,7 +63,7 @@ def verify_audit(
 
 
 async def _verify_audit(given: Settings, earlier: list[str]) -> AuditVerification:
-    signer = open_keyring(given.key_store).signing_key(KeyPurpose.CHECKPOINT)
+    signer = store_of(given).keyring().signing_key(KeyPurpose.CHECKPOINT)
     key = audit.note_key(given.deployment, signer.public_key_bytes)
     async with pool(given.database_url, _AUDIT_LOGIN) as opened, opened.acquire() as connection:
         try:

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import os
 import socket
-from enum import StrEnum
 from typing import Annotated
 
 import structlog
@@ -15,22 +14,19 @@ import typer
 from asm_daemon import daemon
 from asm_daemon.commands.console import (
     NO,
+    Unready,
     connect,
-    group,
     note,
-    print_json,
-    print_table,
     require_database,
     settings,
 )
-from asm_daemon.crypto import FileKeyStore, KeyPurpose, create_store, epoch_at, next_epoch, open_keyring
-from asm_daemon.daemon import Ports, open_daemon, until_signalled, utc_now
+from asm_daemon.daemon import Ports, open_daemon, until_signalled
+from asm_daemon.database_settings import check_database_settings
 from asm_daemon.log import configure_logging
 from asm_daemon.settings import Settings
 from asm_daemon.store.migrate import load_migrations, migrate, pending
 from asm_daemon.store.pool import ROLE_PLACEHOLDER
 
-key_store_commands = group("The key store (kho khoá), outside the database.")
 MIGRATE_LOGIN = "asm_migrate"
 
 log = structlog.get_logger()
@@ -52,10 +48,28 @@ async def _run(given: Settings) -> None:
     signalled = asyncio.create_task(until_signalled())
     signalled.add_done_callback(lambda _: stop.set())
     await require_database(given.database_url, *daemon.ROLES)
+    told_to_log = await _settings_that_log_values(given)
     async with open_daemon(given) as opened:
         configure_logging(given.log_level, given.deployment)  # what failed before that is a line for an operator
+        for name in told_to_log:
+            log.warning("database_logs_values", problem=name)
         _collect_garbage_seldom()
         await daemon.run(opened, stop, _announce)
+
+
+async def _settings_that_log_values(given: Settings) -> list[str]:
+    """Settings by which PostgreSQL would log values of one of our logins. Raises Unready for any in production."""
+    found: dict[str, str] = {}
+    for role in daemon.ROLES:
+        connection = await connect(given.database_url.replace(ROLE_PLACEHOLDER, role))
+        try:
+            found.update(await check_database_settings(connection))
+        finally:
+            await connection.close()
+    if found and given.environment == "production":
+        orders = " ".join(f"ALTER SYSTEM SET {name} = '{required}';" for name, required in found.items())
+        raise Unready(f"PostgreSQL is told to log values; as a superuser: {orders} SELECT pg_reload_conf();")
+    return sorted(found)
 
 
 def _collect_garbage_seldom() -> None:
@@ -117,57 +131,3 @@ async def _migrate(url: str, *, check: bool) -> list[str]:
     finally:
         await connection.close()
     return [f"{step.version:04}_{step.name}" for step in done]
-
-
-# -- the keys ----------------------------------------------------------------------------------------------------------
-
-
-class PublishedKey(StrEnum):
-    """The keys whose public halves are for everybody."""
-
-    RECEIPT = KeyPurpose.RECEIPT.value
-    RECEIPT_TRIAL = KeyPurpose.RECEIPT_TRIAL.value
-    CHECKPOINT = KeyPurpose.CHECKPOINT.value
-
-
-@key_store_commands.command("init")
-def init_keys() -> None:
-    """Make the key store (tạo kho khoá).
-
-    It gets the keys of this month and the next. A store that exists is never touched.
-    """
-    directory, now = settings().key_store, utc_now()
-    this_month = epoch_at(now)
-    create_store(directory, [this_month, next_epoch(this_month)], now)
-    typer.echo(directory)
-    note(
-        "Hãy sao lưu kho khoá ngay, tách riêng khỏi cơ sở dữ liệu: mất kho khoá là mất mọi dữ liệu đã niêm phong.\n"
-        "Back the key store up now, apart from the database: without it nothing sealed can ever be read again."
-    )
-
-
-@key_store_commands.command("list")
-def list_keys(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
-    """List the keys (danh mục khoá mật mã), never what they are."""
-    found = [
-        {"name": str(key.name), "algorithm": key.algorithm, "created_at": key.created_at.isoformat(timespec="seconds")}
-        for key in FileKeyStore(settings().key_store).inventory()
-    ]
-    if as_json:
-        print_json(found)
-    else:
-        print_table(("name", "algorithm", "created at"), [tuple(key.values()) for key in found])
-
-
-@key_store_commands.command("public")
-def print_public_keys(
-    purpose: Annotated[PublishedKey | None, typer.Argument(help="only this one, for a file of its own")] = None,
-) -> None:
-    """Print the public keys (khoá công khai) to publish, as PEM.
-
-    With them anybody verifies receipts and audit checkpoints.
-    """
-    keyring = open_keyring(settings().key_store)
-    for each in PublishedKey if purpose is None else (purpose,):
-        key = keyring.signing_key(KeyPurpose(each.value))
-        typer.echo(f"{key.key_id}\n{key.public_key_pem}", nl=False)  # text before a key is allowed: RFC 7468, 2

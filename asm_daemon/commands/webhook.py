@@ -11,8 +11,8 @@ import typer
 from pydantic import BeforeValidator
 
 from asm_daemon.commands.console import group, note, operator, pool, print_json, print_table, settings, validated
-from asm_daemon.crypto import open_keyring
 from asm_daemon.daemon import plain_http_webhooks, utc_now
+from asm_daemon.keystores import store_of
 from asm_daemon.webhooks import Actor, Endpoints
 from schemas.stay import Input
 from schemas.webhooks import EventType, NewWebhook, known_events
@@ -25,7 +25,7 @@ _EVENTS = ", ".join(EventType)
 
 def _with_endpoints(work: Callable[[Endpoints], Awaitable[_Result]]) -> _Result:
     chosen = settings()
-    keyring = open_keyring(chosen.key_store)
+    keyring = store_of(chosen).keyring()
 
     async def connected() -> _Result:
         async with pool(chosen.database_url, "asm_intake") as opened:

@@ -191,7 +191,7 @@ async def _file(
     return answer(shown, int(shown.code), {"Retry-After": "5"} if passing else None)
 
 
-_PASSING = frozenset({"overloaded", "unavailable", "outcome_unknown"})
+_PASSING = frozenset({"overloaded", "unavailable", "key_exhausted", "outcome_unknown"})
 """Refusals that are nobody's fault: the same request will do later, and nothing of it is doubled."""
 
 

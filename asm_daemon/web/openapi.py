@@ -247,6 +247,8 @@ def _implied(route: Route[Any, Any]) -> Iterable[str]:
     if route.query.model_fields:
         yield "request_invalid"
     if route.body.contents:
+        if not route.who.is_public:
+            yield "key_exhausted"
         yield from ("bad_request", "unsupported_media_type", "body_too_large", "request_timeout")
     yield "internal"
 

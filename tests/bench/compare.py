@@ -26,8 +26,9 @@ import orjson
 
 from asm_daemon import demo, embedded
 from asm_daemon.compare import compare_all
-from asm_daemon.crypto import Keyring, create_store, epoch_at, epoch_bounds, next_epoch, open_keyring
+from asm_daemon.crypto import Keyring, epoch_at, epoch_bounds, next_epoch
 from asm_daemon.daemon import utc_now
+from asm_daemon.keystores import create_store, open_keyring
 from asm_daemon.model import Contents
 from asm_daemon.sealing import new_salt, seal_contents
 from asm_daemon.store import stays as stays_store

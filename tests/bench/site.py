@@ -18,9 +18,10 @@ import orjson
 from rich.console import Console
 
 from asm_daemon import demo, embedded, samples_directory
-from asm_daemon.crypto import create_store, epoch_at
+from asm_daemon.crypto import epoch_at
 from asm_daemon.daemon import prepare_months_once, utc_now
 from asm_daemon.embedded import EmbeddedPostgres
+from asm_daemon.keystores import create_store
 from asm_daemon.samples_directory import HOTEL
 from asm_daemon.store.pool import open_pool
 

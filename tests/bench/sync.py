@@ -21,8 +21,8 @@ import asyncpg
 from rich.table import Table
 
 from asm_daemon import operating, sync
-from asm_daemon.crypto import open_keyring
 from asm_daemon.daemon import utc_now
+from asm_daemon.keystores import open_keyring
 from asm_daemon.model import LANES
 from asm_daemon.store.pool import open_pool
 from connectors.population import simulator

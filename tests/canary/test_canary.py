@@ -27,8 +27,9 @@ import orjson
 import pytest
 
 from asm_daemon import embedded, hotels, samples_directory
-from asm_daemon.crypto import create_store, epoch_at, generate_auditor_keys
+from asm_daemon.crypto import epoch_at, generate_auditor_keys
 from asm_daemon.embedded import EmbeddedPostgres
+from asm_daemon.keystores import create_store
 from asm_daemon.samples_directory import HOTEL, SampleKeys
 from asm_daemon.store.migrate import load_migrations, migrate
 from asm_daemon.store.pool import open_pool
@@ -63,7 +64,7 @@ TALKATIVE = {
 NOTHING_PERSONAL = {
     "POST /authorization-service/oauth/refresh-token": "a token of ours, which the key store cannot make again",
     "POST /authorization-service/oauth/token": "a key of ours",
-    "POST /client-service/kbtt/kbtt-3th/doi-ngay-tra-phong": "",
+    "POST /check": "the code of a receipt",
     "POST /v1/admin/alerts:close": "a kind and a subject of ours",
     "POST /v1/admin/sync:release": "ids and codes of ours",
     "POST /v1/admin/sync:replay": "ids and codes of ours",
@@ -80,6 +81,9 @@ NOTHING_PERSONAL = {
 }
 """Routes whose bodies hold nothing about a guest, and what they hold. Every other route that takes a body must have
 taken one of ours: a new route stands here, or a scenario of `doors` goes through it."""
+
+TOLD_BACK = {("refusals and reports", "POST /v1/stays: source_ref")}
+"""An owner who declares a guest again is shown the receipt of the first time, under his own name of it."""
 
 READY_SECONDS, END_SECONDS, FILE_BYTES = 30.0, 30.0, 16 << 20
 
@@ -409,7 +413,7 @@ def test_every_route_that_takes_a_body_took_one_about_a_guest(run: Run) -> None:
 
 
 def test_postgresql_really_refused_and_the_daemon_really_failed(run: Run) -> None:
-    assert run.crashes[500] + run.crashes[503] >= 8, run.crashes
+    assert run.crashes[500] + run.crashes[503] >= 7, run.crashes
     log = run.log.read_bytes()
     for sqlstate in (b"23514", b"42P01", b"57014", b"23505"):
         assert b'"sqlstate":"' + sqlstate in log, sqlstate
@@ -430,13 +434,13 @@ def test_no_word_about_a_guest_was_written_down_anywhere(run: Run) -> None:
     wanted = patterns(run.words.said)
     assert len(run.places) == 14
     assert len(run.words.said) > 400
-    leaked = sorted((hit.place, run.words.said[hit.word]) for hit in run.hits(run.words))
+    leaked = {(hit.place, run.words.said[hit.word]) for hit in run.hits(run.words)} - TOLD_BACK
     sizes = {place: sum(_size(path) for path in paths) for place, paths in run.places.items()}
     print(
         f"{len(run.words.said)} words, {len(wanted)} patterns, {len(run.places)} places, {run.doors.attempts} requests"
     )
     print({place: f"{size / 1e6:.1f} MB" for place, size in sizes.items()})
-    assert not leaked, "\n".join(map(str, leaked))
+    assert not leaked, sorted(leaked)
 
 
 def _size(path: Path) -> int:

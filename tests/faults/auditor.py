@@ -22,8 +22,9 @@ import orjson
 
 from asm_daemon import audit
 from asm_daemon.audit import AuditVerification
-from asm_daemon.crypto import KeyPurpose, Keyring, Tampered, UnknownEpoch, document_value, open_keyring
+from asm_daemon.crypto import KeyPurpose, Keyring, Tampered, UnknownEpoch, document_value
 from asm_daemon.issuing import tree_of
+from asm_daemon.keystores import open_keyring
 from asm_daemon.ledger import BadNote, NoteKey, canonical_json, open_checkpoint, read_checkpoint
 from asm_daemon.model import Contents, Facility, ReceiptBatch, StayRow
 from asm_daemon.receipts import BadReceipt, ReceiptLeaf, declared_digest, verify_receipt

@@ -24,9 +24,10 @@ import aiohttp
 import asyncpg
 
 from asm_daemon import embedded, samples_directory
-from asm_daemon.crypto import FileKeyStore, create_store, epoch_at
+from asm_daemon.crypto import epoch_at
 from asm_daemon.daemon import prepare_months_once
 from asm_daemon.embedded import PORT, EmbeddedPostgres
+from asm_daemon.keystores import KeyStore, create_store
 from asm_daemon.store.migrate import load_migrations, migrate
 from asm_daemon.store.pool import open_pool
 from connectors.population import simulator
@@ -183,7 +184,7 @@ class Lane:
         self.keys = await samples_directory.load(pool, now)
         await pool.close()
         pool = await open_pool(url, "asm_retention", min_size=0)
-        await prepare_months_once(FileKeyStore(self.folder / "keys"), pool, now)
+        await prepare_months_once(KeyStore(self.folder / "keys"), pool, now)
         await pool.close()
         connection = await asyncpg.connect(self.population_postgres.dsn())
         await connection.execute("CREATE DATABASE population")

@@ -47,17 +47,18 @@ async def run_seed(
     folder: Path,
     *,
     only: str | None = None,
+    plan: Plan | None = None,
     meddle: Spoil | None = None,
     spoil: Spoil | None = None,
     bound_seconds: float | None = None,
 ) -> Result:
-    """Run one seed in a fresh system; its journal and logs are in `folder`.
+    """Run one seed in a fresh system; its journal and logs are in `folder`. `plan` is done instead of the seed's own.
 
     To see that defects are seen, `meddle` is done beside the load, and `spoil` once everything has come to rest and
     before the auditor looks.
     """
     started = time.monotonic()
-    plan = make_plan(seed, may_fill_disk=lane.small, only=only)
+    plan = plan or make_plan(seed, may_fill_disk=lane.small, only=only)
     result = Result(seed, folder=str(folder))
     new_folder(folder.parent, folder.name)
     (folder / "plan.txt").write_text("".join(f"{fault}\n" for fault in (f"{plan.daemons} daemons", *plan.faults)))

@@ -18,10 +18,11 @@ import orjson
 import pytest
 from uuid_utils.compat import uuid7
 
-from asm_daemon.crypto import create_store, epoch_at, open_keyring
+from asm_daemon.crypto import epoch_at
 from asm_daemon.daemon import Ports, open_daemon, run
 from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.issuing import tree_of
+from asm_daemon.keystores import create_store, open_keyring
 from asm_daemon.model import StayRow
 from asm_daemon.sealing import seal_contents
 from asm_daemon.settings import load_settings

@@ -16,12 +16,22 @@ import pytest
 from tests.faults import REGRESSIONS
 from tests.faults.__main__ import totals
 from tests.faults.environment import Lane, Site
-from tests.faults.faults import DATABASE_SILENCE, DISK_FULL, KINDS, make_plan
+from tests.faults.faults import DATABASE_SILENCE, DISK_FULL, KINDS, Fault, Kind, Plan, make_plan
 from tests.faults.proxy import Proxy, Trouble, TroubleKind
 from tests.faults.run import Result, run_seed
 
-SHORT = (3, 6, 10)
-"""Together: daemons killed, paused and restarted, PostgreSQL stopped and paused, a full disk, a wrong clock."""
+SHORT = (5, 10, 13)
+"""Together: daemons paused and restarted, PostgreSQL stopped and paused, a full disk, a wrong clock, bad links."""
+A_CLOCK_THAT_JUMPED = Plan(
+    seed=1058,
+    acts=120,
+    daemons=2,
+    faults=(
+        Fault(Kind("simulator", "kill"), place=0, at_seconds=0.4, seconds=1.5, measure=0.5, seed=1),
+        Fault(Kind("clock", "hours_ahead"), place=0, at_seconds=0.5, seconds=1.0, measure=0.3, seed=2),
+    ),
+)
+"""What seeds of an earlier drawing found, at its plainest: a stay that failed in that moment waited for hours."""
 HARMLESS = "link_http_latency"
 
 
@@ -222,8 +232,9 @@ def test_a_silent_database_connection_is_drawn_when_it_alone_is_asked_for() -> N
 
 
 def test_without_the_right_to_mount_only_the_full_disk_is_left_out() -> None:
-    plans = [make_plan(seed, may_fill_disk=False) for seed in range(1000)]
-    assert {fault.kind for plan in plans for fault in plan.faults} == set(KINDS) - {DATABASE_SILENCE, DISK_FULL}
+    for seed in range(50):
+        whole, allowed = (make_plan(seed, may_fill_disk=may).faults for may in (True, False))
+        assert allowed == [fault for fault in whole if fault.kind != DISK_FULL]
 
 
 def test_the_totals_name_what_was_left_out_and_what_never_struck() -> None:
@@ -257,10 +268,15 @@ async def test_nothing_is_lost_whatever_breaks(lane: Lane, tmp_path: Path, seed:
     assert result.injected
 
 
+async def test_a_clock_that_jumped_for_a_moment_makes_nothing_wait(lane: Lane, tmp_path: Path) -> None:
+    result = await run_seed(lane, A_CLOCK_THAT_JUMPED.seed, tmp_path / "run", plan=A_CLOCK_THAT_JUMPED)
+    assert not result.faults, result.faults
+
+
 async def test_a_stay_that_vanishes_is_found(lane: Lane, tmp_path: Path) -> None:
     async def spoil(site: Site) -> None:
         async with site.lane.superuser(site.lane.database) as connection:
-            await _delete_one(connection, "stays")
+            await connection.execute("DELETE FROM stays WHERE id = (SELECT id FROM stays LIMIT 1)")
 
     result = await run_seed(lane, 2, tmp_path / "run", only=HARMLESS, spoil=spoil)
     assert any(fault.startswith("accepted_acts_exist") for fault in result.faults), result.faults
@@ -269,8 +285,8 @@ async def test_a_stay_that_vanishes_is_found(lane: Lane, tmp_path: Path) -> None
 async def test_work_that_vanishes_from_the_queue_is_found(lane: Lane, tmp_path: Path) -> None:
     async def meddle(site: Site) -> None:
         async with site.lane.superuser(site.lane.database) as connection:
-            while not await _delete_one(connection, "sync_queue"):
-                await asyncio.sleep(0)
+            while True:  # one row might be of a version that is on its way already
+                await connection.execute("DELETE FROM sync_queue")
 
     result = await run_seed(lane, 4, tmp_path / "run", only=HARMLESS, meddle=meddle, bound_seconds=4)
     assert any(fault.startswith("stuck") for fault in result.faults), result.faults
@@ -288,12 +304,3 @@ async def test_an_effect_that_came_twice_is_found(lane: Lane, tmp_path: Path) ->
 
     result = await run_seed(lane, 5, tmp_path / "run", only=HARMLESS, spoil=spoil)
     assert any(fault.startswith("effects_happen_once") for fault in result.faults), result.faults
-
-
-async def _delete_one(connection: asyncpg.Connection, table: str) -> bool:
-    """Delete one row of a stay that is to be carried; false when there is none."""
-    status = await connection.execute(
-        f"DELETE FROM {table} WHERE ctid = (SELECT ctid FROM {table} LIMIT 1) "
-        f"AND tableoid = (SELECT tableoid FROM {table} LIMIT 1)"
-    )
-    return bool(status != "DELETE 0")

@@ -12,8 +12,9 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 
-from asm_daemon.crypto import Keyring, create_store, epoch_at, open_keyring
+from asm_daemon.crypto import Keyring, epoch_at
 from asm_daemon.decisions import Command, prepare
+from asm_daemon.keystores import create_store, open_keyring
 from asm_daemon.model import Facility
 from asm_daemon.problems import Refused
 from schemas.act import RESULTS_LIMIT, Act, Unreadable, from_json, to_json

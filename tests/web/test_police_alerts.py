@@ -37,7 +37,7 @@ def verified(pools: Pools, facility: Facility, clock: Clock) -> Callable[..., Aw
     """`await verified(stay_id, found, version)`: the population database has answered."""
 
     async def recorded(stay_id: UUID, found: Verification, version: int = 1) -> None:
-        one = Confirmation(facility.id, stay_id, version, found, version.to_bytes(16))
+        one = Confirmation(facility.id, stay_id, version, found, question=version.to_bytes(16))
         async with (await pools.get("asm_sync")).acquire() as connection, connection.transaction():
             await verification.record(connection, [one], clock())
 

@@ -195,7 +195,8 @@ async def test_two_who_apply_at_once_do_it_once(
     assert len(await house(pools, keyring, dorm)) == 20
 
 
-@pytest.mark.parametrize("role", ["auth", "sync", "police", "guest", "feeds", "publish", "audit", "retention"])
+# asm_retention seals blobs anew and sees nothing else: tests/test_resealing.py
+@pytest.mark.parametrize("role", ["auth", "sync", "police", "guest", "feeds", "publish", "audit"])
 async def test_no_other_login_reads_plans_or_marks(database: Database, role: str) -> None:
     connection = await database.connect(f"asm_{role}")
     for name in ("roster_plans", "roster_plan_parts", "roster_seen", "temporary_residence"):

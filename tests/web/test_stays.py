@@ -98,14 +98,14 @@ async def test_lateness_counts_from_the_complete_body(asm: Web, owner_key: str, 
 
 
 async def test_a_batch_answers_every_row_in_the_order_it_came(asm: Web, owner_key: str) -> None:
-    await declare(asm, owner_key, 2, source_ref="B-2")
+    sent_before = declaration(2, source_ref="B-2")
+    assert (await asm.ask("POST", "/v1/stays", owner_key, json=sent_before)).status == 201
     rows = [
         declaration(1, source_ref="B-1"),
-        declaration(2, source_ref="B-2"),
+        sent_before,
         declaration(3, source_ref="B-3", room=None),
         declaration(4, source_ref="B-4"),
     ]
-    rows[1] = orjson.loads(orjson.dumps(rows[1]))
     answer = await asm.ask("POST", "/v1/stays:batch?expected_count=4", owner_key, json=rows)
     result = answer.json
     assert answer.status == 207

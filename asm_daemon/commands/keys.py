@@ -1,0 +1,313 @@
+"""The key store: made, listed, rotated, verified, and what is to be forgotten destroyed."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from asm_daemon import audit, resealing
+from asm_daemon.commands.console import NO, Unready, group, note, operator, pool, print_json, print_table, settings
+from asm_daemon.crypto import KeyName, KeyPurpose, epoch_at, next_epoch
+from asm_daemon.daemon import utc_now
+from asm_daemon.keystores import KeyFacts, KeyStore, create_store, root_of, store_of
+from asm_daemon.settings import Settings
+from asm_daemon.stay_proofs import StaysVerification, verify_stays
+
+key_store_commands = group("The key store (kho khoá), outside the database.")
+_LOGIN, _AUDIT_LOGIN = "asm_retention", "asm_audit"
+_REASON_LIMIT = 500
+FAULT_TEXTS: Mapping[str, tuple[str, str]] = {
+    "no_key": ("Tháng có lượt lưu trú nhưng không có khoá.", "The month has stays and no keys."),
+    "stays_of_a_destroyed_month": (
+        "Khoá của tháng đã huỷ nhưng bản ghi vẫn còn, không ai đọc được.",
+        "The month's keys were destroyed and its records are still there, unreadable.",
+    ),
+    "not_what_was_signed": (
+        "Bản ghi không mở được hoặc không khớp với biên nhận đã ký.",
+        "The record does not open, or is not what its receipt was signed over.",
+    ),
+    "tags_changed": (
+        "Chỉ mục tìm kiếm không phải của bản ghi: tra cứu sẽ không thấy.",
+        "The search tags are not those of the record: searches miss it.",
+    ),
+    "times_changed": (
+        "Thời điểm đến hoặc dự kiến đi cạnh bản ghi khác với nội dung khai báo.",
+        "Arrival or planned departure beside the record are not those declared.",
+    ),
+    "record_missing": (
+        "Biên nhận đã ký nhưng bản ghi không còn, hoặc đã bị đưa về phiên bản cũ.",
+        "A receipt was signed and its record is gone, or was rolled back.",
+    ),
+    "receipts_changed": (
+        "Lô biên nhận không khớp với chữ ký của nó.",
+        "A batch of receipts is not what its note signs.",
+    ),
+    "receipts_not_audited": (
+        "Lô biên nhận không có trong nhật ký kiểm toán.",
+        "A batch of receipts is not in the audit.",
+    ),
+    "receipts_missing": (
+        "Nhật ký kiểm toán có lô biên nhận mà cơ sở dữ liệu không còn.",
+        "The audit names a batch of receipts that is gone.",
+    ),
+    "reencryption_not_signed": (
+        "Danh sách niêm phong lại không khớp với nhật ký kiểm toán.",
+        "A list of re-encrypted records is not what the audit signed.",
+    ),
+    "reencryption_not_recorded": (
+        "Bản ghi được niêm phong lại nhưng không có trong danh sách đã ký.",
+        "The record was sealed anew, and no signed list says so.",
+    ),
+}
+
+
+class PublishedKey(StrEnum):
+    """The keys whose public halves are for everybody."""
+
+    RECEIPT = KeyPurpose.RECEIPT.value
+    RECEIPT_TRIAL = KeyPurpose.RECEIPT_TRIAL.value
+    CHECKPOINT = KeyPurpose.CHECKPOINT.value
+
+
+def _epoch(text: str) -> int:
+    """A month as `yyyymm`."""
+    if not re.fullmatch(r"\d{4}(0[1-9]|1[0-2])", text):
+        raise typer.BadParameter("a month is written yyyymm, such as 202611")
+    return int(text)
+
+
+def _reason(text: str) -> str:
+    if not text.strip() or len(text) > _REASON_LIMIT:
+        raise typer.BadParameter(f"1 to {_REASON_LIMIT} characters; nothing about a guest, it is kept for good")
+    return text.strip()
+
+
+_Epoch = Annotated[int, typer.Argument(parser=_epoch, metavar="YYYYMM", help="the month of registration, UTC")]
+_Reason = Annotated[str, typer.Option(parser=_reason, metavar="TEXT", help="why; it goes into the audit")]
+_Confirm = Annotated[str, typer.Option(metavar="NAME", help="the same name once more: this cannot be undone")]
+
+
+# -- making and showing ------------------------------------------------------------------------------------------------
+
+
+@key_store_commands.command("init")
+def init_keys() -> None:
+    """Make the key store (tạo kho khoá).
+
+    It gets the keys of this month and the next. A store that exists is never touched, nor a root key in a token or a
+    vault.
+    """
+    given, now = settings(), utc_now()
+    this_month = epoch_at(now)
+    create_store(given.key_store, [this_month, next_epoch(this_month)], now, root_of(given))
+    typer.echo(given.key_store)
+    note(
+        "Hãy sao lưu kho khoá ngay, tách riêng khỏi cơ sở dữ liệu: mất kho khoá là mất mọi dữ liệu đã niêm phong.\n"
+        "Back the key store up now, apart from the database: without it nothing sealed can ever be read again."
+    )
+
+
+@key_store_commands.command("list")
+def list_keys(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
+    """List the keys (danh mục khoá mật mã), never what they are.
+
+    No key is opened for it. `superseded` keys only open what they sealed; of `destroyed` ones nothing is left.
+    """
+    found = [_line(facts) for facts in store_of(settings()).inventory()]
+    if as_json:
+        print_json(found)
+    else:
+        columns = tuple(name.replace("_", " ") for name in found[0])
+        print_table(columns, [tuple(line.values()) for line in found])
+
+
+def _line(facts: KeyFacts) -> dict[str, Any]:
+    return {
+        "name": str(facts.name),
+        "purpose": facts.name.purpose.value,
+        "epoch": facts.name.epoch,
+        "class": facts.retention_class,
+        "version": facts.name.version,
+        "algorithm": facts.algorithm,
+        "state": facts.state,
+        "created_at": facts.created_at.isoformat(timespec="seconds"),
+        "rewrapped_at": facts.rewrapped_at.isoformat(timespec="seconds"),
+        "messages": facts.messages,
+    }
+
+
+@key_store_commands.command("public")
+def print_public_keys(
+    purpose: Annotated[PublishedKey | None, typer.Argument(help="only this one, for a file of its own")] = None,
+) -> None:
+    """Print the public keys (khoá công khai) to publish, as PEM.
+
+    With them anybody verifies receipts and audit checkpoints.
+    """
+    keyring = store_of(settings()).keyring()
+    for each in PublishedKey if purpose is None else (purpose,):
+        key = keyring.signing_key(KeyPurpose(each.value))
+        typer.echo(f"{key.key_id}\n{key.public_key_pem}", nl=False)  # text before a key is allowed: RFC 7468, 2
+
+
+# -- rotating ----------------------------------------------------------------------------------------------------------
+
+
+@key_store_commands.command("rotate")
+def rotate_keys(
+    epoch: Annotated[
+        int | None, typer.Option(parser=_epoch, metavar="YYYYMM", help="renew this month's data key instead")
+    ] = None,
+) -> None:
+    """Renew the root key (thay khoá gốc), or with --epoch the data key of one month.
+
+    Beside running daemons, which notice within seconds. The root: every key is wrapped anew and the old root destroyed;
+    no record is touched. A month's data key: the new one seals at once, and the job `reencrypt` seals anew what the old
+    one sealed, then destroys it.
+    """
+    asyncio.run(_rotate(settings(), epoch))
+
+
+async def _rotate(given: Settings, epoch: int | None) -> None:
+    store, now = store_of(given), utc_now()
+    store.read()  # nothing is begun on a store that does not open
+    if epoch is not None:
+        _require_epoch(store, epoch, "active")
+        await _audited(given, "keys.renew", f"epoch/{epoch}", {}, now)
+        name = store.renew_data_key(epoch, now)
+        print_json({"key": str(name)})
+        note("Dữ liệu cũ được niêm phong lại ở nền. · What it sealed before is sealed anew in the background.")
+        return
+    await _audited(given, "keys.rotate_root", "root", {"provider": given.key_provider}, now)
+    started = time.perf_counter()
+    wrapped = store.rotate_root(now)
+    print_json({"wrapped": wrapped, "milliseconds": round((time.perf_counter() - started) * 1000, 1)})
+    note(
+        "Bản sao lưu kho khoá cũ không còn dùng được: hãy sao lưu lại ngay.\n"
+        "Backups of the key store made before no longer open: make a new one now."
+    )
+
+
+# -- verifying ---------------------------------------------------------------------------------------------------------
+
+
+@key_store_commands.command("verify")
+def verify_keys(
+    sample: Annotated[int, typer.Option(min=1, max=10_000, help="how many stays of each month to open")] = 100,
+    everything: Annotated[bool, typer.Option("--all", help="open every version of every stay instead")] = False,
+) -> None:
+    """Verify that every key opens, and what it sealed (kiểm tra kho khoá).
+
+    Opens every wrapped key; looks that each month with stays has its keys; opens stays at random and holds them against
+    their signed receipts. With --all also that every receipt that was signed has its record: what was removed or rolled
+    back is found by that alone. Ends with 1 on any fault.
+    """
+    given = settings()
+    store = store_of(given)
+    keys = store.read()
+    verified = asyncio.run(_verify(given, store, None if everything else sample))
+    print_json(
+        {
+            "keys": len(keys),
+            "epochs": verified.epochs,
+            "versions": verified.versions,
+            "reencrypted": verified.reencrypted,
+            "batches": verified.batches,
+            "faults": [
+                {"kind": kind, "subject": subject, "message": dict(zip(("vi", "en"), FAULT_TEXTS[kind], strict=True))}
+                for kind, subject in verified.faults
+            ],
+        }
+    )
+    if verified.faults:
+        raise typer.Exit(NO)
+
+
+async def _verify(given: Settings, store: KeyStore, sample: int | None) -> StaysVerification:
+    destroyed = {facts.name.epoch or 0 for facts in store.inventory() if facts.state == "destroyed"}
+    async with pool(given.database_url, _LOGIN) as opened, pool(given.database_url, _AUDIT_LOGIN) as auditors:
+        return await verify_stays(opened, auditors, store.keyring(), destroyed, sample=sample)
+
+
+# -- destroying --------------------------------------------------------------------------------------------------------
+
+
+@key_store_commands.command("destroy")
+def destroy_keys(epoch: _Epoch, reason: _Reason, confirm: _Confirm) -> None:
+    """Destroy the keys of a month for ever (huỷ khoá của một tháng).
+
+    Here and in every generation kept in the key store: what was registered in that month is then unreadable, here and
+    in every backup of the database. Refused for months that are not over and while a stay of it has not ended. Backups
+    of the key store that hold these keys have to be destroyed too.
+    """
+    if confirm != str(epoch):
+        raise Unready(f"nothing was destroyed: --confirm has to say {epoch}")
+    asyncio.run(_destroy(settings(), epoch, reason))
+
+
+async def _destroy(given: Settings, epoch: int, reason: str) -> None:
+    store, now = store_of(given), utc_now()
+    if epoch >= epoch_at(now):
+        raise Unready(f"nothing was destroyed: the month {epoch} is not over")
+    async with pool(given.database_url, _LOGIN) as opened:
+        in_force = await resealing.stays_in_force(opened, epoch)
+    if in_force:
+        raise Unready(f"nothing was destroyed: {in_force} stays of {epoch} have not ended")
+    _require_epoch(store, epoch, "active", "destroyed")
+    await _audited(given, "keys.destroy", f"epoch/{epoch}", {"reason": reason}, now)
+    gone = store.destroy_epoch(epoch, reason, now)
+    print_json({"destroyed": [str(name) for name in gone]})
+    note(
+        "Hãy huỷ mọi bản sao lưu kho khoá còn chứa các khoá này.\n"
+        "Destroy every backup of the key store that still holds these keys."
+    )
+
+
+@key_store_commands.command("retire")
+def retire_key(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="a superseded data key, such as data/202611/1")],
+    reason: _Reason,
+    confirm: _Confirm,
+) -> None:
+    """Destroy a superseded data key by hand (huỷ khoá đã bị thay).
+
+    The job `reencrypt` does this by itself, unless records stay under the old key that are not what their receipts
+    say. Those are lost with it: look at the alerts `not_reencrypted` first.
+    """
+    if confirm != name:
+        raise Unready(f"nothing was destroyed: --confirm has to say {name}")
+    try:
+        parsed = KeyName.parse(name)
+    except ValueError:
+        raise Unready(f"nothing was destroyed: {name} is not a key of this store") from None
+    asyncio.run(_retire(settings(), parsed, reason))
+
+
+async def _retire(given: Settings, name: KeyName, reason: str) -> None:
+    store, now = store_of(given), utc_now()
+    states = {facts.name: facts.state for facts in store.inventory()}
+    if states.get(name) != "superseded" or name.purpose is not KeyPurpose.DATA:
+        raise Unready(f"nothing was destroyed: {name} is not a superseded data key")
+    await _audited(given, "keys.retire", f"epoch/{name.epoch}", {"keys": [str(name)], "reason": reason}, now)
+    print_json({"destroyed": [str(name)] if store.retire_data_key(name, now) else []})
+
+
+def _require_epoch(store: KeyStore, epoch: int, *states: str) -> None:
+    if not any(facts.name.epoch == epoch and facts.state in states for facts in store.inventory()):
+        raise Unready(f"the key store has no keys of {epoch}")
+
+
+async def _audited(given: Settings, action: str, subject: str, details: Mapping[str, Any], now: datetime) -> None:
+    """Say in the audit what is about to be done, before it is done: who cannot say it cannot do it."""
+    entry = audit.AuditEntry(
+        at=now, actor_kind="operator", actor=operator(), action=action, object=subject, details=details
+    )
+    async with pool(given.database_url, _LOGIN) as opened, opened.acquire() as connection:
+        await audit.append(connection, entry)

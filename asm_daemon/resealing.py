@@ -1,0 +1,227 @@
+"""Re-encryption (niêm phong lại): when the data key of a month was replaced, what the old one sealed is sealed anew.
+
+There is no list of work: what is to be done is what is still under an older key, which every blob says in its header.
+So a run that broke off has lost nothing, and running it twice changes nothing. The old key is retired when a whole
+pass, begun long enough after the last find, has found nothing: then no process can still write with it.
+
+Receipts stay what they are: a stay's new blob carries the hash of the one its receipt was signed over. The old key may
+be in the wrong hands, so a stay is sealed anew only if it is what its receipt says; otherwise a forgery would pass into
+the new key. What became of each blob is kept, and signed by the audit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Any
+
+import asyncpg
+from uuid_utils.compat import uuid7
+
+from asm_daemon import audit
+from asm_daemon.crypto import KeyName, Keyring, RecordName, Tampered, epoch_bounds
+from asm_daemon.keystores import MESSAGE_LIMIT, KeyFacts
+from asm_daemon.sealing import reseal_contents
+from asm_daemon.stay_proofs import STAY_TABLES, as_signed, pairs_root, read_proofs, rows_at
+from asm_daemon.store import Connection
+from asm_daemon.store import sealed as store
+from asm_daemon.store.alerts import AlertKind, raise_alert
+
+ROWS_PER_PAGE = 200
+"""Records that one transaction visits: what it computes holds requests up meanwhile, some 20 ms."""
+PAGES_PER_RUN = 50
+SETTLE = timedelta(minutes=10)
+"""How long after the last find a pass has to begin to count: longer than a process takes to notice a new key and to
+commit what it had begun."""
+_SCHEMA_VERSION = 1
+_TABLE_NAMES = tuple(store.TABLES)
+_Blob = tuple[store.Place, bytes, bytes]  # before, after
+
+
+async def reencrypt_once(
+    pool: asyncpg.Pool,
+    keyring: Keyring,
+    retire: Callable[[KeyName], object],
+    now: datetime,
+    *,
+    pages: int = PAGES_PER_RUN,
+    rows: int = ROWS_PER_PAGE,
+    settle: timedelta = SETTLE,
+) -> dict[str, int]:
+    """Go on re-encrypting every month that has replaced data keys, by at most `pages` transactions of `rows` records.
+
+    `pool` connects as asm_retention; `retire` destroys a key that nothing is under any more. Returns counts.
+    """
+    counts = {"resealed": 0, "refused": 0, "retired": 0}
+    months: dict[int, list[KeyName]] = {}
+    for old, _ in keyring.superseded():
+        months.setdefault(old.epoch or 0, []).append(old)
+    for epoch, replaced in months.items():
+        while pages > 0:
+            pages -= 1
+            async with pool.acquire() as connection, connection.transaction():
+                step = await _step(connection, keyring, epoch, rows, settle, now)
+            counts["resealed"] += step.resealed
+            counts["refused"] += step.refused
+            if step.clean:
+                await _retire(pool, epoch, replaced, retire, now)
+                counts["retired"] += len(replaced)
+            if step.clean or step.waits:
+                break
+            await asyncio.sleep(0)
+    return counts
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What one transaction did. `clean`: nothing is left under an older key; `waits`: nothing more can be done now."""
+
+    resealed: int = 0
+    refused: int = 0
+    clean: bool = False
+    waits: bool = False
+
+
+async def _step(
+    connection: Connection, keyring: Keyring, epoch: int, rows: int, settle: timedelta, now: datetime
+) -> _Step:
+    version = keyring.sealing_version(epoch)
+    progress = await store.take_progress(connection, epoch, version, _TABLE_NAMES[0], now)
+    table = progress.sealed_table
+    if table is None:
+        return await _next_pass(connection, progress, settle, now)
+    found = await store.page(connection, table, epoch_bounds(epoch), progress.after, rows, version)
+    old = [record for record in found if record.sealed is not None]
+    blobs: list[_Blob] = []
+    refused = 0
+    if old:
+        blobs, refused = await _reseal(connection, keyring, table, epoch, old, now)
+        await store.replace(connection, table, blobs)
+        await _record(connection, epoch, version, table, blobs, now)
+        progress = progress._replace(last_found_at=now, found=progress.found + len(blobs))
+        progress = progress._replace(refused=progress.refused + refused, resealed=progress.resealed + len(blobs))
+    if len(found) < rows:
+        progress = progress._replace(sealed_table=_after(table), after=store.BEGINNING)
+    else:
+        progress = progress._replace(after=found[-1].place)
+    await store.keep_progress(connection, progress)
+    return _Step(resealed=len(blobs), refused=refused)
+
+
+def _after(table: str) -> str | None:
+    """The table that comes after this one; None after the last."""
+    rest = _TABLE_NAMES[_TABLE_NAMES.index(table) + 1 :]
+    return rest[0] if rest else None
+
+
+async def _next_pass(connection: Connection, progress: store.Progress, settle: timedelta, now: datetime) -> _Step:
+    """At the end of a pass: done, or once more from the beginning, now or when what was under way has settled."""
+    settled_at = progress.last_found_at + settle
+    if not progress.found and not progress.refused and progress.pass_started_at >= settled_at:
+        return _Step(clean=True)
+    if now < settled_at:
+        return _Step(waits=True)
+    again = progress._replace(
+        pass_started_at=now, sealed_table=_TABLE_NAMES[0], after=store.BEGINNING, found=0, refused=0
+    )
+    await store.keep_progress(connection, again)
+    return _Step()
+
+
+async def _retire(
+    pool: asyncpg.Pool, epoch: int, replaced: Sequence[KeyName], retire: Callable[[KeyName], object], now: datetime
+) -> None:
+    """Say that the keys go, and then let them go: after a crash between the two it is said and done again."""
+    details = {"epoch": epoch, "keys": [str(name) for name in replaced]}
+    async with pool.acquire() as connection, connection.transaction():
+        await audit.append(connection, _entry("keys.retire", f"epoch/{epoch}", details, now))
+        await store.end_progress(connection, epoch)
+    for name in replaced:
+        retire(name)
+
+
+async def watch_once(pool: asyncpg.Pool, inventory: Iterable[KeyFacts], now: datetime) -> dict[str, int]:
+    """Alert the operator to every data key that has sealed half of what it may. `pool` connects as asm_retention."""
+    spent = [facts for facts in inventory if facts.state == "active" and (facts.messages or 0) >= MESSAGE_LIMIT // 2]
+    for facts in spent:
+        details = {"messages": facts.messages or 0, "limit": MESSAGE_LIMIT}
+        async with pool.acquire() as connection:
+            await raise_alert(connection, AlertKind.KEY_NEARLY_SPENT, str(facts.name), details, now)
+    return {"alerts": len(spent)}
+
+
+# -- sealing anew ------------------------------------------------------------------------------------------------------
+
+
+async def _reseal(
+    connection: Connection,
+    keyring: Keyring,
+    table: str,
+    epoch: int,
+    records: Sequence[store.SealedRecord],
+    now: datetime,
+) -> tuple[list[_Blob], int]:
+    """The new blobs, and how many records were refused, for which the operator is alerted."""
+    sealed: dict[store.Place, tuple[bytes, bytes] | None]
+    if table in STAY_TABLES:
+        sealed = await _reseal_stays(connection, keyring, table, records)
+    else:
+        sealed = {record.place: _reseal_other(keyring, epoch, record) for record in records}
+    blobs = []
+    for place, both in sealed.items():
+        if both is not None:
+            blobs.append((place, *both))
+        else:
+            subject = f"{table}/{place.id}/{place.part}"
+            await raise_alert(connection, AlertKind.NOT_REENCRYPTED, subject, {"epoch": epoch}, now)
+    return blobs, len(sealed) - len(blobs)
+
+
+def _reseal_other(keyring: Keyring, epoch: int, record: store.SealedRecord) -> tuple[bytes, bytes] | None:
+    name = RecordName(record.kind, epoch, record.facility_id, record.place.id, _SCHEMA_VERSION, record.version)
+    before = record.sealed or b""
+    try:
+        return before, keyring.seal(name, keyring.open(name, before))
+    except Tampered:
+        return None
+
+
+async def _reseal_stays(
+    connection: Connection, keyring: Keyring, table: str, records: Sequence[store.SealedRecord]
+) -> dict[store.Place, tuple[bytes, bytes] | None]:
+    """Versions of stays, as they are now: one that changed meanwhile is left to the next pass."""
+    rows = await rows_at(connection, table, [record.place for record in records])
+    proofs = await read_proofs(connection, rows.values())
+    sealed: dict[store.Place, tuple[bytes, bytes] | None] = {}
+    for place, row in rows.items():
+        contents = as_signed(keyring, row, proofs)
+        sealed[place] = None if contents is None else (row.sealed, reseal_contents(keyring, row, contents))
+    return sealed
+
+
+async def _record(
+    connection: Connection, epoch: int, version: int, table: str, blobs: Sequence[_Blob], now: datetime
+) -> None:
+    """Keep what became of each blob, and have the audit sign it."""
+    if not blobs:
+        return
+    pairs = [sha256(before).digest() + sha256(after).digest() for _, before, after in blobs]
+    reseal_id = uuid7()
+    details = {"epoch": epoch, "key_version": version, "table": table, "records": len(pairs), "root": pairs_root(pairs)}
+    entry_id = await audit.append(connection, _entry("keys.reencrypt", f"reseals/{reseal_id}", details, now))
+    await store.insert_reseal(connection, store.Reseal(reseal_id, epoch, version, now, entry_id, b"".join(pairs)))
+
+
+def _entry(action: str, subject: str, details: dict[str, Any], now: datetime) -> audit.AuditEntry:
+    return audit.AuditEntry(
+        at=now, actor_kind="daemon", actor="resealing", action=action, object=subject, details=details
+    )
+
+
+async def stays_in_force(pool: asyncpg.Pool, epoch: int) -> int:
+    """How many stays of a month have not ended: as long as there is one, its keys may not be destroyed."""
+    async with pool.acquire() as connection:
+        return await store.undeparted(connection, *epoch_bounds(epoch))

@@ -1,0 +1,269 @@
+"""Whether stays are what was signed: each record against its receipt, and each receipt against the records.
+
+A receipt's leaf binds a version's blob and what stands beside it; the batch of leaves is signed, and its root is in the
+audit. So a record that was edited, moved or forged is found at itself, and one that was removed or rolled back at the
+leaf that has no record any more. Search tags and declared times are not in the leaf: what was opened tells.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from asm_daemon.crypto import Keyring, Tampered, UnknownEpoch, epoch_bounds
+from asm_daemon.decisions import tags_of
+from asm_daemon.issuing import leaf_of, tree_of
+from asm_daemon.ledger import HASH_BYTES, Tree, leaf_hash
+from asm_daemon.model import Contents, ReceiptBatch, StayRow, Tags
+from asm_daemon.sealing import open_contents
+from asm_daemon.store import Connection
+from asm_daemon.store import audit as audit_store
+from asm_daemon.store import sealed as store
+from asm_daemon.store import stays as stays_store
+
+STAY_TABLES = ("stays", "stay_versions")
+FAULT_LIMIT = 1_000
+_PAIR_BYTES = 2 * HASH_BYTES
+_PAGE = 500
+
+
+# -- one record --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Proofs:
+    """What receipts were signed over: the codes of facilities, and the signed batches."""
+
+    codes: dict[int, str]
+    batches: dict[UUID, ReceiptBatch]
+
+    def leaf(self, row: StayRow) -> bytes | None:
+        """The signed leaf hash of a version; None if its batch has none there."""
+        batch = self.batches.get(row.receipt_batch_id)
+        at = row.receipt_index * HASH_BYTES
+        return batch.leaves[at : at + HASH_BYTES] if batch is not None and at >= 0 else None
+
+
+async def read_proofs(connection: Connection, rows: Iterable[StayRow]) -> Proofs:
+    """What these versions' receipts were signed over."""
+    rows = list(rows)
+    codes = await store.facility_codes(connection, sorted({row.facility_id for row in rows}))
+    batches = await stays_store.read_batches(connection, sorted({row.receipt_batch_id for row in rows}))
+    return Proofs(codes, batches)
+
+
+def as_signed(keyring: Keyring, row: StayRow, proofs: Proofs) -> Contents | None:
+    """The opened version if it is, with all that stands beside it, what its receipt was signed over; None if not."""
+    try:
+        contents = open_contents(keyring, row)
+        leaf = leaf_of(proofs.codes.get(row.facility_id, ""), row, contents).hash()
+    except (Tampered, UnknownEpoch, ValueError, TypeError, KeyError):
+        return None
+    return contents if leaf == proofs.leaf(row) else None
+
+
+async def rows_at(connection: Connection, table: str, wanted: Iterable[store.Place]) -> dict[store.Place, StayRow]:
+    """Versions of stays in one of `STAY_TABLES`; a place where there is another version by now is left out."""
+    places = set(wanted)
+    read = stays_store.read_stays if table == "stays" else stays_store.read_versions
+    stays = sorted({(place.facility_id, place.id) for place in places})
+    rows = await read(connection, [facility_id for facility_id, _ in stays], [stay_id for _, stay_id in stays])
+    placed = {store.Place(row.facility_id, row.id, row.version): row for row in rows}
+    return {place: row for place, row in placed.items() if place in places}
+
+
+def pairs_root(pairs: Iterable[bytes]) -> str:
+    """The Merkle root over (SHA-256 before ‖ after) of re-encrypted blobs, as the audit has it."""
+    return Tree(leaf_hash(pair) for pair in pairs).root.hex()
+
+
+# -- all of them -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class StaysVerification:
+    """What a verification of stays saw. Good only if `faults` (at most 1,000) is empty: (what is wrong, where)."""
+
+    epochs: list[int] = field(default_factory=list)
+    versions: int = 0
+    reencrypted: int = 0
+    batches: int = 0
+    faults: list[tuple[str, str]] = field(default_factory=list)
+
+    def fault(self, kind: str, subject: str) -> None:
+        """Note a fault."""
+        if len(self.faults) < FAULT_LIMIT:
+            self.faults.append((kind, subject))
+
+
+async def verify_stays(
+    pool: asyncpg.Pool, audit_pool: asyncpg.Pool, keyring: Keyring, destroyed: Iterable[int], *, sample: int | None
+) -> StaysVerification:
+    """Hold stays and their versions against their receipts: `sample` of each month at random, or all of them.
+
+    Also: a month with stays has keys; what a destroyed month still holds; for what was re-encrypted, that the audit
+    signed it; and for all, that every signed leaf has its record, and every signed batch is there and in the audit.
+    `pool` connects as asm_retention, `audit_pool` as asm_audit. All is read in one snapshot.
+    """
+    found, gone = StaysVerification(), set(destroyed)
+    audited_before = await _audited_roots(audit_pool) if sample is None else {}
+    seen: dict[UUID, set[int]] = {}
+    async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        months = await store.partitioned_months(connection)
+        found.epochs = await store.months_with_stays(connection, [(month, *epoch_bounds(month)) for month in months])
+        for epoch in found.epochs:
+            if epoch not in keyring.epochs():
+                found.fault("stays_of_a_destroyed_month" if epoch in gone else "no_key", f"epoch/{epoch}")
+                continue
+            chains = await _chains(connection, audit_pool, epoch, found)
+            pages = _every_page(connection, epoch) if sample is None else _sampled(connection, epoch, sample)
+            async for rows in pages:
+                await _check_rows(connection, keyring, rows, chains, found)
+                for row in rows:
+                    seen.setdefault(row.receipt_batch_id, set()).add(row.receipt_index)
+        if sample is None:
+            batches = await _check_batches(connection, seen, found)
+    if sample is None:
+        audited = await _audited_roots(audit_pool)
+        for batch_id, signed_root in batches.items():
+            if audited.get(batch_id) != signed_root:
+                found.fault("receipts_not_audited", f"receipt_batches/{batch_id}")
+        for batch_id in audited_before.keys() - batches.keys():
+            found.fault("receipts_missing", f"receipt_batches/{batch_id}")
+    return found
+
+
+async def _every_page(connection: Connection, epoch: int) -> AsyncIterator[list[StayRow]]:
+    for table in STAY_TABLES:
+        after = store.BEGINNING
+        while page := await store.page(connection, table, epoch_bounds(epoch), after, _PAGE, 0):
+            yield list((await rows_at(connection, table, [record.place for record in page])).values())
+            after = page[-1].place
+
+
+async def _sampled(connection: Connection, epoch: int, sample: int) -> AsyncIterator[list[StayRow]]:
+    lo, hi = epoch_bounds(epoch)
+    first, last = await store.first_and_last(connection, lo, hi) or (lo, lo)
+    width = last.int - first.int + 1
+    probes = [first, last, *(UUID(int=first.int + secrets.randbelow(width)) for _ in range(sample))]
+    stays = await store.near(connection, probes, hi)
+    places = [facility_id for facility_id, _ in stays], [stay_id for _, stay_id in stays]
+    yield await stays_store.read_stays(connection, *places) + await stays_store.read_versions(connection, *places)
+
+
+async def _check_rows(
+    connection: Connection,
+    keyring: Keyring,
+    rows: Sequence[StayRow],
+    chains: dict[bytes, bytes],
+    found: StaysVerification,
+) -> None:
+    proofs = await read_proofs(connection, rows)
+    tags = await store.tags(connection, [row.facility_id for row in rows], [row.id for row in rows])
+    for row in rows:
+        found.versions += 1
+        where = f"stays/{row.id}/{row.version}"
+        contents = as_signed(keyring, row, proofs)
+        if contents is None:
+            found.fault("not_what_was_signed", where)
+            continue
+        if tags.get((row.id, row.version)) not in (None, _tags(keyring, row, contents)):
+            found.fault("tags_changed", where)
+        if not _times_agree(row, contents):
+            found.fault("times_changed", where)
+        if contents.signed_sha256 is not None:
+            found.reencrypted += 1
+            if not _leads(chains, contents.signed_sha256, sha256(row.sealed).digest()):
+                found.fault("reencryption_not_recorded", where)
+
+
+def _tags(keyring: Keyring, row: StayRow, contents: Contents) -> Tags:
+    return tags_of(keyring, row.id, contents.declared["guest"])
+
+
+def _times_agree(row: StayRow, contents: Contents) -> bool:
+    """Whether arrival and planned departure beside the blob are those that were declared."""
+    planned = contents.declared.get("planned_departure_at")
+    declared = (contents.declared["arrived_at"], planned)
+    beside = (row.arrived_at, row.planned_departure_at)
+    return beside == tuple(datetime.fromisoformat(text) if text else None for text in declared)
+
+
+async def _check_batches(
+    connection: Connection, seen: dict[UUID, set[int]], found: StaysVerification
+) -> dict[UUID, str]:
+    """Every leaf of every batch has its record, and the batch's note signs its leaves; return the signed roots."""
+    roots: dict[UUID, str] = {}
+    after = UUID(int=0)
+    while batches := await store.batches_after(connection, after, _PAGE):
+        for batch in batches:
+            found.batches += 1
+            roots[batch.id] = base64.b64encode(tree_of(batch).root).decode("ascii")
+            if batch.checkpoint.split("\n", 3)[2] != roots[batch.id]:
+                found.fault("receipts_changed", f"receipt_batches/{batch.id}")
+            for index in set(range(len(batch.leaves) // HASH_BYTES)) - seen.get(batch.id, set()):
+                found.fault("record_missing", f"receipt_batches/{batch.id}/{index}")
+        after = batches[-1].id
+    return roots
+
+
+async def _audited_roots(pool: asyncpg.Pool) -> dict[UUID, str]:
+    """The batches of receipts that the audit names, with their roots."""
+    roots: dict[UUID, str] = {}
+    async with pool.acquire() as connection:
+        waiting, position = await store.pending_bodies(connection), 0
+        _take_roots(waiting, roots)
+        while entries := await audit_store.log_from(connection, position, _PAGE * 4):
+            _take_roots([entry.body for entry in entries], roots)
+            position = entries[-1].position + 1
+    return roots
+
+
+def _take_roots(bodies: Iterable[bytes], roots: dict[UUID, str]) -> None:
+    for body in bodies:
+        if b'"stays.commit"' in body:
+            entry: dict[str, Any] = orjson.loads(body)
+            if entry["action"] == "stays.commit":
+                roots[UUID(entry["object"])] = entry["details"]["checkpoint"]
+
+
+# -- what was re-encrypted ---------------------------------------------------------------------------------------------
+
+
+async def _chains(
+    connection: Connection, audit_pool: asyncpg.Pool, epoch: int, found: StaysVerification
+) -> dict[bytes, bytes]:
+    """Which blob came of which (SHA-256 after → before), as far as the audit signed it."""
+    reseals = await store.read_reseals(connection, epoch)
+    async with audit_pool.acquire() as auditors:
+        bodies = await store.audited_bodies(auditors, [reseal.audit_entry_id for reseal in reseals])
+    chains: dict[bytes, bytes] = {}
+    for reseal in reseals:
+        pairs = [reseal.pairs[at : at + _PAIR_BYTES] for at in range(0, len(reseal.pairs), _PAIR_BYTES)]
+        body = bodies.get(reseal.audit_entry_id)
+        signed = orjson.loads(body) if body else {}
+        if signed.get("object") == f"reseals/{reseal.id}" and signed["details"].get("root") == pairs_root(pairs):
+            chains |= {pair[HASH_BYTES:]: pair[:HASH_BYTES] for pair in pairs}
+        else:
+            found.fault("reencryption_not_signed", f"reseals/{reseal.id}")
+    return chains
+
+
+def _leads(chains: dict[bytes, bytes], signed: bytes, current: bytes) -> bool:
+    """Whether the blob that is there came of the one that was signed."""
+    for _ in range(len(chains) + 1):
+        if current == signed:
+            return True
+        if current not in chains:
+            return False
+        current = chains[current]
+    return False

@@ -1,0 +1,247 @@
+"""The commands that rotate, verify and destroy keys. They change their store, so each test has one of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from asm_daemon.__main__ import app
+from asm_daemon.commands.keys import FAULT_TEXTS
+from asm_daemon.crypto import Keyring, RecordName, UnknownEpoch, epoch_at, epoch_bounds, next_epoch
+from asm_daemon.intake import Intake
+from asm_daemon.keystores import KeyStore, create_store
+from asm_daemon.model import Facility
+from asm_daemon.roots import VaultRoot
+from asm_daemon.store import stays as stays_store
+from schemas.act import ActKind
+from tests import vault
+from tests.conftest import Database
+from tests.stack import Clock, Pools, command, declaration
+
+DONE, NO, WRONG, UNREADY = 0, 1, 2, 3
+OLD = 202401
+Command = Callable[..., Awaitable[Result]]
+
+
+@pytest.fixture
+def epoch(clock: Clock) -> int:
+    return epoch_at(clock())
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: Clock, epoch: int) -> KeyStore:
+    return create_store(tmp_path / "keys", [OLD, epoch, next_epoch(epoch)], clock())
+
+
+@pytest.fixture
+def keyring(store: KeyStore) -> Keyring:
+    return store.keyring()
+
+
+@pytest.fixture
+def asm(store: KeyStore, tmp_path: Path, database: Database) -> Command:
+    """`await asm("keys", "list")` runs a command on this test's key store and database."""
+    secret = tmp_path / "secret"
+    secret.write_text("secret\n")
+    environment = {
+        "ASM_ENVIRONMENT": "trial",
+        "ASM_DEPLOYMENT": "asm.test.example",
+        "ASM_DATABASE_URL": database.url,
+        "ASM_KEY_STORE": str(tmp_path / "keys"),
+        "ASM_PUBLIC_URL": "http://127.0.0.1",
+        "ASM_POPULATION_URL": "http://127.0.0.1:1",
+        "ASM_POPULATION_CLIENT_ID": "asm-test",
+        "ASM_POPULATION_CLIENT_SECRET_FILE": str(secret),
+    }
+
+    async def run(*arguments: str, **changes: str) -> Result:
+        settings = {**environment, **changes}
+        result = await asyncio.to_thread(CliRunner().invoke, app, list(arguments), env=settings)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
+
+    return run
+
+
+async def actions(pools: Pools) -> list[dict[str, Any]]:
+    """What the audit says of keys, oldest first."""
+    connection = await pools.database.connect("asm_audit")
+    bodies = [
+        json.loads(row["body"]) for row in await connection.fetch("SELECT body FROM audit_pending ORDER BY arrival")
+    ]
+    return [body for body in bodies if body["action"].startswith("keys.")]
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_month_is_not_destroyed_without_its_name_twice_and_a_reason(asm: Command, store: KeyStore) -> None:
+    before = store.read()
+    for arguments, code in (
+        (["202401", "--reason", "retention", "--confirm", "202402"], UNREADY),
+        (["202401", "--reason", "", "--confirm", "202401"], WRONG),
+        (["202401", "--confirm", "202401"], WRONG),
+        (["202413", "--reason", "retention", "--confirm", "202413"], WRONG),
+        (["202312", "--reason", "retention", "--confirm", "202312"], UNREADY),
+    ):
+        assert (await asm("keys", "destroy", *arguments)).exit_code == code, arguments
+    assert store.read() == before
+
+
+async def test_a_month_that_is_not_over_or_holds_a_stay_in_force_is_not_destroyed(
+    asm: Command, store: KeyStore, pools: Pools, epoch: int, intake: Intake, facility: Facility, clock: Clock
+) -> None:
+    arguments = ["--reason", "retention", "--confirm"]
+    result = await asm("keys", "destroy", str(epoch), *arguments, str(epoch))
+    assert (result.exit_code, "is not over" in result.stderr) == (UNREADY, True)
+    [outcome] = await intake.submit([command(facility, ActKind.DECLARE, declaration(1), clock)])
+    assert outcome.stay
+    retention = await pools.database.connect("asm_retention")
+    await stays_store.create_partitions(retention, OLD, *epoch_bounds(OLD))
+    superuser = await pools.database.connect()
+    old_id = epoch_bounds(OLD)[0]
+    await superuser.execute(  # as it would be, had it been declared then
+        """
+        INSERT INTO stays SELECT ($1::uuid) AS id, facility_id, version, status, event, received_at, declared_at,
+            arrived_at, planned_departure_at, departed_at, deadline_at, late_minutes, document_index, person_index,
+            given_name_index, content_tag, receipt_batch_id, receipt_index, sealed FROM stays WHERE id = $2
+        """,
+        old_id,
+        outcome.stay.id,
+    )
+    result = await asm("keys", "destroy", str(OLD), *arguments, str(OLD))
+    assert (result.exit_code, "have not ended" in result.stderr) == (UNREADY, True)
+    assert OLD in store.keyring().epochs()
+    assert await actions(pools) == []
+
+
+async def test_only_a_superseded_data_key_is_retired_by_hand(
+    asm: Command, store: KeyStore, epoch: int, clock: Clock
+) -> None:
+    store.renew_data_key(epoch, clock())
+    before = store.read()
+    for name in (f"data/{epoch}/2", f"index/{epoch}/1", "presence/1", "data/202001/1", "nonsense"):
+        result = await asm("keys", "retire", name, "--reason", "test", "--confirm", name)
+        assert result.exit_code == UNREADY, name
+    assert (await asm("keys", "retire", f"data/{epoch}/1", "--reason", "x", "--confirm", "y")).exit_code == UNREADY
+    assert store.read() == before
+
+
+async def test_nothing_is_rotated_that_cannot_be_said_in_the_audit(asm: Command, store: KeyStore, epoch: int) -> None:
+    away = {"ASM_DATABASE_URL": "postgresql://{role}@127.0.0.1:1/asm"}
+    before, wrapped = store.read(), store.inventory()
+    assert (await asm("keys", "rotate", **away)).exit_code == UNREADY
+    assert (await asm("keys", "rotate", "--epoch", str(epoch), **away)).exit_code == UNREADY
+    assert (await asm("keys", "rotate", "--epoch", "202312")).exit_code == UNREADY
+    assert (store.read(), store.inventory()) == (before, wrapped)
+
+
+async def test_a_store_of_another_provider_is_refused_with_its_setting(
+    asm: Command, tmp_path: Path, store: KeyStore
+) -> None:
+    token = tmp_path / "token"
+    token.write_text(vault.TOKEN)
+    token.chmod(0o600)
+    given = {
+        "ASM_KEY_PROVIDER": "vault",
+        "ASM_KEY_VAULT_URL": "http://127.0.0.1:1",
+        "ASM_KEY_VAULT_TOKEN_FILE": str(token),
+    }
+    result = await asm("keys", "public", **given)
+    assert result.exit_code == UNREADY
+    assert "wrapped by a root of file, not of vault (ASM_KEY_PROVIDER)" in result.stderr
+
+
+# -- what is done ------------------------------------------------------------------------------------------------------
+
+
+async def test_the_root_is_rotated_beside_a_running_daemon_and_audited(
+    asm: Command, store: KeyStore, keyring: Keyring, pools: Pools, epoch: int, tmp_path: Path
+) -> None:
+    record = RecordName("stay", epoch, 1, epoch_bounds(epoch)[0], 1, 1)
+    sealed, root, keys = keyring.seal(record, b"{}"), (tmp_path / "keys" / "root.key").read_bytes(), store.read()
+    result = await asm("keys", "rotate")
+    assert result.exit_code == DONE
+    assert json.loads(result.stdout)["wrapped"] == len(keys)
+    assert "make a new one now" in result.stderr
+    assert (tmp_path / "keys" / "root.key").read_bytes() != root
+    assert KeyStore(tmp_path / "keys").read() == keys
+    keyring.reload()
+    assert keyring.open(record, sealed) == b"{}"
+    [entry] = await actions(pools)
+    assert (entry["action"], entry["actor_kind"], entry["details"]) == (
+        "keys.rotate_root", "operator", {"provider": "file"}
+    )  # fmt: skip
+
+
+async def test_a_renewed_month_is_listed_verified_and_its_old_key_retired_by_hand(
+    asm: Command, keyring: Keyring, pools: Pools, epoch: int, intake: Intake, facility: Facility, clock: Clock
+) -> None:
+    await intake.submit([command(facility, ActKind.DECLARE, declaration(1), clock)])
+    renewed = await asm("keys", "rotate", "--epoch", str(epoch))
+    assert (renewed.exit_code, json.loads(renewed.stdout)) == (DONE, {"key": f"data/{epoch}/2"})
+    keyring.reload()
+    await intake.submit([command(facility, ActKind.DECLARE, declaration(2), clock)])
+    listed = {key["name"]: key for key in json.loads((await asm("keys", "list", "--json")).stdout)}
+    assert (listed[f"data/{epoch}/1"]["state"], listed[f"data/{epoch}/2"]["state"]) == ("superseded", "active")
+    assert listed[f"data/{epoch}/2"]["class"] == "stays"
+    verified = await asm("keys", "verify")
+    assert (verified.exit_code, json.loads(verified.stdout)) == (
+        DONE,
+        {"keys": len(listed), "epochs": [epoch], "versions": 2, "reencrypted": 0, "batches": 0, "faults": []},
+    )  # fmt: skip
+    name = f"data/{epoch}/1"
+    retired = await asm("keys", "retire", name, "--reason", "compromised", "--confirm", name)
+    assert (retired.exit_code, json.loads(retired.stdout)) == (DONE, {"destroyed": [name]})
+    verified = await asm("keys", "verify")  # it says what was lost by that
+    faults = json.loads(verified.stdout)["faults"]
+    assert (verified.exit_code, [fault["kind"] for fault in faults]) == (NO, ["not_what_was_signed"])
+    assert [entry["action"] for entry in await actions(pools)] == ["keys.renew", "keys.retire"]
+
+
+async def test_a_destroyed_month_stays_in_the_list_and_can_be_destroyed_again(
+    asm: Command, store: KeyStore, pools: Pools
+) -> None:
+    arguments = ["keys", "destroy", str(OLD), "--reason", "thời hạn lưu trữ", "--confirm", str(OLD)]
+    result = await asm(*arguments)
+    assert json.loads(result.stdout) == {"destroyed": [f"data/{OLD}/1", f"index/{OLD}/1"]}
+    assert "Destroy every backup" in result.stderr
+    again = await asm(*arguments)
+    assert (again.exit_code, json.loads(again.stdout)) == (DONE, {"destroyed": []})
+    states = {key["name"]: key["state"] for key in json.loads((await asm("keys", "list", "--json")).stdout)}
+    assert states[f"data/{OLD}/1"] == states[f"index/{OLD}/1"] == "destroyed"
+    with pytest.raises(UnknownEpoch):
+        store.keyring().seal(RecordName("stay", OLD, 1, epoch_bounds(OLD)[0], 1, 1), b"{}")
+    assert [entry["details"] for entry in await actions(pools)] == [{"reason": "thời hạn lưu trữ"}] * 2
+
+
+async def test_the_commands_work_alike_with_the_root_in_a_vault(asm: Command, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text(vault.TOKEN)
+    token.chmod(0o600)
+    with vault.serve() as transit:
+        given = {
+            "ASM_KEY_STORE": str(tmp_path / "in-vault"),
+            "ASM_KEY_PROVIDER": "vault",
+            "ASM_KEY_VAULT_URL": transit.url,
+            "ASM_KEY_VAULT_TOKEN_FILE": str(token),
+        }
+        assert (await asm("keys", "init", **given)).exit_code == DONE
+        assert (await asm("keys", "rotate", **given)).exit_code == DONE
+        assert (await asm("keys", "verify", **given)).exit_code == DONE
+        assert not (tmp_path / "in-vault" / "root.key").exists()
+        transit.sealed = True
+        result = await asm("keys", "public", **given)
+        assert (result.exit_code, "status 503" in result.stderr) == (UNREADY, True)
+        assert (await asm("keys", "list", **given)).exit_code == DONE  # it opens nothing
+        assert KeyStore(tmp_path / "in-vault", VaultRoot(transit.url, "asm-root", token)).inventory()
+
+
+def test_every_fault_has_its_text_in_both_languages() -> None:
+    assert all(vi and en and vi != en for vi, en in FAULT_TEXTS.values())
