@@ -356,19 +356,15 @@ async def rosters(at: Doors) -> None:
 
 
 async def watched_folder(at: Doors) -> None:
-    """Files of which one is taken in and one rejected; how they are called is nobody's business either."""
+    """Files of which one is taken in and one rejected, until both have their report."""
     folder = at.inbox / GUESTHOUSE
     await asyncio.to_thread(folder.mkdir, parents=True)
     await asyncio.to_thread((folder / "khach.csv").write_bytes, guest_list(at.words, "inbox"))
     await asyncio.to_thread((folder / "hong.csv").write_bytes, at.words.word("rejected file").encode())
-
-
-async def watched_folder_is_read(at: Doors) -> None:
-    """Wait until both have their report."""
-    reports = at.inbox / GUESTHOUSE / "reports"
+    reports = folder / "reports"
     async with asyncio.timeout(WAIT_SECONDS):
         while len(await asyncio.to_thread(lambda: list(reports.glob("*.json")))) < 2:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
 
 
 # -- other software ----------------------------------------------------------------------------------------------------
@@ -577,5 +573,5 @@ async def broken_frames(at: Doors) -> None:
 
 SCENARIOS: tuple[Callable[[Doors], Awaitable[None]], ...] = (
     watched_folder, stays, expected, documents, files, rosters, portal, hospital, hotel_software, webhooks, police,
-    wrong_requests, broken_frames, watched_folder_is_read,
+    wrong_requests, broken_frames,
 )  # fmt: skip

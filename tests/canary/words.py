@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import os
 import random
 import re
 import shutil
@@ -105,23 +106,16 @@ class Hit(NamedTuple):
 
 
 def search(wanted: Mapping[bytes, str], places: Mapping[str, Sequence[Path]]) -> set[Hit]:
-    """Which words stand in which places; a place is a list of files and folders. What vanishes meanwhile is no fault."""
-    hits: set[Hit] = set()
-    for place, paths in places.items():
-        hits |= {Hit(place, wanted[form]) for form in found(wanted, paths)}
-    return hits
+    """Which words stand in which places: lists of files and folders. What vanishes meanwhile is no fault.
 
-
-def found(wanted: Mapping[bytes, str], paths: Sequence[Path]) -> set[bytes]:
-    """The forms that stand in these files. The patterns go through a pipe: on the disk they would be found."""
+    All is gone through once. The patterns go through a pipe: on the disk they would be found.
+    """
     grep = shutil.which("grep")
     assert grep is not None
-    existing = [str(path) for path in paths if path.exists()]
-    if not existing:
-        return set()
-    options = ("--recursive", "--text", "--only-matching", "--no-filename", "--no-messages", "--fixed-strings")
+    place_of = {str(path): place for place, paths in places.items() for path in paths if path.exists()}
+    options = ("--recursive", "--text", "--only-matching", "--with-filename", "--null", "--no-messages")
     ran = subprocess.run(
-        [grep, *options, "--file=-", "--", *existing],
+        [grep, *options, "--fixed-strings", "--file=-", "--", *place_of],
         input=b"\n".join(wanted),
         stdout=subprocess.PIPE,
         env={"LC_ALL": "C"},
@@ -129,4 +123,14 @@ def found(wanted: Mapping[bytes, str], paths: Sequence[Path]) -> set[bytes]:
         check=False,
     )
     assert ran.returncode in (0, 1, 2), ran.returncode
-    return set(ran.stdout.splitlines()) & wanted.keys()
+    hits = set()
+    for line in set(ran.stdout.split(b"\n")) - {b""}:
+        path, _, form = line.partition(b"\0")
+        hits.add(Hit(_place(os.fsdecode(path), place_of), wanted[form]))
+    return hits
+
+
+def _place(path: str, place_of: Mapping[str, str]) -> str:
+    while path not in place_of:
+        path = path.rpartition("/")[0]
+    return place_of[path]
