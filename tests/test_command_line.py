@@ -218,6 +218,15 @@ async def test_a_database_that_is_away_missing_or_not_migrated_is_said_in_one_li
         assert "geheim" not in result.output
 
 
+async def test_production_does_not_start_on_a_database_that_logs_values(asm: Command, database: Database) -> None:
+    superuser = await database.connect()
+    await superuser.execute(f"ALTER ROLE asm_police IN DATABASE {database.name} SET log_parameter_max_length = -1")
+    https = "https://asm.example"
+    result = await asm("run", ASM_ENVIRONMENT="production", ASM_PUBLIC_URL=https, ASM_POPULATION_URL=https)
+    assert (result.exit_code, result.stderr.count("\n")) == (UNREADY, 1)
+    assert "ALTER SYSTEM SET log_parameter_max_length = '0';" in result.stderr
+
+
 async def test_a_login_that_is_not_let_in_is_said_in_one_line(alone: Command, server: EmbeddedPostgres) -> None:
     result = await alone("migrate", "--check", "--url", server.dsn("asm_stranger"))
     assert (result.exit_code, result.stderr.count("\n")) == (UNREADY, 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import io
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -537,15 +537,10 @@ def _wrong(words: Words, route: Route[Any, Any], path: str, about: str) -> list[
     ]
     if "{" in route.path:
         tries.append((re.sub(r"/[^/:{]*{[^/]*?}(?=[:/]|$)", f"/{code}", shape(route).partition(" ")[2]), {}))
-    for media in route.body.contents:
-        whole = orjson.dumps({word: word, "guest": {"full_name": word, "document": {"number": code}}, "note": word})
-        bodies = (
-            whole,
-            whole[:-3],
-            b"[" + whole + b"]",
-            word.encode("utf-16"),
-            f"{word}={word}&username={code}".encode(),
-        )
+    whole = orjson.dumps({word: word, "guest": {"full_name": word, "document": {"number": code}}, "note": word})
+    others = (whole[:-3], b"[" + whole + b"]", word.encode("utf-16"), f"{word}={word}&username={code}".encode())
+    for number, media in enumerate(route.body.contents):
+        bodies = (whole, *others) if number == 0 else (whole,)
         tries += [(path, {"data": body, "headers": {**headers, "Content-Type": media}}) for body in bodies]
     tries.append((path, {"data": word.encode(), "headers": {"Content-Type": f"text/{code}"}}))
     if route.body.contents:
@@ -571,7 +566,7 @@ async def broken_frames(at: Doors) -> None:
         writer.close()
 
 
-SCENARIOS: tuple[Callable[[Doors], Awaitable[None]], ...] = (
+SCENARIOS: tuple[Callable[[Doors], Coroutine[Any, Any, None]], ...] = (
     watched_folder, stays, expected, documents, files, rosters, portal, hospital, hotel_software, webhooks, police,
     wrong_requests, broken_frames,
 )  # fmt: skip

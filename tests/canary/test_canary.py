@@ -433,6 +433,13 @@ def test_postgresql_really_refused_and_the_daemon_really_failed(run: Run) -> Non
     assert run.exit_code == 0
 
 
+def test_a_trial_is_told_of_each_setting_by_which_postgresql_logs_values(run: Run) -> None:
+    told = [orjson.loads(line) for line in run.log.read_bytes().splitlines() if b'"database_logs_values"' in line]
+    assert {each["problem"] for each in told} == {
+        "log_error_verbosity", "log_parameter_max_length", "log_parameter_max_length_on_error",
+    }  # fmt: skip
+
+
 def test_what_lies_in_the_clear_is_found_wherever_it_lies(run: Run) -> None:
     hits = run.found(run.controls)
     assert {
@@ -446,7 +453,7 @@ def test_what_lies_in_the_clear_is_found_wherever_it_lies(run: Run) -> None:
 def test_no_word_about_a_guest_was_written_down_anywhere(run: Run) -> None:
     assert (len(run.places), len(run.words.said) > 600, run.patterns > 90_000) == (14, True, True)
     for place, paths in run.places.items():
-        assert place in _MAY_BE_EMPTY or sum(map(_size, paths)), place
+        assert place in _MAY_BE_EMPTY or sum(_size(path) for path in paths), place
     assert run.found(run.words) - TOLD_BACK == set()
 
 
