@@ -29,7 +29,7 @@ from tests.web.test_old_client import citizen, foreigner, written
 
 JSON, XML, CSV = "application/json", "application/xml", "text/csv"
 CASE = {"purpose": "criminal_investigation", "case_ref": "15/2026/HS-PC02"}
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)

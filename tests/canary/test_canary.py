@@ -85,7 +85,7 @@ taken one of ours: a new route stands here, or a scenario of `doors` goes throug
 TOLD_BACK = {("refusals and reports", "POST /v1/stays: source_ref")}
 """An owner who declares a guest again is shown the receipt of the first time, under his own name of it."""
 
-READY_SECONDS, END_SECONDS, FILE_BYTES = 30.0, 30.0, 16 << 20
+READY_SECONDS, END_SECONDS, FILE_BYTES = 60.0, 60.0, 16 << 20
 
 
 @dataclass
