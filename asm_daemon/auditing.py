@@ -1,4 +1,4 @@
-"""The audit as files for an auditor (kiểm toán viên): checkpoint, tiles and bundles of entries, as C2SP tlog-tiles says.
+"""The audit as files for an auditor (kiểm toán viên): checkpoint, tiles and bundles of entries (C2SP tlog-tiles).
 
 Entries hold ids, counts, and search terms sealed to the auditor. `docs/verify_audit.py` verifies the files with the
 public key alone; any program that reads tlog-tiles can.
@@ -32,7 +32,7 @@ async def export(connection: Connection, folder: Path) -> dict[str, int]:
         if note is None:
             raise NotSealed("nothing is sealed yet")
         checkpoint = read_checkpoint(note)
-        folder.mkdir(parents=True)
+        await asyncio.to_thread(folder.mkdir, parents=True)
         tiles = _Tiles(folder)
         while tiles.frontier.size < checkpoint.size:
             limit = min(PAGE, checkpoint.size - tiles.frontier.size)
@@ -43,7 +43,7 @@ async def export(connection: Connection, folder: Path) -> dict[str, int]:
         await asyncio.to_thread(tiles.finish)
     if tiles.frontier.root != checkpoint.root:
         raise AuditBroken("the entries are not those that were signed")
-    (folder / "checkpoint").write_text(note, "utf-8")
+    await asyncio.to_thread((folder / "checkpoint").write_text, note, "utf-8")
     return {"entries": checkpoint.size, "files": tiles.files + 1}
 
 

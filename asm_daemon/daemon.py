@@ -263,6 +263,7 @@ async def open_daemon(
             settings.deployment,
             auditor.read_bytes() if auditor else None,
             watched.require_reads,
+            terms_required=not trial,
         )
         worker = Worker(
             pools["asm_sync"],

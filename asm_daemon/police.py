@@ -76,7 +76,7 @@ log = structlog.get_logger()
 class Desk:
     """What answering the police takes: `pool` as asm_police, which can only read and append to the audit; `audit_pool`
     as asm_audit, for sealing. Without the auditor's public key search terms are not recorded, only that there was a
-    search."""
+    search, and with `terms_required` nobody searches."""
 
     pool: asyncpg.Pool
     audit_pool: asyncpg.Pool
@@ -85,6 +85,7 @@ class Desk:
     auditor_public_key: bytes | None = field(repr=False)
     guard: Callable[[datetime], Awaitable[None]] | None = None
     """Raises Refused while the audit is not confirmed by others; asked after the question is on record."""
+    terms_required: bool = False
 
 
 async def purposes(pool: asyncpg.Pool) -> list[Purpose]:
@@ -136,6 +137,8 @@ async def _begin(
     """Record and seal what will be asked, or the refusal, which is then raised. Returns the purpose that allows it."""
     try:
         allowed = _allowed(officer, purpose, question, kind)
+        if desk.terms_required and desk.auditor_public_key is None:
+            raise Refused("audit_unavailable")  # noqa: TRY301 - recorded like every refusal
     except Refused as refusal:
         faults = [fault.code for fault in refusal.violations]
         details = {**intent.details, "problem": refusal.code, "faults": faults}

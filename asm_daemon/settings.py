@@ -397,8 +397,8 @@ class Settings(BaseModel):
     )
     auditor_public_key_file: _File | None = Field(
         default=None,
-        description="The public key of the auditor, to whom the terms of police searches are sealed. Absent: the terms "
-        "themselves are not recorded.",
+        description="The public key of the auditor, to whom the terms of police searches are sealed. Absent: in "
+        "a trial the terms are not recorded, and in production the police cannot search.",
     )
     witness_key_file: _File | None = Field(
         default=None,

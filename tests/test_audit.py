@@ -433,12 +433,12 @@ async def test_consistency_proofs_from_stored_hashes_are_those_of_an_independent
 async def test_kept_hashes_that_were_changed_give_no_proof_and_are_found(
     database: Database, sealer: asyncpg.Connection, key: SigningKey, believed: NoteKey, statement: str
 ) -> None:
-    await fill(database, sealer, key, 256, 44)
+    await fill(database, sealer, key, 270, 30)
     await (await database.connect()).execute(statement)
     with pytest.raises(AuditBroken):
         await audit.inclusion_proof(sealer, 299)
     with pytest.raises(AuditBroken):
-        await audit.consistency_proof(sealer, 256, 300)
+        await audit.consistency_proof(sealer, 270, 300)
     assert (await audit.verify(sealer, believed)).faults == (Fault(FaultKind.NODE, 0),)
 
 

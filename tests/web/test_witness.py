@@ -335,34 +335,34 @@ async def test_a_silent_witness_stops_releases_first_then_the_police_and_never_d
     size = (await witness.witness_once(store, log_key, client, clock()))["size"]
     started = clock()
 
-    async def answers(reference: str) -> tuple[int, int, int]:
+    async def answers(index: int) -> tuple[int, int, int]:
         search = await asm.ask("POST", "/v1/police/searches", officer, json=SEARCH)
         feeds = await asm.ask("GET", "/v1/feeds", department)
-        stay = await asm.ask("POST", "/v1/stays", owner_key, json=declaration(1, source_ref=reference))
+        stay = await asm.ask("POST", "/v1/stays", owner_key, json=declaration(index, source_ref=f"PMS-{index}"))
         return search.status, feeds.status, stay.status
 
-    assert await answers("one") == (200, 200, 201)
+    assert await answers(1) == (200, 200, 201)
     assert await witnessing.watch_once(watched, clock()) == {"silent_seconds": 0}
     clock.instant = started + timedelta(hours=RELEASE_HOURS, minutes=1)
-    assert await answers("one") == (200, 503, 200)
+    assert await answers(2) == (200, 503, 201)
     assert (await asm.ask("GET", "/v1/feeds", department)).problem == (503, "audit_not_witnessed")
     await witnessing.watch_once(watched, clock())
     async with (await pools.get("asm_audit")).acquire() as connection:
         [alert] = await alerts.list_alerts(connection, closed=False, limit=10)
     assert (alert.kind, alert.subject, alert.details["confirmed"]) == ("witness_silent", "witness.test/w1", size)
     clock.instant = started + timedelta(hours=READ_HOURS, minutes=1)
-    assert await answers("one") == (503, 503, 200)
+    assert await answers(3) == (503, 503, 201)
     refused = await asm.ask("POST", "/v1/police/searches", officer, json=SEARCH)
     assert refused.problem == (503, "audit_not_witnessed")
     state = (await asm.ask("GET", "/v1/admin/audit", operator)).json["witness"]
-    assert (state["releases"], state["police_reads"], state["confirmed_size"]) == (False, False, 3)
+    assert (state["releases"], state["police_reads"], state["confirmed_size"]) == (False, False, size)
     assert (
         f"asm_audit_witness_age_seconds {state['silent_seconds']}.".encode()
         in (await asm.ask("GET", "/metrics", operator)).body
     )
     await seal(pools, signer, clock)
     await witness.witness_once(store, log_key, client, clock())
-    assert await answers("one") == (200, 200, 200)
+    assert await answers(4) == (200, 200, 201)
     bodies = await (await pools.database.connect()).fetch("SELECT body FROM audit_log ORDER BY position")
     outcomes = [orjson.loads(row["body"]) for row in bodies]
     said = [each["details"].get("problem") for each in outcomes if each["action"] == "police.search.outcome"]
