@@ -19,6 +19,7 @@ from asm_daemon.commands import (
     population,
     reference,
     webhook,
+    witness,
     work,
 )
 from asm_daemon.commands.console import Failures
@@ -48,6 +49,7 @@ for name, commands in {
     "hotel-system": hotel.hotel_commands,
     "webhook": webhook.webhook_commands,
     "audit": evidence.audit_commands,
+    "witness": witness.witness_commands,
     "receipt": evidence.receipt_commands,
     "extract": evidence.extract_commands,
     "population": population.population_commands,

@@ -855,3 +855,39 @@ async def test_an_operator_closes_an_alert(asm: Command, pools: Pools, clock: Cl
     assert (await asm("alerts", "close", "extra_stay", "range")).exit_code == DONE
     assert json.loads((await asm("alerts", "list", "--json")).stdout) == []
     assert json.loads((await asm("alerts", "list", "--closed", "--json")).stdout)[0]["closed_by"] == ME
+
+
+# -- the audit for others ----------------------------------------------------------------------------------------------
+
+
+async def test_a_witness_is_made_once_says_when_nobody_answers_and_needs_no_settings(tmp_path: Path) -> None:
+    async def run(*arguments: str) -> Result:
+        return await asyncio.to_thread(CliRunner().invoke, app, list(arguments), env={})
+
+    folder, log_key = tmp_path / "witness", tmp_path / "log.vkey"
+    log_key.write_text("sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8\n")
+    made = await run("witness", "init", "--folder", str(folder), "--name", "witness.test/w1")
+    assert made.stdout == (folder / "witness.vkey").read_text()
+    again = await run("witness", "init", "--folder", str(folder), "--name", "witness.test/w1")
+    assert (again.exit_code, "forgets" in again.stderr) == (UNREADY, True)
+    asked = ("--folder", str(folder), "--log-key", str(log_key), "--url", "http://127.0.0.1:1")
+    assert (await run("witness", "once", *asked)).exit_code == UNREADY
+    (folder / "evidence-20261128T200000.000000Z-forked.json").write_text("{}")
+    halted = await run("witness", "once", *asked)
+    assert (halted.exit_code, "ALARM" in halted.stderr) == (NO, True)
+    assert (await run("witness", "run", *asked)).exit_code == NO
+    assert "seen-evidence" in (await run("witness", "resume", "--folder", str(folder))).stdout
+    log_key.write_text("no key")
+    assert (await run("witness", "once", *asked)).exit_code == WRONG
+
+
+async def test_the_audit_is_exported_with_its_key_for_a_witness(asm: Command, tmp_path: Path) -> None:
+    empty = await asm("audit", "export", str(tmp_path / "audit"))
+    assert (empty.exit_code, "nothing has been sealed" in empty.stderr) == (UNREADY, True)
+    await asm("facility", "add", *options(FACILITY))
+    await asm("once", "seal-audit")
+    exported = await asm("audit", "export", str(tmp_path / "audit"))
+    assert orjson.loads(exported.stdout)["entries"] > 0
+    assert (tmp_path / "audit" / "checkpoint").read_text().startswith("asm.test.example/audit\n")
+    key = (await asm("audit", "key")).stdout
+    assert key.startswith("asm.test.example/audit+")
