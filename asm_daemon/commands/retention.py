@@ -106,7 +106,10 @@ def list_holds(
         async with opened.acquire() as connection:
             return await store.list_holds(connection, lifted=lifted)
 
-    found = [{**hold._asdict(), "facility": code} for hold, code in _run(read)]
+    found = [
+        {**hold._asdict(), "id": str(hold.id), "stay_id": str(hold.stay_id) if hold.stay_id else None, "facility": code}
+        for hold, code in _run(read)
+    ]
     names = (
         "id", "facility", "stay_id", "present_from", "present_until", "warrant_ref", "reason", "placed_at", "placed_by"
     )  # fmt: skip
