@@ -18,6 +18,7 @@ from asm_daemon.commands import (
     operating,
     population,
     reference,
+    retention,
     webhook,
     witness,
     work,
@@ -53,6 +54,9 @@ for name, commands in {
     "receipt": evidence.receipt_commands,
     "extract": evidence.extract_commands,
     "population": population.population_commands,
+    "hold": retention.hold_commands,
+    "erase": retention.erase_commands,
+    "retention": retention.retention_commands,
     "sync": operating.sync_commands,
     "alerts": operating.alert_commands,
 }.items():

@@ -261,9 +261,11 @@ async def _list(pool: asyncpg.Pool, population: ComparedPopulation, part: IdRang
     newer = [row for row in held.values() if row.version > resting.get(row.stay_id, 0)]
     async with pool.acquire() as connection:
         known = await store.known_versions(connection, [row.stay_id for row in newer])
+        unknown = [row.stay_id for row in newer if row.stay_id not in known]
+        forgotten = await store.forgotten(connection, unknown) if unknown else set()
     for row in newer:
         version = known.get(row.stay_id, 0)
-        if row.version > version:
+        if row.version > version and row.stay_id not in forgotten:
             differences.extra.append(_Extra(row.stay_id, row.version, version))
 
 

@@ -11,7 +11,7 @@ import base64
 import os
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -286,7 +286,7 @@ class _Keys:
 
     ciphers: Mapping[tuple[int, int], AESGCM]  # by epoch and key version
     sealing: Mapping[int, _Sealer]  # by epoch: the newest key version
-    indexes: Mapping[int, _Tagger]
+    indexes: Mapping[int, Sequence[_Tagger]]  # by epoch, the newest first
     tags: Mapping[KeyPurpose, _Tagger]
     signers: Mapping[KeyPurpose, SigningKey]
     cursor: AESGCM
@@ -300,7 +300,7 @@ class _Keys:
             raise Tampered("sealed record names a key version that does not exist")
         return _found(self.ciphers.get((epoch, version)), epoch)
 
-    def index(self, epoch: int) -> _Tagger:
+    def index(self, epoch: int) -> Sequence[_Tagger]:
         return _found(self.indexes.get(epoch), epoch)
 
 
@@ -352,6 +352,10 @@ class Keyring:
         """Return the version of the data key that seals in `epoch`. Raises UnknownEpoch."""
         return self._keys.sealing_key(epoch).name.version
 
+    def index_versions(self, epoch: int) -> int:
+        """Return how many index keys an epoch has: two while it is parted, one else. Raises UnknownEpoch."""
+        return len(self._keys.index(epoch))
+
     def seal(self, record: RecordName, plaintext: bytes) -> bytes:
         """Return `plaintext` (at most 65,535 bytes) sealed as `record`.
 
@@ -384,8 +388,14 @@ class Keyring:
         The first 8 bytes of HMAC-SHA-256 as a signed integer, PostgreSQL's bigint. They collide: every hit is opened
         and compared. Raises UnknownEpoch.
         """
-        tagger = self._keys.indexes.get(epoch) or self._reloaded().index(epoch)
-        return _integer(tagger(_INDEX_PREFIX[field] + value.encode()))
+        taggers = self._keys.indexes.get(epoch) or self._reloaded().index(epoch)
+        return _integer(taggers[0](_INDEX_PREFIX[field] + value.encode()))
+
+    def blind_indexes(self, epoch: int, field: IndexField, value: str) -> tuple[int, ...]:
+        """Return the tags of `value` under every index key of `epoch`, the newest first: while a month is parted into
+        what is kept and what is forgotten, it has two. Raises UnknownEpoch."""
+        taggers = self._keys.indexes.get(epoch) or self._reloaded().index(epoch)
+        return tuple(_integer(tagger(_INDEX_PREFIX[field] + value.encode())) for tagger in taggers)
 
     def presence_tag(self, value: str) -> int:
         """Return the tag of a `document_value` for questions about now, the same in every facility and month."""
@@ -456,10 +466,14 @@ def _prepare(keys: Iterable[Key], former: _Keys | None = None) -> _Keys:
         known = former.sealing.get(epoch) if former else None
         fresh = _Sealer(key.name, _HEADER.pack(_FORMAT, epoch, version), ciphers[epoch, version])
         sealing[epoch] = known if known is not None and known.name == key.name else fresh
+    indexes: dict[int, list[_Tagger]] = {}
+    for key in ordered:
+        if key.name.purpose is KeyPurpose.INDEX:
+            indexes.setdefault(key.name.epoch or 0, []).insert(0, _tagger_of(key))
     return _Keys(
         ciphers=ciphers,
         sealing=sealing,
-        indexes={key.name.epoch or 0: _tagger_of(key) for key in ordered if key.name.purpose is KeyPurpose.INDEX},
+        indexes=indexes,
         tags={purpose: _tagger_of(key) for purpose, key in hmac.items()},
         signers={purpose: _signer_of(key) for purpose, key in signing.items()},
         cursor=_cipher_of(standing[KeyPurpose.CURSOR]),

@@ -38,6 +38,7 @@ from asm_daemon import (
     no_shows,
     operating,
     resealing,
+    retention,
     rosters,
     rules,
     webhooks,
@@ -51,6 +52,7 @@ from asm_daemon.import_jobs import Importer
 from asm_daemon.intake import Intake
 from asm_daemon.issuing import Issuer
 from asm_daemon.jobs import Job, Leadership
+from asm_daemon.key_backups import expire_backups, list_backups
 from asm_daemon.keystores import KeyStore, store_of
 from asm_daemon.ledger import COSIGNATURE, read_vkey
 from asm_daemon.pacing import Doorbell
@@ -546,6 +548,20 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
     async def watch_keys() -> Mapping[str, int]:
         return await resealing.watch_once(pools["asm_retention"], daemon.key_store.inventory(), now())
 
+    async def end_months() -> Mapping[str, int]:
+        return await retention.end_epochs_once(
+            pools["asm_retention"], daemon.key_store, daemon.keyring, periods_of(daemon.settings), now()
+        )
+
+    async def certify() -> Mapping[str, int]:
+        folder, days = daemon.settings.key_backups, daemon.settings.key_backup_days
+        expired = 0 if folder is None else expire_backups(folder, days, now())
+        left = None if folder is None else [made_at for _, made_at in list_backups(folder)]
+        counts = await retention.finish_once(
+            pools["asm_retention"], daemon.key_store, periods_of(daemon.settings), left, now()
+        )
+        return {**counts, "backups_expired": expired}
+
     async def pull_hotels() -> Mapping[str, int]:
         return await hotels.pull_once(
             pools["asm_intake"], daemon.intake, daemon.keyring, open_hotel, HOTEL_RESERVATIONS, now
@@ -578,6 +594,8 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
         Job("refresh-keys", IntervalTrigger(seconds=KEY_REFRESH_SECONDS), refresh_keys, everywhere=True),
         Job("reencrypt", IntervalTrigger(seconds=5), reencrypt),
         Job("watch-keys", CronTrigger(minute=15), watch_keys, at_start=True),
+        Job("end-months", CronTrigger(hour="1-5", minute=50), end_months),
+        Job("certify-retention", CronTrigger(minute=55), certify),
         Job("read-inbox", IntervalTrigger(seconds=5), read_inbox, everywhere=True),
         Job("erase-imports", IntervalTrigger(minutes=10), erase_imports),
         Job("prepare-months", CronTrigger(hour=2, minute=10), prepare_months),
@@ -592,6 +610,11 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
         Job("erase-events", CronTrigger(hour=3, minute=40), erase_events),
         Job("tend-webhooks", CronTrigger(hour=2, minute=40), tend_webhooks, at_start=True),
     )
+
+
+def periods_of(settings: Settings) -> retention.Periods:
+    """For how long things are kept, as the settings say."""
+    return retention.Periods(settings.stay_retention_days, settings.database_backup_days, settings.key_backup_days)
 
 
 def open_hotel(system: Registered) -> AbstractAsyncContextManager[hotel_client.HotelClient]:

@@ -149,6 +149,23 @@ class KeyStore:
             self._replace(content, now)
         return name
 
+    def succeed_epoch(self, epoch: int, after: int, now: datetime) -> bool:
+        """Make the next data and index keys of `epoch`, for what is kept of it; the older ones still open and find.
+
+        `after` is the newest index key from before: if there is a newer one, nothing changes and False is returned.
+        Raises UnknownEpoch, KeyStoreError after 255 versions, and as `create_epoch` does.
+        """
+        with self._writing() as content:
+            newest = max(_versions(content, epoch, KeyPurpose.INDEX), key=_order)
+            if newest.version > after:
+                return False
+            names = [newest, _data_versions(content, epoch)[-1]]
+            if any(name.version == _LAST_VERSION for name in names):
+                raise KeyStoreError(f"epoch {epoch} has had {_LAST_VERSION} keys; there is no further version")
+            self._add(content, [KeyName(name.purpose, epoch, name.version + 1) for name in names], now)
+            self._replace(content, now)
+        return True
+
     def retire_data_key(self, name: KeyName, now: datetime) -> bool:
         """Destroy a superseded data key, in all generations too; False if it is gone already.
 
@@ -165,14 +182,18 @@ class KeyStore:
             self._forget([name])
         return True
 
-    def destroy_epoch(self, epoch: int, reason: str, now: datetime) -> tuple[KeyName, ...]:
+    def destroy_epoch(self, epoch: int, reason: str, now: datetime, *, but_newest: bool = False) -> tuple[KeyName, ...]:
         """Destroy every key of `epoch`, here and in all generations, for ever; return the names that were left.
 
-        No key of the epoch can be made again. Safe to repeat after a crash: the generations are gone through again.
-        Copies outside the directory are not reached. Raises UnknownEpoch if there never were such keys.
+        `but_newest` leaves the newest data key and the newest index key, of what is kept. No destroyed key can be made
+        again. Safe to repeat after a crash: the generations are gone through again. Copies outside the directory are
+        not reached. Raises UnknownEpoch if there never were such keys.
         """
         with self._writing() as content:
             names = tuple(name for name in _names(content) if name.epoch == epoch)
+            if but_newest:
+                newest = {name.purpose: name for name in names}  # in order, so that the newest comes last
+                names = tuple(name for name in names if newest[name.purpose] != name)
             if not names and not _was_destroyed(content, epoch):
                 raise UnknownEpoch(epoch)
             at = _text(now)
@@ -424,7 +445,12 @@ def _epoch_names(epoch: int) -> list[KeyName]:
 
 def _data_versions(content: Mapping[str, Any], epoch: int) -> list[KeyName]:
     """The data keys of an epoch, the newest last. Raises UnknownEpoch."""
-    found = [name for name in _names(content) if name.purpose is KeyPurpose.DATA and name.epoch == epoch]
+    return _versions(content, epoch, KeyPurpose.DATA)
+
+
+def _versions(content: Mapping[str, Any], epoch: int, purpose: KeyPurpose) -> list[KeyName]:
+    """The keys of an epoch for one purpose. Raises UnknownEpoch."""
+    found = [name for name in _names(content) if name.purpose is purpose and name.epoch == epoch]
     if not found:
         raise UnknownEpoch(epoch)
     return found

@@ -311,7 +311,8 @@ def _spans_of(keyring: Keyring, value: str, since: datetime, now: datetime) -> I
     for epoch in keyring.epochs():
         if epoch_at(since) <= epoch <= epoch_at(now):
             lo, hi = epoch_bounds(epoch)
-            yield Span(max(lo, oldest), hi, keyring.blind_index(epoch, IndexField.DOCUMENT, value))
+            for tag in keyring.blind_indexes(epoch, IndexField.DOCUMENT, value):
+                yield Span(max(lo, oldest), hi, tag)
 
 
 def _oldest_id(since: datetime) -> UUID:

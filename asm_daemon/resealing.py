@@ -27,6 +27,7 @@ from asm_daemon.keystores import MESSAGE_LIMIT, KeyFacts
 from asm_daemon.sealing import reseal_contents
 from asm_daemon.stay_proofs import STAY_TABLES, as_signed, pairs_root, read_proofs, rows_at
 from asm_daemon.store import Connection
+from asm_daemon.store import retention as retention_store
 from asm_daemon.store import sealed as store
 from asm_daemon.store.alerts import AlertKind, raise_alert
 
@@ -88,6 +89,8 @@ class _Step:
 async def _step(
     connection: Connection, keyring: Keyring, epoch: int, rows: int, settle: timedelta, now: datetime
 ) -> _Step:
+    if await retention_store.is_ending(connection, epoch):
+        return _Step(waits=True)  # what is to be forgotten must not pass into the key of what is kept
     version = keyring.sealing_version(epoch)
     progress = await store.take_progress(connection, epoch, version, _TABLE_NAMES[0], now)
     table = progress.sealed_table

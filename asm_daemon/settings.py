@@ -212,6 +212,32 @@ class Settings(BaseModel):
         "store opens nothing. It is chosen when the store is made (asm-daemon keys init); with another one the daemon "
         "does not start.",
     )
+    key_backups: _AbsolutePath | None = Field(
+        default=None,
+        description="The folder of the key store's backups (0700): made there by asm-daemon keys backup, removed by "
+        "the daemon when they are too old. Absent: no certificate of destruction says that it was looked at them.",
+    )
+    key_backup_days: int = Field(
+        default=35,
+        ge=1,
+        le=62,
+        description="Days after which a backup of the key store is removed, wherever it lies. What was forgotten can "
+        "be read with an older one: a certificate of destruction is not final before.",
+    )
+    database_backup_days: int = Field(
+        default=35,
+        ge=1,
+        le=35,
+        description="Days after which no backup of the database and no archived WAL exists any more. An erased stay is "
+        "in them until then; keeping them for longer makes the certificates wrong.",
+    )
+    stay_retention_days: int = Field(
+        default=1096,
+        ge=366,
+        le=3660,
+        description="Days that a stay is kept after its end; months are forgotten whole, so it may be 31 days more. "
+        "Shorter makes searches of the police miss what their purpose would allow. It cannot be taken back.",
+    )
     listen: _Listen = Field(
         default=Address("127.0.0.1", 8080), description="host:port of the HTTP server. Put a TLS terminator in front."
     )
@@ -506,6 +532,7 @@ _EXAMPLES = {
     "key_vault_url": "https://vault.internal:8200",
     "key_vault_token_file": "/etc/asm-daemon/vault-token",
     "key_vault_ca_file": "/etc/asm-daemon/vault-ca.pem",
+    "key_backups": "/srv/asm-key-backups",
     "public_url": "https://asm.hungyen.example",
     "inbox": "/srv/asm-inbox",
     "mllp_listen": "10.0.0.5:2575",

@@ -27,6 +27,7 @@ from asm_daemon.model import Contents, ReceiptBatch, StayRow, Tags
 from asm_daemon.sealing import open_contents
 from asm_daemon.store import Connection
 from asm_daemon.store import audit as audit_store
+from asm_daemon.store import retention as retention_store
 from asm_daemon.store import sealed as store
 from asm_daemon.store import stays as stays_store
 
@@ -131,6 +132,8 @@ async def verify_stays(
                 for row in rows:
                     seen.setdefault(row.receipt_batch_id, set()).add(row.receipt_index)
         if sample is None:
+            for batch_id, forgotten in (await retention_store.forgotten_receipts(connection)).items():
+                seen.setdefault(batch_id, set()).update(forgotten)
             batches = await _check_batches(connection, seen, found)
     if sample is None:
         audited = await _audited_roots(audit_pool)

@@ -78,6 +78,57 @@ async def actions(pools: Pools) -> list[dict[str, Any]]:
     return [body for body in bodies if body["action"].startswith("keys.")]
 
 
+# -- holds, erasure and backups ----------------------------------------------------------------------------------------
+
+
+async def test_a_held_stay_is_neither_erased_nor_are_its_keys_destroyed_until_the_hold_is_lifted(
+    asm: Command, store: KeyStore, intake: Intake, facility: Facility, clock: Clock, database: Database, epoch: int
+) -> None:
+    [outcome] = await intake.submit([command(facility, ActKind.DECLARE, declaration(1), clock)])
+    assert outcome.stay
+    stay = str(outcome.stay.id)
+    leaves = {"departed_at": clock().isoformat()}
+    await intake.submit([command(facility, ActKind.CHECK_OUT, leaves, clock, stay_id=outcome.stay.id)])
+    await (await database.connect()).execute("DELETE FROM sync_queue")
+    why = ["--reason", "điều tra"]
+    for arguments in (
+        ["--warrant", "15/2026/HS-PC02"],
+        ["--warrant", "15/2026/HS-PC02", "--facility", facility.code],
+        ["--warrant", "15/2026/HS-PC02", "--stay", stay, "--facility", facility.code],
+        ["--warrant", "034095001234", "--stay", stay],
+    ):
+        assert (await asm("hold", "add", *arguments, *why)).exit_code == WRONG, arguments
+    unknown = ["--stay", "01890000-0000-7000-8000-000000000000"]
+    assert (await asm("hold", "add", "--warrant", "15/2026/HS-PC02", *unknown, *why)).exit_code == UNREADY
+    held = await asm("hold", "add", "--warrant", "15/2026/HS-PC02", "--stay", stay, *why)
+    hold = json.loads(held.stdout)
+    assert hold["stays"] == 1
+    [listed] = json.loads((await asm("hold", "list", "--json")).stdout)
+    assert (listed["id"], listed["warrant_ref"]) == (hold["hold"], "15/2026/HS-PC02")
+    refused = await asm("erase", "stay", stay, *why, "--confirm", stay)
+    assert (refused.exit_code, "legal hold" in refused.stderr) == (UNREADY, True)
+    assert (await asm("hold", "lift", hold["hold"], *why)).exit_code == DONE
+    assert (await asm("hold", "lift", hold["hold"], *why)).exit_code == UNREADY
+    assert (await asm("erase", "stay", stay, *why, "--confirm", hold["hold"])).exit_code == UNREADY
+    erased = await asm("erase", "stay", stay, *why, "--urgent", "--confirm", stay)
+    assert (erased.exit_code, json.loads(erased.stdout)["no_copy_after"]) == (DONE, None)
+    assert f"data/{epoch}/2" in {str(key.name) for key in store.read()}
+    [shown] = json.loads((await asm("retention", "list", "--json")).stdout)
+    assert (shown["subject"], shown["state"]) == (f"stay/{stay}", "erased")
+
+
+async def test_a_backup_of_the_key_store_is_made_where_it_is_wanted_and_old_ones_go(
+    asm: Command, store: KeyStore, tmp_path: Path
+) -> None:
+    assert (await asm("keys", "backup")).exit_code == UNREADY
+    old = tmp_path / "backups" / "asm-keys-20200101T000000Z"
+    old.mkdir(parents=True)
+    (tmp_path / "backups").chmod(0o700)
+    made = json.loads((await asm("keys", "backup", ASM_KEY_BACKUPS=str(tmp_path / "backups"))).stdout)
+    assert (made["expired"], old.exists()) == (1, False)
+    assert [path.name for path in Path(made["backup"]).iterdir()] == ["keys.json"]
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 

@@ -70,25 +70,34 @@ GRANTS = [
     ("asm_publish", "stays", "SELECT"),
     ("asm_publish", "sync_log", "SELECT"),
     ("asm_retention", "audit_pending", "INSERT"),
+    ("asm_retention", "erasures", "SELECT, INSERT, UPDATE"),
     ("asm_retention", "expected_stays", "SELECT (facility_id, ref_tag, id, version, sealed), UPDATE (sealed)"),
     ("asm_retention", "facilities", "SELECT"),
+    ("asm_retention", "forgotten_receipts", "SELECT"),
+    ("asm_retention", "held_stay_versions", "SELECT, INSERT"),
+    ("asm_retention", "held_stays", "SELECT, INSERT"),
     ("asm_retention", "hl7_messages", "SELECT, DELETE"),
     ("asm_retention", "hotel_pulls", "SELECT (system_id, id, reservation_sealed), UPDATE (reservation_sealed)"),
     ("asm_retention", "hotel_systems", "SELECT (id, facility_id)"),
     ("asm_retention", "import_files", "SELECT, UPDATE (sealed)"),
+    ("asm_retention", "legal_holds", "SELECT, INSERT, UPDATE"),
     ("asm_retention", "operator_alerts", "SELECT, INSERT, UPDATE"),
     ("asm_retention", "receipt_batches", "SELECT"),
     ("asm_retention", "reencryptions", "SELECT, INSERT, UPDATE, DELETE"),
     ("asm_retention", "releases", "SELECT (id, withheld_sealed), UPDATE (withheld_sealed)"),
     ("asm_retention", "reseals", "SELECT, INSERT"),
+    ("asm_retention", "retention_epochs", "SELECT, INSERT, UPDATE"),
     ("asm_retention", "roster_plan_parts", "SELECT, UPDATE (sealed)"),
     ("asm_retention", "roster_plans", "SELECT (id, facility_id)"),
     ("asm_retention", "stay_versions", "SELECT, UPDATE (sealed)"),
     ("asm_retention", "stays", "SELECT, UPDATE (sealed)"),
+    ("asm_retention", "sync_queue", "SELECT (facility_id, stay_id)"),
+    ("asm_retention", "sync_wait", "SELECT (facility_id, stay_id)"),
     ("asm_retention", "temporary_residence", "SELECT (facility_id, stay_id, sealed), UPDATE (sealed)"),
     ("asm_retention", "webhook_endpoints", "SELECT (id, sealed_epoch, version, sealed), UPDATE (sealed)"),
     ("asm_sync", "audit_pending", "INSERT"),
     ("asm_sync", "comparisons", "SELECT, INSERT, UPDATE"),
+    ("asm_sync", "erasures", "SELECT (stay_id)"),
     ("asm_sync", "facilities", "SELECT"),
     ("asm_sync", "grants", "SELECT (principal_id, facility_id, scopes, revoked_at)"),
     ("asm_sync", "leases", "SELECT, UPDATE"),
@@ -98,6 +107,7 @@ GRANTS = [
     ("asm_sync", "owner_events_pending", "SELECT (event_id, at), SELECT, INSERT, DELETE"),
     ("asm_sync", "police_alerts", "INSERT (id, kind, facility_id, stay_id, version, raised_at)"),
     ("asm_sync", "principals", "SELECT (id, kind, active)"),
+    ("asm_sync", "retention_epochs", "SELECT (epoch, state)"),
     ("asm_sync", "stay_versions", "SELECT (facility_id, stay_id, version, status, event, received_at)"),
     ("asm_sync", "stays", "SELECT"),
     ("asm_sync", "sync_log", "SELECT, INSERT, UPDATE (verification, digest, lost_at, confirmations)"),
@@ -116,7 +126,10 @@ GRANTS = [
 FUNCTIONS = [
     ("asm_intake", "has_stay_partition"),
     ("asm_retention", "create_stay_partitions"),
+    ("asm_retention", "end_stay_month"),
+    ("asm_retention", "forget_stay"),
     ("asm_retention", "has_stay_partition"),
+    ("asm_retention", "lock_stay_month"),
 ]
 """Login, function that it may call with the rights of the owner."""
 
@@ -149,7 +162,7 @@ async def test_every_login_holds_exactly_the_privileges_that_were_reviewed(datab
             relname AS name,
             string_agg(
                 privilege_type || coalesce(' (' || columns || ')', ''), ', '
-                ORDER BY array_position('{SELECT,INSERT,UPDATE,DELETE}'::text[], privilege_type)
+                ORDER BY array_position('{SELECT,INSERT,UPDATE,DELETE}'::text[], privilege_type), columns
             ) AS privileges
         FROM held
         JOIN pg_class ON pg_class.oid = table_oid AND relnamespace = 'public'::regnamespace

@@ -8,14 +8,16 @@ import time
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from asm_daemon import audit, resealing
+from asm_daemon import audit, resealing, retention
 from asm_daemon.commands.console import NO, Unready, group, note, operator, pool, print_json, print_table, settings
 from asm_daemon.crypto import KeyName, KeyPurpose, epoch_at, next_epoch
 from asm_daemon.daemon import utc_now
+from asm_daemon.key_backups import expire_backups, make_backup
 from asm_daemon.keystores import KeyFacts, KeyStore, create_store, root_of, store_of
 from asm_daemon.settings import Settings
 from asm_daemon.stay_proofs import StaysVerification, verify_stays
@@ -157,6 +159,25 @@ def print_public_keys(
         typer.echo(f"{key.key_id}\n{key.public_key_pem}", nl=False)  # text before a key is allowed: RFC 7468, 2
 
 
+@key_store_commands.command("backup")
+def backup_keys(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="where; without it ASM_KEY_BACKUPS", file_okay=False)
+    ] = None,
+) -> None:
+    """Back the wrapped keys up into a dated folder (sao lưu kho khoá), and remove those that are too old.
+
+    Never the root key. Whoever keeps a backup for longer than ASM_KEY_BACKUP_DAYS keeps what was to be forgotten.
+    """
+    given, now = settings(), utc_now()
+    into = folder or given.key_backups
+    if into is None:
+        raise Unready("nothing was backed up: name a folder, or set ASM_KEY_BACKUPS")
+    made = make_backup(given.key_store, into, now)
+    expired = expire_backups(into, given.key_backup_days, now)
+    print_json({"backup": str(made), "expired": expired})
+
+
 # -- rotating ----------------------------------------------------------------------------------------------------------
 
 
@@ -258,6 +279,9 @@ async def _destroy(given: Settings, epoch: int, reason: str) -> None:
         raise Unready(f"nothing was destroyed: the month {epoch} is not over")
     async with pool(given.database_url, _LOGIN) as opened:
         in_force = await resealing.stays_in_force(opened, epoch)
+        held = await retention.held_in(opened, epoch)
+    if held:
+        raise Unready(f"nothing was destroyed: {held} stays of {epoch} are under a legal hold")
     if in_force:
         raise Unready(f"nothing was destroyed: {in_force} stays of {epoch} have not ended")
     _require_epoch(store, epoch, "active", "destroyed")

@@ -149,6 +149,21 @@ async def known_versions(connection: Connection, stay_ids: Collection[UUID]) -> 
     return {row["id"]: row["version"] for row in rows}
 
 
+async def forgotten(connection: Connection, stay_ids: Collection[UUID]) -> set[UUID]:
+    """Which of these stays were erased here, or are of a month that was ended: they may still be held there."""
+    rows = await connection.fetch(
+        """
+        SELECT id FROM unnest($1::uuid[]) AS asked (id)
+        WHERE EXISTS (SELECT FROM erasures WHERE stay_id = id)
+            OR EXISTS (SELECT FROM retention_epochs WHERE state <> 'begun' AND epoch = to_char(
+                to_timestamp(('x' || left(replace(id::text, '-', ''), 12))::bit(48)::bigint / 1000)
+                    AT TIME ZONE 'UTC', 'YYYYMM')::int)
+        """,
+        list(stay_ids),
+    )
+    return {row["id"] for row in rows}
+
+
 async def requeue(connection: Connection, stays: Sequence[Requeued], now: datetime) -> int:
     """Let the confirmations of these versions not count any more, queue them again, and return how many.
 

@@ -1,0 +1,207 @@
+"""What is kept for longer, what is forgotten, and how far that is."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+import asyncpg
+import orjson
+import typer
+from uuid_utils.compat import uuid7
+
+from asm_daemon import retention
+from asm_daemon.commands.console import Unready, group, note, operator, pool, print_json, print_table, settings
+from asm_daemon.daemon import periods_of, utc_now
+from asm_daemon.keystores import store_of
+from asm_daemon.rules import HANOI
+from asm_daemon.store import retention as store
+from asm_daemon.store.retention import Erasure, Hold
+
+hold_commands = group("Legal holds (lệnh giữ dữ liệu): what is not forgotten when its time is over.")
+erase_commands = group("Erasure at somebody's request (xoá theo yêu cầu).")
+retention_commands = group("What was forgotten, and since when no copy can exist (lưu giữ và tiêu huỷ).")
+_LOGIN = "asm_retention"
+_TEXT_LIMIT = 300
+_Result = TypeVar("_Result")
+
+
+def _text(text: str) -> str:
+    if not text.strip() or len(text) > _TEXT_LIMIT or re.search(r"\d{8}", text):
+        raise typer.BadParameter(
+            f"1 to {_TEXT_LIMIT} characters, without long numbers; nothing about a guest, it is kept for good"
+        )
+    return text.strip()
+
+
+def _instant(text: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter("a day or an instant, such as 2026-11-28 or 2026-11-28T14:00") from None
+    return found if found.tzinfo else found.replace(tzinfo=HANOI)
+
+
+_Reason = Annotated[str, typer.Option(parser=_text, metavar="TEXT", help="why; it goes into the audit")]
+_AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+def _run(use: Callable[[asyncpg.Pool], Awaitable[_Result]]) -> _Result:
+    async def run() -> _Result:
+        async with pool(settings().database_url, _LOGIN) as opened:
+            return await use(opened)
+
+    return asyncio.run(run())
+
+
+# -- legal holds -------------------------------------------------------------------------------------------------------
+
+
+@hold_commands.command("add")
+def add_hold(
+    warrant: Annotated[str, typer.Option(parser=_text, metavar="REF", help="the warrant (số văn bản yêu cầu)")],
+    reason: _Reason,
+    stay: Annotated[UUID | None, typer.Option(metavar="ID", help="hold this stay (mã lượt)")] = None,
+    facility: Annotated[str | None, typer.Option(metavar="CODE", help="or who was at this facility (mã cơ sở)")] = None,
+    since: Annotated[datetime | None, typer.Option("--from", parser=_instant, metavar="TIME", help="from")] = None,
+    until: Annotated[datetime | None, typer.Option(parser=_instant, metavar="TIME", help="until before")] = None,
+) -> None:
+    """Place a legal hold (đặt lệnh giữ): on a stay, or on whoever was at a facility within a time.
+
+    What is under it is neither forgotten by the clock nor erased by request, until the hold is lifted.
+    """
+    window = (facility, since, until)
+    if (stay is None) == (facility is None) or (stay is None) != all(each is not None for each in window):
+        raise typer.BadParameter("give --stay, or --facility with --from and --until")
+    if since is not None and until is not None and since >= until:
+        raise typer.BadParameter("--until has to be after --from")
+
+    async def place(opened: asyncpg.Pool) -> tuple[UUID, int]:
+        async with opened.acquire() as connection:
+            if stay is not None:
+                found = await store.facility_of(connection, stay)
+            else:
+                found = await store.facility_by_code(connection, facility or "")
+        if found is None:
+            raise Unready("nothing was held: there is no such " + ("stay" if stay else "facility"))
+        hold = Hold(uuid7(), found, stay, since, until, warrant, reason, utc_now(), operator())
+        return hold.id, await retention.place_hold(opened, hold)
+
+    hold_id, stays = _run(place)
+    print_json({"hold": str(hold_id), "stays": stays})
+
+
+@hold_commands.command("list")
+def list_holds(
+    lifted: Annotated[bool, typer.Option("--lifted", help="those that were lifted instead")] = False,
+    as_json: _AsJson = False,
+) -> None:
+    """List the holds in force (danh sách lệnh giữ)."""
+
+    async def read(opened: asyncpg.Pool) -> list[tuple[Hold, str]]:
+        async with opened.acquire() as connection:
+            return await store.list_holds(connection, lifted=lifted)
+
+    found = [
+        {**hold._asdict(), "id": str(hold.id), "stay_id": str(hold.stay_id) if hold.stay_id else None, "facility": code}
+        for hold, code in _run(read)
+    ]
+    names = (
+        "id", "facility", "stay_id", "present_from", "present_until", "warrant_ref", "reason", "placed_at", "placed_by"
+    )  # fmt: skip
+    if as_json:
+        print_json([{name: each[name] for name in names} for each in found])
+    else:
+        print_table(tuple(name.replace("_", " ") for name in names), [[each[name] for name in names] for each in found])
+
+
+@hold_commands.command("lift")
+def lift_hold(hold_id: Annotated[UUID, typer.Argument(metavar="ID")], reason: _Reason) -> None:
+    """Lift a hold (gỡ lệnh giữ). What only it kept is forgotten at the next round of its month."""
+    by = operator()
+    if not _run(lambda opened: retention.lift_hold(opened, hold_id, reason, by, utc_now())):
+        raise Unready("nothing was lifted: no hold of this id is in force")
+    print_json({"lifted": str(hold_id)})
+
+
+# -- erasure -----------------------------------------------------------------------------------------------------------
+
+
+@erase_commands.command("stay")
+def erase_stay(
+    stay: Annotated[UUID, typer.Argument(metavar="ID", help="the stay (mã lượt)")],
+    reason: _Reason,
+    confirm: Annotated[UUID, typer.Option(metavar="ID", help="the same id once more: this cannot be undone")],
+    urgent: Annotated[
+        bool, typer.Option("--urgent", help="seal the rest of its month anew and destroy the old key")
+    ] = False,
+) -> None:
+    """Erase a stay that has ended, with all its versions (xoá một lượt lưu trú).
+
+    Backups hold it until they expire; --urgent makes it unreadable there too, as soon as its month is sealed anew.
+    Refused under a legal hold. The population database keeps its own copy by its own law.
+    """
+    if confirm != stay:
+        raise Unready(f"nothing was erased: --confirm has to say {stay}")
+    given, by = settings(), operator()
+
+    async def erase(opened: asyncpg.Pool) -> Erasure:
+        return await retention.erase_stay(
+            opened, store_of(given), stay, reason, by, periods_of(given), utc_now(), urgent=urgent
+        )
+
+    try:
+        done = _run(erase)
+    except retention.NotErasable as error:
+        raise Unready(f"nothing was erased: {error}") from None
+    except ValueError:
+        raise Unready("nothing was erased: this is not the id of a stay") from None
+    print_json({"stay": str(stay), "state": done.state, "no_copy_after": _shown(done.final_at)})
+    if done.urgent:
+        note("Tháng này đang được niêm phong lại ở nền. · Its month is being sealed anew in the background.")
+
+
+@retention_commands.command("list")
+def list_rounds(as_json: _AsJson = False) -> None:
+    """List the months that were ended, and erasures that are not final (các tháng đã tiêu huỷ)."""
+
+    async def read(opened: asyncpg.Pool) -> tuple[list[store.Round], list[Erasure]]:
+        async with opened.acquire() as connection:
+            return await store.rounds(connection), await store.open_erasures(connection)
+
+    rounds, erasures = _run(read)
+    found: list[dict[str, Any]] = [
+        {
+            "subject": f"epoch/{each.epoch}",
+            "state": each.state,
+            "kept": each.kept,
+            "forgotten": orjson.loads(each.counts or "{}").get("stays"),
+            "destroyed_at": _shown(each.ended_at),
+            "no_copy_after": _shown(each.final_at),
+        }
+        for each in rounds
+    ]
+    found += [
+        {
+            "subject": f"stay/{each.stay_id}",
+            "state": each.state,
+            "kept": None,
+            "forgotten": 1,
+            "destroyed_at": _shown(each.erased_at),
+            "no_copy_after": _shown(each.final_at),
+        }
+        for each in erasures
+    ]
+    if as_json:
+        print_json(found)
+    else:
+        columns = ("subject", "state", "kept", "forgotten", "destroyed_at", "no_copy_after")
+        print_table(columns, [[each[name] for name in columns] for each in found])
+
+
+def _shown(instant: datetime | None) -> str | None:
+    return None if instant is None else instant.isoformat(timespec="seconds")

@@ -1,0 +1,524 @@
+"""Retention (thời hạn lưu giữ): legal holds, the end of a month, the erasure of single stays, and their certificates.
+
+A month ends when everybody who left in it left long enough ago. What is not forgotten yet (stays that have not ended,
+left too recently, or are under a hold) is sealed anew under new keys of the month and takes the month's place; then the
+old partitions are dropped and the old keys destroyed. Each step is a row's state, so a crash between two is made good
+by the next run. A certificate names the day after which no copy can exist, and is final only then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+import structlog
+from uuid_utils.compat import uuid7
+
+from asm_daemon import audit
+from asm_daemon.crypto import KeyName, KeyPurpose, Keyring, RecordName, UnknownEpoch, epoch_at, epoch_bounds, epoch_of
+from asm_daemon.decisions import tags_of
+from asm_daemon.keystores import KeyStore
+from asm_daemon.ledger import instant_text
+from asm_daemon.model import StayRow, Tags
+from asm_daemon.sealing import reseal_contents
+from asm_daemon.stay_proofs import as_signed, pairs_root, read_proofs
+from asm_daemon.store import Connection
+from asm_daemon.store import retention as store
+from asm_daemon.store import sealed as sealed_store
+from asm_daemon.store import stays as stays_store
+from asm_daemon.store.alerts import AlertKind, raise_alert
+from asm_daemon.store.retention import Erasure, Hold, Round
+
+ROUND = timedelta(days=30)
+"""The least time between two rounds of a month of which something was kept: each drops tables and destroys keys."""
+LOCK_MILLISECONDS = 2_000
+"""How long the end of a month waits for those who use it. They wait as long for it, so it rather tries again later."""
+LOCK_ATTEMPTS = 5
+REASON = "retention"
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Periods:
+    """For how long things are kept, in days: stays after their end, backups of the database and of the key store."""
+
+    stay_days: int
+    database_backup_days: int
+    key_backup_days: int
+
+
+class NotErasable(Exception):
+    """The stay is not erased; the message says why."""
+
+
+class _Waits(Exception):
+    """The month cannot be ended now; the next run tries again."""
+
+
+# -- legal holds -------------------------------------------------------------------------------------------------------
+
+
+async def place_hold(pool: asyncpg.Pool, hold: Hold) -> int:
+    """Place a hold, with its audit entry; return how many stays that are here it concerns. As asm_retention."""
+    async with pool.acquire() as connection, connection.transaction():
+        await store.insert_hold(connection, hold)
+        concerned = await store.under_hold(connection, hold.id)
+        details = {
+            "stay": str(hold.stay_id) if hold.stay_id else None,
+            "facility": hold.facility_id,
+            "from": instant_text(hold.present_from) if hold.present_from else None,
+            "until": instant_text(hold.present_until) if hold.present_until else None,
+            "warrant": hold.warrant_ref,
+            "reason": hold.reason,
+            "stays": concerned,
+        }
+        await audit.append(connection, _by(hold.placed_by, "hold.place", f"hold/{hold.id}", details, hold.placed_at))
+    return concerned
+
+
+async def lift_hold(pool: asyncpg.Pool, hold_id: UUID, reason: str, by: str, now: datetime) -> bool:
+    """Lift a hold, with its audit entry; false if none of this id is in force."""
+    async with pool.acquire() as connection, connection.transaction():
+        warrant = await store.lift_hold(connection, hold_id, reason, by, now)
+        if warrant is None:
+            return False
+        details = {"warrant": warrant, "reason": reason}
+        await audit.append(connection, _by(by, "hold.lift", f"hold/{hold_id}", details, now))
+    return True
+
+
+async def held_in(pool: asyncpg.Pool, epoch: int) -> int:
+    """How many stays of a month are under a hold: as long as there is one, its keys may not be destroyed by hand."""
+    async with pool.acquire() as connection:
+        return await store.held_in(connection, *epoch_bounds(epoch))
+
+
+# -- the end of a month ------------------------------------------------------------------------------------------------
+
+
+async def end_epochs_once(
+    pool: asyncpg.Pool, keys: KeyStore, keyring: Keyring, periods: Periods, now: datetime
+) -> dict[str, int]:
+    """End every month whose time has come, and go on with those that a crash interrupted. As asm_retention.
+
+    A month that cannot be ended now (somebody uses it, a record that is kept is not what was signed) waits for the next
+    run. Returns counts.
+    """
+    counts = {"ended": 0, "forgotten": 0, "kept": 0, "waiting": 0}
+    for found in await _due(pool, keys, periods, now):
+        try:
+            ended = await _end(pool, keys, keyring, found, periods, now)
+        except _Waits as reason:
+            log.warning("retention.waits", epoch=found.epoch, reason=str(reason))
+            counts["waiting"] += 1
+            continue
+        counts["ended"] += 1
+        counts["kept"] += ended.kept or 0
+        counts["forgotten"] += orjson.loads(ended.counts or "{}").get("stays", 0)
+    return counts
+
+
+async def _due(pool: asyncpg.Pool, keys: KeyStore, periods: Periods, now: datetime) -> list[Round]:
+    """The rounds to go on with, and those that begin now."""
+    cutoff, versions = now - timedelta(days=periods.stay_days), _newest(keys, KeyPurpose.INDEX)
+    async with pool.acquire() as connection:
+        last = {each.epoch: each for each in await store.rounds(connection)}
+        months = {*await sealed_store.partitioned_months(connection), *versions, *last}
+        due = []
+        for epoch in sorted(month for month in months if month < epoch_at(now)):
+            before = last.get(epoch)
+            if before is not None and before.state in {"begun", "parted"}:
+                due.append(before)
+                continue
+            if _end_of(epoch) > cutoff or (before is not None and not _again(before, now)):
+                continue
+            stays, forgettable = await store.forgettable(connection, *epoch_bounds(epoch), cutoff)
+            if stays and not forgettable:
+                continue
+            number = before.round + 1 if before else 1
+            due.append(Round(epoch, number, "new", cutoff, versions.get(epoch, 0), now, None, None, None, None))
+    return due
+
+
+def _again(before: Round, now: datetime) -> bool:
+    return bool(before.kept) and before.ended_at is not None and before.ended_at + ROUND <= now
+
+
+async def _end(
+    pool: asyncpg.Pool, keys: KeyStore, keyring: Keyring, found: Round, periods: Periods, now: datetime
+) -> Round:
+    """Take a month through the steps that are left. Raises _Waits."""
+    if found.state == "new":
+        found = await _begin(pool, found)
+    if found.state == "begun":
+        await _succeed(pool, keys, keyring, found, now)
+        found = await _part(pool, keyring, found, now)
+    return await _destroy(pool, keys, keyring, found, periods, now)
+
+
+async def _begin(pool: asyncpg.Pool, found: Round) -> Round:
+    """Say in the audit what is about to be done; from here on nothing else seals the month anew."""
+    begun = found._replace(state="begun")
+    async with pool.acquire() as connection, connection.transaction():
+        if not await store.begin_round(connection, begun):
+            raise _Waits("another process began")
+        details = {"round": begun.round, "cutoff": instant_text(begun.cutoff_at)}
+        await audit.append(connection, _entry("retention.begin", f"epoch/{begun.epoch}", details, begun.begun_at))
+    return begun
+
+
+async def _succeed(pool: asyncpg.Pool, keys: KeyStore, keyring: Keyring, found: Round, now: datetime) -> None:
+    """Make the keys for what is kept, if anything is."""
+    async with pool.acquire() as connection:
+        bounds = epoch_bounds(found.epoch)
+        stays, forgettable = await store.forgettable(connection, *bounds, found.cutoff_at)
+        if await store.endpoints_of(connection, found.epoch):
+            raise _Waits("a webhook is sealed under this month")
+    if stays > forgettable:
+        try:
+            await asyncio.to_thread(keys.succeed_epoch, found.epoch, found.index_version, now)
+        except UnknownEpoch:
+            await _alert(pool, found, now)
+            raise _Waits("what is kept has no keys") from None
+    keyring.reload()
+
+
+async def _part(pool: asyncpg.Pool, keyring: Keyring, found: Round, now: datetime) -> Round:
+    """Part what is kept from what is forgotten, in one transaction, which begins again when somebody is in the way."""
+    for attempt in range(1, LOCK_ATTEMPTS + 1):
+        try:
+            async with pool.acquire() as connection, connection.transaction(isolation="read_committed"):
+                return await _part_locked(connection, keyring, found, now)
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+            if attempt == LOCK_ATTEMPTS:
+                raise _Waits("the month is in use") from None
+            await asyncio.sleep(0.1 * attempt)
+        except _NotAsSigned:
+            await _alert(pool, found, now)
+            raise _Waits("a record that is kept is not what was signed") from None
+    raise AssertionError("unreachable")
+
+
+class _NotAsSigned(Exception):
+    """A record that is to be kept does not open, or is not what its receipt was signed over."""
+
+
+async def _part_locked(connection: Connection, keyring: Keyring, found: Round, now: datetime) -> Round:
+    await store.set_lock_timeout(connection, LOCK_MILLISECONDS)
+    current = await store.lock_round(connection, found.epoch, found.round)
+    if current is None or current.state != "begun":
+        raise _Waits("another process went on")
+    bounds = epoch_bounds(found.epoch)
+    why: Counter[str] = Counter()
+    if await store.lock_month(connection, found.epoch):
+        kept = await store.kept_stays(connection, *bounds, found.cutoff_at)
+        why = Counter(f"kept_{reason}" for _, reason in kept)
+        await _keep(connection, keyring, found, [row for row, _ in kept], now)
+    forgotten = await store.end_month(connection, found.epoch, *bounds)
+    counts = orjson.dumps({**why, **forgotten}, option=orjson.OPT_SORT_KEYS).decode()
+    parted = current._replace(state="parted", kept=why.total(), counts=counts)
+    await store.keep_round(connection, parted)
+    return parted
+
+
+async def _keep(connection: Connection, keyring: Keyring, found: Round, rows: Sequence[StayRow], now: datetime) -> None:
+    """Seal what is kept under the month's new keys: each version, its tags, and marks of temporary residence."""
+    if not rows:
+        return
+    if keyring.index_versions(found.epoch) <= 1:
+        raise _Waits("what is kept has no new keys yet")
+    places = [row.facility_id for row in rows], [row.id for row in rows]
+    versions = await stays_store.read_versions(connection, *places)
+    proofs = await read_proofs(connection, [*rows, *versions])
+    pairs: list[bytes] = []
+
+    def anew(row: StayRow) -> tuple[StayRow, Tags]:
+        contents = as_signed(keyring, row, proofs)
+        if contents is None:
+            raise _NotAsSigned
+        sealed = reseal_contents(keyring, row, contents)
+        pairs.append(sha256(row.sealed).digest() + sha256(sealed).digest())
+        return replace(row, sealed=sealed), tags_of(keyring, row.id, contents.declared["guest"])
+
+    await store.insert_held(connection, [anew(row) for row in rows])
+    await store.insert_held_versions(connection, [anew(row)[0] for row in versions])
+    marks = await store.marks_of(connection, list(zip(*places, strict=True)))
+    await store.replace_marks(connection, [_mark_anew(keyring, *mark) for mark in marks])
+    await _record(connection, found.epoch, keyring.sealing_version(found.epoch), pairs, now)
+
+
+def _mark_anew(keyring: Keyring, facility_id: int, stay_id: UUID, sealed: bytes) -> tuple[int, UUID, bytes]:
+    name = RecordName("temporary_residence", epoch_of(stay_id), facility_id, stay_id, 1, 1)
+    return facility_id, stay_id, keyring.seal(name, keyring.open(name, sealed))
+
+
+async def _record(connection: Connection, epoch: int, version: int, pairs: Sequence[bytes], now: datetime) -> None:
+    """Keep what became of each blob, and have the audit sign it, as every re-encryption does."""
+    reseal_id = uuid7()
+    details = {
+        "epoch": epoch, "key_version": version, "table": "stays", "records": len(pairs), "root": pairs_root(pairs)
+    }  # fmt: skip
+    entry_id = await audit.append(connection, _entry("keys.reencrypt", f"reseals/{reseal_id}", details, now))
+    await sealed_store.insert_reseal(
+        connection, sealed_store.Reseal(reseal_id, epoch, version, now, entry_id, b"".join(pairs))
+    )
+
+
+async def _destroy(
+    pool: asyncpg.Pool, keys: KeyStore, keyring: Keyring, found: Round, periods: Periods, now: datetime
+) -> Round:
+    """Destroy the keys of what was forgotten, and certify it. Raises _Waits if another process did."""
+    try:
+        keys.destroy_epoch(found.epoch, REASON, now, but_newest=bool(found.kept))
+    except UnknownEpoch:
+        log.warning("retention.no_keys", epoch=found.epoch)  # a month that never had keys
+    keyring.reload()
+    gone = [str(each.name) for each in keys.inventory() if each.state == "destroyed" and each.name.epoch == found.epoch]
+    final_at = now + timedelta(days=periods.key_backup_days)
+    async with pool.acquire() as connection, connection.transaction():
+        current = await store.lock_round(connection, found.epoch, found.round)
+        if current is None or current.state != "parted":
+            raise _Waits("another process went on")
+        ended = current._replace(state="ended", ended_at=now, final_at=final_at)
+        await store.keep_round(connection, ended)
+        await audit.append(connection, _entry("retention.end", f"epoch/{ended.epoch}", _certificate(ended, gone), now))
+    return ended
+
+
+def _certificate(ended: Round, gone: Sequence[str]) -> dict[str, Any]:
+    """What was forgotten and kept, which keys were destroyed, and when no copy of them can exist any more."""
+    counts: Mapping[str, int] = orjson.loads(ended.counts or "{}")
+    return {
+        "round": ended.round,
+        "cutoff": instant_text(ended.cutoff_at),
+        "keys": list(gone),
+        "kept": ended.kept or 0,
+        **counts,
+        "no_copy_after": instant_text(ended.final_at) if ended.final_at else None,
+    }
+
+
+# -- erasures of single stays ------------------------------------------------------------------------------------------
+
+
+async def erase_stay(
+    pool: asyncpg.Pool,
+    keys: KeyStore,
+    stay_id: UUID,
+    reason: str,
+    by: str,
+    periods: Periods,
+    now: datetime,
+    *,
+    urgent: bool,
+) -> Erasure:
+    """Erase one stay with all its versions, and note until when copies can be read. As asm_retention.
+
+    `urgent` has the rest of its month sealed anew (the job `reencrypt`) and the old key destroyed; said of a stay that
+    was erased before, it makes that erasure urgent. Raises NotErasable.
+    """
+    epoch = epoch_of(stay_id)
+    newest = _newest(keys, KeyPurpose.DATA).get(epoch)
+    async with pool.acquire() as connection, connection.transaction():
+        before = await store.find_erasure(connection, stay_id)
+        if before is not None:
+            erasure = await _hasten(connection, before, newest, by, now) if urgent else before
+        else:
+            erasure = await _erase(connection, stay_id, epoch, newest if urgent else None, reason, by, periods, now)
+    if erasure.urgent:
+        _renew(keys, erasure, now)
+    return erasure
+
+
+async def _erase(
+    connection: Connection,
+    stay_id: UUID,
+    epoch: int,
+    key_version: int | None,
+    reason: str,
+    by: str,
+    periods: Periods,
+    now: datetime,
+) -> Erasure:
+    found = await store.erasable(connection, stay_id)
+    if found is None:
+        raise NotErasable("there is no such stay")
+    if found.held:
+        raise NotErasable("the stay is under a legal hold")
+    if found.status == "declared":
+        raise NotErasable("the stay has not ended: check the guest out or cancel the stay first")
+    if found.on_its_way:
+        raise NotErasable("the stay is on its way to the population database, which the law demands; try again later")
+    final_at = None if key_version else now + timedelta(days=periods.database_backup_days)
+    erasure = Erasure(stay_id, found.facility_id, epoch, "erased", key_version is not None, key_version, now, final_at)
+    await store.forget_stay(connection, found.facility_id, stay_id, epoch)
+    await store.insert_erasure(connection, erasure)
+    await audit.append(connection, _by(by, "erasure.erase", f"stay/{stay_id}", _told(erasure, reason), now))
+    return erasure
+
+
+async def _hasten(connection: Connection, before: Erasure, newest: int | None, by: str, now: datetime) -> Erasure:
+    if before.urgent or before.state != "erased" or newest is None:
+        return before
+    after = before._replace(urgent=True, key_version=newest, final_at=None)
+    if not await store.advance_erasure(connection, before, after):
+        raise NotErasable("another process works on this erasure")
+    await audit.append(connection, _by(by, "erasure.hasten", f"stay/{before.stay_id}", _told(after, None), now))
+    return after
+
+
+def _told(erasure: Erasure, reason: str | None) -> dict[str, Any]:
+    return {
+        "epoch": erasure.epoch,
+        "reason": reason,
+        "urgent": int(erasure.urgent),
+        "key": str(KeyName(KeyPurpose.DATA, erasure.epoch, erasure.key_version)) if erasure.key_version else None,
+        "no_copy_after": instant_text(erasure.final_at) if erasure.final_at else None,
+    }
+
+
+def _renew(keys: KeyStore, erasure: Erasure, now: datetime) -> None:
+    """Have the month sealed anew, unless that is under way already: a crash before this is made good by the job."""
+    if _newest(keys, KeyPurpose.DATA).get(erasure.epoch) == erasure.key_version:
+        keys.renew_data_key(erasure.epoch, now)
+
+
+# -- certificates that become final ------------------------------------------------------------------------------------
+
+
+async def finish_once(
+    pool: asyncpg.Pool, keys: KeyStore, periods: Periods, backups: Sequence[datetime] | None, now: datetime
+) -> dict[str, int]:
+    """Make every certificate final whose day has come. As asm_retention.
+
+    `backups` are when the key store's known backups were made; None if the daemon does not know them. One that still
+    holds a destroyed key after that day alerts the operator, and nothing is final. Returns counts.
+    """
+    counts = {"final": 0, "waiting": 0, "keys_gone": 0}
+    async with pool.acquire() as connection:
+        rounds, erasures = await store.unfinal(connection), await store.open_erasures(connection)
+    for each in rounds:
+        if each.ended_at is not None and each.final_at is not None and each.final_at <= now:
+            done = await _finish_round(pool, each, each.ended_at, backups, now)
+            counts["final" if done else "waiting"] += 1
+    for erasure in erasures:
+        counts.update(Counter(counts) + Counter(await _finish_erasure(pool, keys, erasure, periods, backups, now)))
+    return counts
+
+
+async def _finish_round(
+    pool: asyncpg.Pool, found: Round, gone_at: datetime, backups: Sequence[datetime] | None, now: datetime
+) -> bool:
+    if await _lingers(pool, f"epoch/{found.epoch}", gone_at, backups, now):
+        return False
+    async with pool.acquire() as connection, connection.transaction():
+        current = await store.lock_round(connection, found.epoch, found.round)
+        if current is None or current.state != "ended":
+            return False
+        await store.keep_round(connection, current._replace(state="final"))
+        details = {"round": found.round, "destroyed_at": instant_text(gone_at), **_looked(backups)}
+        await audit.append(connection, _entry("retention.final", f"epoch/{found.epoch}", details, now))
+    return True
+
+
+async def _finish_erasure(
+    pool: asyncpg.Pool,
+    keys: KeyStore,
+    erasure: Erasure,
+    periods: Periods,
+    backups: Sequence[datetime] | None,
+    now: datetime,
+) -> dict[str, int]:
+    if erasure.urgent and erasure.state == "erased":
+        _renew(keys, erasure, now)
+        if _opens(keys, erasure):
+            return {"waiting": 1}
+        after = erasure._replace(state="keys_gone", final_at=now + timedelta(days=periods.key_backup_days))
+        await _advance(pool, erasure, after, "erasure.keys_gone", _told(after, None), now)
+        return {"keys_gone": 1}
+    if erasure.final_at is None or erasure.final_at > now:
+        return {}
+    gone_at = erasure.final_at - timedelta(days=periods.key_backup_days)
+    if erasure.urgent and await _lingers(pool, f"stay/{erasure.stay_id}", gone_at, backups, now):
+        return {"waiting": 1}
+    details = {"erased_at": instant_text(erasure.erased_at), **(_looked(backups) if erasure.urgent else {})}
+    await _advance(pool, erasure, erasure._replace(state="final"), "erasure.final", details, now)
+    return {"final": 1}
+
+
+def _opens(keys: KeyStore, erasure: Erasure) -> bool:
+    """Whether a key that opens the erased stay is still there."""
+    return any(
+        facts.name.purpose is KeyPurpose.DATA
+        and facts.name.epoch == erasure.epoch
+        and facts.state != "destroyed"
+        and facts.name.version <= (erasure.key_version or 0)
+        for facts in keys.inventory()
+    )
+
+
+async def _advance(
+    pool: asyncpg.Pool, before: Erasure, after: Erasure, action: str, details: Mapping[str, Any], now: datetime
+) -> None:
+    async with pool.acquire() as connection, connection.transaction():
+        if await store.advance_erasure(connection, before, after):
+            await audit.append(connection, _entry(action, f"stay/{before.stay_id}", details, now))
+
+
+async def _lingers(
+    pool: asyncpg.Pool, subject: str, gone_at: datetime, backups: Sequence[datetime] | None, now: datetime
+) -> bool:
+    """Whether a known backup of the key store is older than a destruction; the operator is alerted to it."""
+    old = [made for made in backups or () if made <= gone_at]
+    if not old:
+        return False
+    details: dict[str, int | str] = {"backups": len(old), "oldest": instant_text(min(old))}
+    async with pool.acquire() as connection:
+        await raise_alert(connection, AlertKind.KEY_BACKUP_TOO_OLD, subject, details, now)
+    return True
+
+
+def _looked(backups: Sequence[datetime] | None) -> dict[str, int | None]:
+    """How many backups were looked at; None: the daemon does not know where they are."""
+    return {"key_backups": None if backups is None else len(backups)}
+
+
+# -- small things ------------------------------------------------------------------------------------------------------
+
+
+def _newest(keys: KeyStore, purpose: KeyPurpose) -> dict[int, int]:
+    """The newest version of each month's key for a purpose."""
+    return {
+        facts.name.epoch or 0: facts.name.version
+        for facts in keys.inventory()
+        if facts.state == "active" and facts.name.purpose is purpose
+    }
+
+
+def _end_of(epoch: int) -> datetime:
+    """The first instant after a month."""
+    return datetime.fromtimestamp((epoch_bounds(epoch)[1].int >> 80) / 1000, UTC)
+
+
+async def _alert(pool: asyncpg.Pool, found: Round, now: datetime) -> None:
+    async with pool.acquire() as connection:
+        await raise_alert(connection, AlertKind.MONTH_NOT_ENDED, f"epoch/{found.epoch}", {"round": found.round}, now)
+
+
+def _by(by: str, action: str, subject: str, details: Mapping[str, Any], now: datetime) -> audit.AuditEntry:
+    return audit.AuditEntry(at=now, actor_kind="operator", actor=by, action=action, object=subject, details=details)
+
+
+def _entry(action: str, subject: str, details: Mapping[str, Any], now: datetime) -> audit.AuditEntry:
+    return audit.AuditEntry(
+        at=now, actor_kind="daemon", actor="retention", action=action, object=subject, details=details
+    )

@@ -1,0 +1,398 @@
+"""SQL of retention, as asm_retention: legal holds, the end of months, erasures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from asm_daemon.model import StayRow, Tags
+from asm_daemon.store import Connection
+
+_COLUMNS = ", ".join(field.name for field in fields(StayRow))
+_TAG_COLUMNS = "document_index, person_index, given_name_index"
+
+# A hold on the stay itself, or on everybody who was at the facility within a time.
+_HELD = """EXISTS (
+    SELECT FROM legal_holds AS hold
+    WHERE hold.lifted_at IS NULL AND hold.facility_id = stays.facility_id AND (
+        hold.stay_id = stays.id
+        OR (stays.arrived_at < hold.present_until AND coalesce(stays.departed_at, 'infinity') >= hold.present_from)))"""
+_ENDED_AT = "coalesce(stays.departed_at, stays.received_at)"  # of a cancelled one: when it was cancelled
+
+
+# -- legal holds -------------------------------------------------------------------------------------------------------
+
+
+class Hold(NamedTuple):
+    """A legal hold (lệnh giữ dữ liệu): on `stay_id`, or on whoever was at the facility within [from, until)."""
+
+    id: UUID
+    facility_id: int
+    stay_id: UUID | None
+    present_from: datetime | None
+    present_until: datetime | None
+    warrant_ref: str
+    reason: str
+    placed_at: datetime
+    placed_by: str
+
+
+async def facility_of(connection: Connection, stay_id: UUID) -> int | None:
+    """The facility of a stay."""
+    found: int | None = await connection.fetchval("SELECT facility_id FROM stays WHERE id = $1", stay_id)
+    return found
+
+
+async def facility_by_code(connection: Connection, code: str) -> int | None:
+    """The id of a facility."""
+    found: int | None = await connection.fetchval("SELECT id FROM facilities WHERE code = $1", code)
+    return found
+
+
+async def insert_hold(connection: Connection, hold: Hold) -> None:
+    """Place a hold."""
+    await connection.execute(
+        """
+        INSERT INTO legal_holds (id, facility_id, stay_id, present_from, present_until, warrant_ref, reason, placed_at,
+            placed_by)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+        """,
+        *hold,
+    )
+
+
+async def lift_hold(connection: Connection, hold_id: UUID, reason: str, by: str, now: datetime) -> str | None:
+    """Lift a hold; its warrant reference, None if there is none in force of this id."""
+    found: str | None = await connection.fetchval(
+        """
+        UPDATE legal_holds SET lifted_at = $2, lifted_by = $3, lifted_reason = $4
+        WHERE id = $1 AND lifted_at IS NULL RETURNING warrant_ref
+        """,
+        hold_id,
+        now,
+        by,
+        reason,
+    )
+    return found
+
+
+async def list_holds(connection: Connection, *, lifted: bool) -> list[tuple[Hold, str]]:
+    """Holds in force, or those that were lifted, each with the code of its facility; the oldest first."""
+    rows = await connection.fetch(
+        """
+        SELECT legal_holds.id, facility_id, stay_id, present_from, present_until, warrant_ref, reason, placed_at,
+            placed_by, code
+        FROM legal_holds JOIN facilities ON facilities.id = facility_id
+        WHERE (lifted_at IS NOT NULL) = $1 ORDER BY placed_at, legal_holds.id
+        """,
+        lifted,
+    )
+    return [(Hold(*row[:9]), row["code"]) for row in rows]
+
+
+async def under_hold(connection: Connection, hold_id: UUID) -> int:
+    """How many stays that are here a hold concerns."""
+    count: int = await connection.fetchval(
+        """
+        SELECT count(*) FROM stays JOIN legal_holds AS hold ON hold.facility_id = stays.facility_id
+        WHERE hold.id = $1 AND (hold.stay_id = stays.id OR (
+            stays.arrived_at < hold.present_until AND coalesce(stays.departed_at, 'infinity') >= hold.present_from))
+        """,
+        hold_id,
+    )
+    return count
+
+
+async def held_in(connection: Connection, lo: UUID, hi: UUID) -> int:
+    """How many stays of a month are under a hold."""
+    count: int = await connection.fetchval(
+        f"SELECT count(*) FROM stays WHERE id >= $1 AND id < $2 AND {_HELD}",  # noqa: S608 - SQL of our own
+        lo,
+        hi,
+    )
+    return count
+
+
+# -- the end of a month ------------------------------------------------------------------------------------------------
+
+
+class Round(NamedTuple):
+    """One going through a month, and the step it is at: begun, parted (kept from forgotten), ended, final."""
+
+    epoch: int
+    round: int
+    state: str
+    cutoff_at: datetime
+    index_version: int
+    begun_at: datetime
+    kept: int | None
+    counts: str | None
+    ended_at: datetime | None
+    final_at: datetime | None
+
+
+async def rounds(connection: Connection) -> list[Round]:
+    """The last round of every month that had one."""
+    rows = await connection.fetch(
+        """
+        SELECT DISTINCT ON (epoch) epoch, round, state, cutoff_at, index_version, begun_at, kept, counts, ended_at,
+            final_at
+        FROM retention_epochs ORDER BY epoch, round DESC
+        """
+    )
+    return [Round(*row) for row in rows]
+
+
+async def unfinal(connection: Connection) -> list[Round]:
+    """Rounds whose keys are destroyed and whose certificate is not final, the oldest first."""
+    rows = await connection.fetch(
+        """
+        SELECT epoch, round, state, cutoff_at, index_version, begun_at, kept, counts, ended_at, final_at
+        FROM retention_epochs WHERE state = 'ended' ORDER BY ended_at, epoch, round
+        """
+    )
+    return [Round(*row) for row in rows]
+
+
+async def begin_round(connection: Connection, found: Round) -> bool:
+    """Begin a round; false if another process did."""
+    begun = await connection.fetchval(
+        """
+        INSERT INTO retention_epochs (epoch, round, state, cutoff_at, index_version, begun_at)
+        VALUES ($1, $2, 'begun', $3, $4, $5) ON CONFLICT DO NOTHING RETURNING epoch
+        """,
+        found.epoch,
+        found.round,
+        found.cutoff_at,
+        found.index_version,
+        found.begun_at,
+    )
+    return begun is not None
+
+
+async def lock_round(connection: Connection, epoch: int, number: int) -> Round | None:
+    """Hold and return a round."""
+    row = await connection.fetchrow(
+        """
+        SELECT epoch, round, state, cutoff_at, index_version, begun_at, kept, counts, ended_at, final_at
+        FROM retention_epochs WHERE epoch = $1 AND round = $2 FOR UPDATE
+        """,
+        epoch,
+        number,
+    )
+    return Round(*row) if row else None
+
+
+async def keep_round(connection: Connection, found: Round) -> None:
+    """Write how far a round is."""
+    await connection.execute(
+        """
+        UPDATE retention_epochs SET state = $3, kept = $4, counts = $5, ended_at = $6, final_at = $7
+        WHERE epoch = $1 AND round = $2
+        """,
+        found.epoch,
+        found.round,
+        found.state,
+        found.kept,
+        found.counts,
+        found.ended_at,
+        found.final_at,
+    )
+
+
+async def is_ending(connection: Connection, epoch: int) -> bool:
+    """Whether a month is being ended: nothing of it may be sealed anew but what is kept."""
+    found: bool = await connection.fetchval(
+        "SELECT EXISTS (SELECT FROM retention_epochs WHERE epoch = $1 AND state IN ('begun', 'parted'))", epoch
+    )
+    return found
+
+
+async def forgettable(connection: Connection, lo: UUID, hi: UUID, cutoff: datetime) -> tuple[int, int]:
+    """(stays of a month, how many of them are to be forgotten)."""
+    [row] = await connection.fetch(
+        f"""
+        SELECT count(*) AS stays,
+            count(*) FILTER (WHERE status <> 'declared' AND {_ENDED_AT} <= $3 AND NOT {_HELD}) AS forgettable
+        FROM stays WHERE id >= $1 AND id < $2
+        """,  # noqa: S608 - SQL of our own
+        lo,
+        hi,
+        cutoff,
+    )
+    return row["stays"], row["forgettable"]
+
+
+async def endpoints_of(connection: Connection, epoch: int) -> int:
+    """How many webhook endpoints are sealed under a month."""
+    count: int = await connection.fetchval("SELECT count(*) FROM webhook_endpoints WHERE sealed_epoch = $1", epoch)
+    return count
+
+
+async def lock_month(connection: Connection, epoch: int) -> bool:
+    """Let nobody change a stay of the month until the transaction ends; false if it has no partition."""
+    locked: bool = await connection.fetchval("SELECT lock_stay_month($1)", epoch)
+    return locked
+
+
+async def set_lock_timeout(connection: Connection, milliseconds: int) -> None:
+    """How long a statement of this transaction waits for a lock."""
+    await connection.execute("SELECT set_config('lock_timeout', $1, true)", str(milliseconds))
+
+
+async def kept_stays(connection: Connection, lo: UUID, hi: UUID, cutoff: datetime) -> list[tuple[StayRow, str]]:
+    """The stays of a month that are not to be forgotten, and why: open, recent or held."""
+    rows = await connection.fetch(
+        f"""
+        SELECT {_COLUMNS}, CASE WHEN held THEN 'held' WHEN status = 'declared' THEN 'open' ELSE 'recent' END AS why
+        FROM (SELECT {_COLUMNS}, {_HELD} AS held FROM stays WHERE id >= $1 AND id < $2) AS stays
+        WHERE held OR status = 'declared' OR {_ENDED_AT} > $3
+        ORDER BY id
+        """,  # noqa: S608 - SQL of our own
+        lo,
+        hi,
+        cutoff,
+    )
+    return [(StayRow(*row[:-1]), row["why"]) for row in rows]
+
+
+async def insert_held(connection: Connection, rows: Sequence[tuple[StayRow, Tags]]) -> None:
+    """Put stays that are kept, sealed anew, where the month's new partition takes them from."""
+    await connection.executemany(
+        f"INSERT INTO held_stays ({_COLUMNS}, {_TAG_COLUMNS}) VALUES ({_places(19)})",  # noqa: S608
+        [(*_values(row), *tags) for row, tags in rows],
+    )
+
+
+async def insert_held_versions(connection: Connection, rows: Sequence[StayRow]) -> None:
+    """The same for their superseded versions."""
+    columns = _COLUMNS.replace("id,", "stay_id,", 1)
+    await connection.executemany(
+        f"INSERT INTO held_stay_versions ({columns}) VALUES ({_places(16)})",  # noqa: S608
+        [_values(row) for row in rows],
+    )
+
+
+async def marks_of(connection: Connection, stays: Sequence[tuple[int, UUID]]) -> list[tuple[int, UUID, bytes]]:
+    """The sealed marks of temporary residence of these stays: (facility, stay, blob)."""
+    rows = await connection.fetch(
+        """
+        SELECT facility_id, stay_id, sealed FROM unnest($1::int[], $2::uuid[]) AS wanted (facility_id, stay_id)
+        JOIN temporary_residence USING (facility_id, stay_id)
+        """,
+        [facility_id for facility_id, _ in stays],
+        [stay_id for _, stay_id in stays],
+    )
+    return [tuple(row) for row in rows]
+
+
+async def replace_marks(connection: Connection, marks: Sequence[tuple[int, UUID, bytes]]) -> None:
+    """Write marks of temporary residence that were sealed anew."""
+    await connection.executemany(
+        "UPDATE temporary_residence SET sealed = $3 WHERE facility_id = $1 AND stay_id = $2", marks
+    )
+
+
+async def end_month(connection: Connection, epoch: int, lo: UUID, hi: UUID) -> dict[str, int]:
+    """Forget every stay of a month that was not put into `held_stays`; how many rows of each table."""
+    rows = await connection.fetch("SELECT name, forgotten FROM end_stay_month($1, $2, $3)", epoch, lo, hi)
+    return {row["name"]: row["forgotten"] for row in rows}
+
+
+# -- erasures of single stays ------------------------------------------------------------------------------------------
+
+
+class Erasure(NamedTuple):
+    """The erasure of one stay. `key_version` (urgent): data keys up to it are to be destroyed."""
+
+    stay_id: UUID
+    facility_id: int
+    epoch: int
+    state: str
+    urgent: bool
+    key_version: int | None
+    erased_at: datetime
+    final_at: datetime | None
+
+
+class Erasable(NamedTuple):
+    """What decides whether a stay may be erased."""
+
+    facility_id: int
+    status: str
+    held: bool
+    on_its_way: bool
+
+
+async def erasable(connection: Connection, stay_id: UUID) -> Erasable | None:
+    """Whether there is such a stay, and what stands against erasing it. The row is held."""
+    row = await connection.fetchrow(
+        f"""
+        SELECT facility_id, status, {_HELD} AS held,
+            EXISTS (SELECT FROM sync_queue AS q WHERE q.facility_id = stays.facility_id AND q.stay_id = stays.id)
+            OR EXISTS (SELECT FROM sync_wait AS w WHERE w.facility_id = stays.facility_id AND w.stay_id = stays.id)
+                AS on_its_way
+        FROM stays WHERE id = $1 FOR NO KEY UPDATE OF stays
+        """,  # noqa: S608 - SQL of our own
+        stay_id,
+    )
+    return Erasable(*row) if row else None
+
+
+async def forget_stay(connection: Connection, facility_id: int, stay_id: UUID, epoch: int) -> bool:
+    """Delete a stay with all that names it."""
+    gone: bool = await connection.fetchval("SELECT forget_stay($1, $2, $3)", facility_id, stay_id, epoch)
+    return gone
+
+
+async def insert_erasure(connection: Connection, erasure: Erasure) -> None:
+    """Note an erasure."""
+    await connection.execute("INSERT INTO erasures VALUES ($1, $2, $3, $4, $5, $6, $7, $8)", *erasure)
+
+
+async def find_erasure(connection: Connection, stay_id: UUID) -> Erasure | None:
+    """The erasure of a stay."""
+    row = await connection.fetchrow("SELECT * FROM erasures WHERE stay_id = $1", stay_id)
+    return Erasure(*row) if row else None
+
+
+async def open_erasures(connection: Connection) -> list[Erasure]:
+    """Erasures whose certificate is not final, the oldest first."""
+    rows = await connection.fetch("SELECT * FROM erasures WHERE state <> 'final' ORDER BY erased_at, stay_id")
+    return [Erasure(*row) for row in rows]
+
+
+async def advance_erasure(connection: Connection, before: Erasure, after: Erasure) -> bool:
+    """Write how far an erasure is; false if another process did."""
+    changed = await connection.fetchval(
+        """
+        UPDATE erasures SET state = $3, urgent = $4, key_version = $5, final_at = $6
+        WHERE stay_id = $1 AND state = $2 RETURNING stay_id
+        """,
+        before.stay_id,
+        before.state,
+        after.state,
+        after.urgent,
+        after.key_version,
+        after.final_at,
+    )
+    return changed is not None
+
+
+async def forgotten_receipts(connection: Connection) -> dict[UUID, set[int]]:
+    """The places in signed batches whose records were forgotten on purpose."""
+    found: dict[UUID, set[int]] = {}
+    for row in await connection.fetch("SELECT batch_id, indexes FROM forgotten_receipts"):
+        found.setdefault(row["batch_id"], set()).update(row["indexes"])
+    return found
+
+
+def _values(row: StayRow) -> tuple[object, ...]:
+    return tuple(getattr(row, field.name) for field in fields(StayRow))
+
+
+def _places(count: int) -> str:
+    return ", ".join(f"${number}" for number in range(1, count + 1))

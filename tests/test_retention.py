@@ -1,0 +1,510 @@
+"""Retention: what is forgotten is unreadable everywhere, what is held stays, and a certificate is final no sooner."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+import pytest
+from uuid_utils.compat import uuid7
+
+from asm_daemon import police, retention
+from asm_daemon.crypto import KeyPurpose, Keyring, Tampered, UnknownEpoch, epoch_at, epoch_bounds, next_epoch
+from asm_daemon.intake import Intake
+from asm_daemon.key_backups import expire_backups, list_backups, make_backup
+from asm_daemon.keystores import KeyStore, create_store
+from asm_daemon.model import Facility, Principal, PrincipalKind, StayRow
+from asm_daemon.police import Desk
+from asm_daemon.resealing import SETTLE, reencrypt_once
+from asm_daemon.retention import NotErasable, Periods, end_epochs_once, erase_stay, finish_once
+from asm_daemon.sealing import open_contents
+from asm_daemon.stay_proofs import verify_stays
+from asm_daemon.store import alerts
+from asm_daemon.store import retention as retention_store
+from asm_daemon.store.alerts import AlertKind
+from asm_daemon.store.compare import forgotten
+from asm_daemon.store.retention import Hold
+from schemas.act import ActKind
+from schemas.police import DocumentSearch
+from schemas.synthetic import person
+from tests.conftest import Database
+from tests.stack import DEPLOYMENT, Clock, Pools, command, declaration
+
+PERIODS = Periods(stay_days=1096, database_backup_days=35, key_backup_days=30)
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: Clock) -> KeyStore:
+    return create_store(tmp_path / "keys", [epoch_at(clock()), next_epoch(epoch_at(clock()))], clock())
+
+
+@pytest.fixture
+def keyring(store: KeyStore) -> Keyring:
+    return store.keyring()
+
+
+@pytest.fixture
+def epoch(clock: Clock) -> int:
+    return epoch_at(clock())
+
+
+@pytest.fixture
+def over(clock: Clock) -> datetime:
+    """When the retention of this month's stays is over; the month after it has its turn too."""
+    return clock() + timedelta(days=PERIODS.stay_days + 70)
+
+
+@dataclass
+class House:
+    """A facility whose guests come, and leave at once."""
+
+    intake: Intake
+    facility: Facility
+    clock: Clock
+    pools: Pools
+
+    async def act(self, kind: ActKind, fields: dict[str, Any], **members: Any) -> UUID:
+        [outcome] = await self.intake.submit([command(self.facility, kind, fields, self.clock, **members)])
+        assert outcome.outcome == "accepted", outcome
+        assert outcome.stay
+        return outcome.stay.id
+
+    async def guest(self, index: int, *, leaves: bool = True) -> UUID:
+        """Declare a guest, correct the room, and check them out; return the stay."""
+        stay_id = await self.act(ActKind.DECLARE, declaration(index, source_ref=f"R-{index}"))
+        await self.act(ActKind.CORRECT, {"room": "305"}, source_ref=f"R-{index}")
+        if leaves:
+            await self.act(ActKind.CHECK_OUT, {"departed_at": self.clock().isoformat()}, stay_id=stay_id)
+        superuser = await self.pools.database.connect()
+        await superuser.execute("DELETE FROM sync_queue")  # as if it were carried
+        return stay_id
+
+    async def hold(self, **members: Any) -> UUID:
+        given = {"stay_id": None, "present_from": None, "present_until": None, **members}
+        hold = Hold(
+            uuid7(), self.facility.id, warrant_ref="15/2026/HS-PC02", reason="điều tra", placed_at=self.clock(),
+            placed_by="operator:test", **given,
+        )  # fmt: skip
+        assert await retention.place_hold(await self.pools.get("asm_retention"), hold) >= 1
+        return hold.id
+
+
+@pytest.fixture
+async def house(intake: Intake, facility: Facility, clock: Clock, pools: Pools) -> House:
+    return House(intake, facility, clock, pools)
+
+
+async def stays_left(database: Database) -> set[UUID]:
+    connection = await database.connect()
+    return {row["id"] for row in await connection.fetch("SELECT id FROM stays")}
+
+
+async def told(pools: Pools) -> list[dict[str, Any]]:
+    """What the audit says of retention, oldest first."""
+    connection = await pools.database.connect("asm_audit")
+    rows = await connection.fetch("SELECT body FROM audit_pending ORDER BY arrival")
+    bodies = [orjson.loads(row["body"]) for row in rows]
+    return [body for body in bodies if body["action"].startswith(("retention.", "erasure.", "hold."))]
+
+
+async def readable(connection: asyncpg.Connection, keyring: Keyring) -> tuple[int, int]:
+    """(records that open, records) of a database, by everything that a key store holds."""
+    columns = ", ".join(StayRow.__slots__)
+    rows = await connection.fetch(f"SELECT {columns} FROM stays")
+    rows += await connection.fetch(f"SELECT {columns.replace('id,', 'stay_id AS id,', 1)} FROM stay_versions")
+    opened = 0
+    for row in rows:
+        try:
+            open_contents(keyring, StayRow(*row))
+            opened += 1
+        except (Tampered, UnknownEpoch):
+            pass
+    return opened, len(rows)
+
+
+async def found_by_police(pools: Pools, keyring: Keyring, index: int, now: datetime) -> list[str]:
+    desk = Desk(await pools.get("asm_police"), await pools.get("asm_audit"), keyring, DEPLOYMENT, None)
+    officer = Principal(uuid7(), PrincipalKind.OFFICER, "Cán bộ Mẫu", "Phòng PC02 (mẫu)", None, {})
+    question = DocumentSearch(
+        document_number=person(index).document_number, purpose="criminal_investigation", case_ref="15/2026/HS-PC02"
+    )
+    return [found.stay_id for found in (await police.search(desk, officer, question, now)).stays]
+
+
+# -- what is not forgotten ---------------------------------------------------------------------------------------------
+
+
+async def test_nothing_is_forgotten_before_its_time(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, clock: Clock
+) -> None:
+    await house.guest(1)
+    pool = await pools.get("asm_retention")
+    counts = await end_epochs_once(pool, store, keyring, PERIODS, clock() + timedelta(days=PERIODS.stay_days))
+    assert counts == {"ended": 0, "forgotten": 0, "kept": 0, "waiting": 0}
+    assert await readable(await pools.database.connect(), keyring) == (3, 3)
+
+
+async def test_what_is_open_or_held_is_kept_readable_searchable_and_in_use_and_all_else_is_gone(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, clock: Clock, over: datetime, epoch: int
+) -> None:
+    gone, open_stay, held = await house.guest(1), await house.guest(2, leaves=False), await house.guest(3)
+    await house.hold(stay_id=held)
+    pool = await pools.get("asm_retention")
+    assert (await end_epochs_once(pool, store, keyring, PERIODS, over))["kept"] == 2
+    assert await stays_left(pools.database) == {open_stay, held}
+    assert await readable(await pools.database.connect(), keyring) == (5, 5)
+    assert {str(key.name) for key in store.read() if key.name.epoch == epoch} == {f"data/{epoch}/2", f"index/{epoch}/2"}
+    assert await found_by_police(pools, keyring, 3, clock()) == [str(held)]
+    assert await found_by_police(pools, keyring, 1, clock()) == []
+    verified = await verify_stays(pool, await pools.get("asm_audit"), keyring, [], sample=None)
+    assert verified.faults == []
+    connection = await pools.database.connect()
+    assert await connection.fetchval("SELECT count(*) FROM source_refs WHERE stay_id = $1", gone) == 0
+    assert await forgotten(await pools.database.connect("asm_sync"), [gone]) == {gone}
+    # A stay that has not ended can still be ended.
+    await house.act(ActKind.CHECK_OUT, {"departed_at": clock().isoformat()}, stay_id=open_stay)
+
+
+async def test_what_a_lifted_hold_kept_is_forgotten_at_the_next_round_with_its_keys(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, epoch: int, clock: Clock
+) -> None:
+    held = await house.guest(1)
+    await house.guest(2)
+    begin = clock() - timedelta(days=1)
+    hold = await house.hold(stay_id=held)
+    pool = await pools.get("asm_retention")
+    await end_epochs_once(pool, store, keyring, PERIODS, over)
+    assert await retention.lift_hold(pool, hold, "hết thời hạn", "operator:test", over)
+    assert not await retention.lift_hold(pool, hold, "hết thời hạn", "operator:test", over)
+    assert (await end_epochs_once(pool, store, keyring, PERIODS, over + timedelta(days=29)))["ended"] == 0
+    assert (await end_epochs_once(pool, store, keyring, PERIODS, over + timedelta(days=30)))["forgotten"] == 1
+    assert await stays_left(pools.database) == set()
+    assert [key for key in store.read() if key.name.epoch == epoch] == []
+    actions = [body["action"] for body in await told(pools) if body["object"] == f"epoch/{epoch}"]
+    assert actions == ["retention.begin", "retention.end"] * 2
+    assert begin < over
+
+
+async def test_a_hold_on_a_facility_and_a_time_keeps_whoever_was_there_then(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, clock: Clock
+) -> None:
+    there = await house.guest(1)
+    await house.hold(present_from=clock() - timedelta(hours=1), present_until=clock() + timedelta(hours=1))
+    pool = await pools.get("asm_retention")
+    await end_epochs_once(pool, store, keyring, PERIODS, over)
+    assert await stays_left(pools.database) == {there}
+    with pytest.raises(NotErasable, match="hold"):
+        await erase_stay(pool, store, there, "yêu cầu", "operator:test", PERIODS, over, urgent=False)
+
+
+async def test_a_forged_record_that_is_held_stops_the_end_of_its_month_and_alerts(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, epoch: int
+) -> None:
+    held = await house.guest(1)
+    await house.guest(2)
+    await house.hold(stay_id=held)
+    superuser = await pools.database.connect()
+    await superuser.execute("UPDATE stays SET received_at = received_at - interval '1 day' WHERE id = $1", held)
+    counts = await end_epochs_once(await pools.get("asm_retention"), store, keyring, PERIODS, over)
+    assert counts["waiting"] == 1
+    assert len(await stays_left(pools.database)) == 2
+    assert await readable(superuser, keyring) == (6, 6)
+    found = await alerts.list_alerts(await pools.database.connect("asm_sync"), closed=False, limit=10)
+    assert [(alert.kind, alert.subject) for alert in found] == [(AlertKind.MONTH_NOT_ENDED, f"epoch/{epoch}")]
+
+
+async def test_re_encryption_leaves_a_month_alone_that_is_being_ended(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, epoch: int
+) -> None:
+    await house.guest(1)
+    pool = await pools.get("asm_retention")
+    found = retention_store.Round(epoch, 1, "new", over, 1, over, None, None, None, None)
+    await retention._begin(pool, found)
+    store.succeed_epoch(epoch, 1, over)
+    keyring.reload()
+    counts = await reencrypt_once(pool, keyring, lambda name: store.retire_data_key(name, over), over)
+    assert counts == {"resealed": 0, "refused": 0, "retired": 0}
+
+
+async def test_somebody_who_uses_the_month_makes_its_end_wait(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.guest(1)
+    monkeypatch.setattr(retention, "LOCK_MILLISECONDS", 20)
+    monkeypatch.setattr(retention, "LOCK_ATTEMPTS", 2)
+    reader = await pools.database.connect("asm_police")
+    async with reader.transaction():
+        await reader.fetch("SELECT id FROM stays")
+        counts = await end_epochs_once(await pools.get("asm_retention"), store, keyring, PERIODS, over)
+        assert counts["waiting"] >= 1
+    counts = await end_epochs_once(await pools.get("asm_retention"), store, keyring, PERIODS, over)
+    assert (counts["forgotten"], counts["waiting"]) == (1, 0)
+
+
+# -- crashes -----------------------------------------------------------------------------------------------------------
+
+
+class Crashed(Exception):
+    """The process died here."""
+
+
+class Mortal:
+    """A pool or a key store of a process that dies at its n-th use of either, before it or after it."""
+
+    def __init__(self, inner: Any, fuse: list[int]) -> None:
+        self._inner, self._fuse = inner, fuse
+
+    def _burn(self) -> None:
+        self._fuse[0] -= 1
+        if self._fuse[0] == 0:
+            raise Crashed
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Any]:
+        self._burn()
+        async with self._inner.acquire() as connection:
+            yield connection
+        self._burn()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def use(*arguments: Any, **members: Any) -> Any:
+            self._burn()
+            result = getattr(self._inner, name)(*arguments, **members)
+            self._burn()
+            return result
+
+        return use
+
+
+@pytest.mark.parametrize("effect", ["succeed_epoch", "destroy_epoch"])
+async def test_a_crash_right_after_keys_were_made_or_destroyed_is_made_good_by_the_next_run(
+    house: House, pools: Pools, store: KeyStore, over: datetime, epoch: int, effect: str
+) -> None:
+    await house.guest(1)
+    held = await house.guest(2)
+    await house.hold(stay_id=held)
+    pool, fuse = await pools.get("asm_retention"), [0]
+    mortal = Mortal(store, fuse)
+
+    def die_after(*arguments: Any, **members: Any) -> None:
+        getattr(store, effect)(*arguments, **members)
+        raise Crashed
+
+    setattr(mortal, effect, die_after)
+    for _ in range(3):  # and when it dies there every time
+        with pytest.raises(Crashed):
+            await end_epochs_once(pool, mortal, store.keyring(), PERIODS, over)  # type: ignore[arg-type]
+        assert held in await stays_left(pools.database)
+    await end_epochs_once(pool, store, store.keyring(), PERIODS, over)
+    assert await stays_left(pools.database) == {held}
+    assert await readable(await pools.database.connect(), store.keyring()) == (3, 3)
+    assert {str(key.name) for key in store.read() if key.name.epoch == epoch} == {f"data/{epoch}/2", f"index/{epoch}/2"}
+
+
+async def test_a_crash_between_any_two_steps_is_made_good_by_the_next_run(
+    house: House, pools: Pools, store: KeyStore, over: datetime, epoch: int
+) -> None:
+    """Dies at every single use of database and key store, each time on the state that the death before it left."""
+    await house.guest(1)
+    held = await house.guest(2)
+    await house.hold(stay_id=held)
+    pool, deaths = await pools.get("asm_retention"), 0
+    states = set()
+    while True:
+        fuse = [deaths + 1]
+        mortal_pool: Any = Mortal(pool, fuse)
+        mortal_store: Any = Mortal(store, fuse)
+        try:
+            await end_epochs_once(mortal_pool, mortal_store, store.keyring(), PERIODS, over)
+            break
+        except Crashed:
+            deaths += 1
+        async with pool.acquire() as connection:
+            states |= {(each.epoch, each.state) for each in await retention_store.rounds(connection)}
+        opened, records = await readable(await pools.database.connect(), store.keyring())
+        assert held in await stays_left(pools.database)
+        assert opened in (3, records)
+    assert {(epoch, "begun"), (epoch, "parted"), (epoch, "ended")} <= states
+    assert await stays_left(pools.database) == {held}
+    assert await readable(await pools.database.connect(), store.keyring()) == (3, 3)
+    actions = Counter(body["action"] for body in await told(pools) if body["object"] == f"epoch/{epoch}")
+    assert actions == {"retention.begin": 1, "retention.end": 1}
+    assert {str(key.name) for key in store.read() if key.name.epoch == epoch} == {f"data/{epoch}/2", f"index/{epoch}/2"}
+
+
+# -- backups, and certificates that become final -----------------------------------------------------------------------
+
+
+async def test_an_old_database_backup_and_an_old_key_backup_together_open_nothing_once_it_is_final(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, epoch: int, tmp_path: Path,
+    database: Database, superuser: asyncpg.Connection,
+) -> None:  # fmt: skip
+    for index in range(1, 21):
+        await house.guest(index)
+    keys, backups, attacker = tmp_path / "keys", tmp_path / "backups", tmp_path / "attacker"
+    make_backup(keys, backups, over - timedelta(days=1))
+    old = f"old_{secrets.token_hex(4)}"
+    for role in ("asm_intake", "asm_retention"):
+        await (await pools.get(role)).expire_connections()
+    source = await database.connect()
+    dump = [tuple(row) for row in await source.fetch("SELECT * FROM stays")]  # the database's backup: tables, as dumped
+    versions = [tuple(row) for row in await source.fetch("SELECT * FROM stay_versions")]
+    await superuser.execute(f"CREATE DATABASE {old} TEMPLATE asm_template STRATEGY file_copy")
+    backup = await asyncpg.connect(database.url.replace("{role}", "postgres").replace(database.name, old))
+    try:
+        await backup.execute("ALTER TABLE stays RENAME TO former; CREATE TABLE stays (LIKE former)")
+        await backup.execute("ALTER TABLE stay_versions RENAME TO former_versions")
+        await backup.execute("CREATE TABLE stay_versions (LIKE former_versions)")
+        await backup.copy_records_to_table("stays", records=dump)
+        await backup.copy_records_to_table("stay_versions", records=versions)
+        assert await readable(backup, keyring) == (60, 60)  # the attack works on what was not forgotten
+
+        await end_epochs_once(await pools.get("asm_retention"), store, keyring, PERIODS, over)
+        now_store = await readable(backup, KeyStore(keys).keyring())
+        assert now_store == (0, 60)
+
+        # Within its age a backup of the key store still opens them: that is why the certificate is not final.
+        [(found, _)] = list_backups(backups)
+        shutil.copytree(found, attacker)
+        shutil.copy(keys / "root.key", attacker)
+        attacker.chmod(0o700)
+        with_old_keys = await readable(backup, KeyStore(attacker).keyring())
+        assert with_old_keys == (60, 60)
+        pool, final_at = await pools.get("asm_retention"), over + timedelta(days=PERIODS.key_backup_days)
+        made = [made_at for _, made_at in list_backups(backups)]
+        assert (await finish_once(pool, store, PERIODS, made, final_at - timedelta(seconds=1)))["final"] == 0
+        assert (await finish_once(pool, store, PERIODS, made, final_at))["final"] == 0  # somebody kept it: an alert
+        found_alerts = await alerts.list_alerts(await database.connect("asm_sync"), closed=False, limit=10)
+        assert AlertKind.KEY_BACKUP_TOO_OLD in {alert.kind for alert in found_alerts}
+
+        assert expire_backups(backups, PERIODS.key_backup_days, final_at) == 1
+        assert list_backups(backups) == []
+        assert (await finish_once(pool, store, PERIODS, [], final_at))["final"] == 2
+        assert (await finish_once(pool, store, PERIODS, [], final_at))["final"] == 0  # said once
+    finally:
+        await backup.close()
+        await superuser.execute(f"DROP DATABASE {old} WITH (FORCE)")
+    [end] = [
+        body for body in await told(pools) if (body["action"], body["object"]) == ("retention.end", f"epoch/{epoch}")
+    ]
+    assert end["details"]["keys"] == [f"data/{epoch}/1", f"index/{epoch}/1"]
+    assert (end["details"]["stays"], end["details"]["kept"]) == (20, 0)
+    assert datetime.fromisoformat(end["details"]["no_copy_after"]) == final_at.replace(
+        microsecond=datetime.fromisoformat(end["details"]["no_copy_after"]).microsecond
+    )
+
+
+# -- erasure of single stays -------------------------------------------------------------------------------------------
+
+
+async def test_a_stay_that_has_not_ended_or_is_not_carried_is_not_erased(
+    house: House, pools: Pools, store: KeyStore, clock: Clock
+) -> None:
+    stay, pool = await house.guest(1, leaves=False), await pools.get("asm_retention")
+    with pytest.raises(NotErasable, match="has not ended"):
+        await erase_stay(pool, store, stay, "yêu cầu", "operator:test", PERIODS, clock(), urgent=False)
+    await house.act(ActKind.CHECK_OUT, {"departed_at": clock().isoformat()}, stay_id=stay)
+    with pytest.raises(NotErasable, match="on its way"):
+        await erase_stay(pool, store, stay, "yêu cầu", "operator:test", PERIODS, clock(), urgent=False)
+    with pytest.raises(NotErasable, match="no such stay"):
+        await erase_stay(pool, store, uuid7(), "yêu cầu", "operator:test", PERIODS, clock(), urgent=False)
+    assert await stays_left(pools.database) == {stay}
+
+
+async def test_an_erased_stay_is_gone_with_all_that_names_it_and_final_when_the_last_backup_is(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, clock: Clock
+) -> None:
+    stay, other = await house.guest(1), await house.guest(2)
+    pool = await pools.get("asm_retention")
+    erasure = await erase_stay(pool, store, stay, "yêu cầu", "operator:test", PERIODS, clock(), urgent=False)
+    assert await erase_stay(pool, store, stay, "yêu cầu", "operator:test", PERIODS, clock(), urgent=False) == erasure
+    connection = await pools.database.connect()
+    for table, key in (
+        ("stays", "id"),
+        ("stay_versions", "stay_id"),
+        ("source_refs", "stay_id"),
+        ("sync_log", "stay_id"),
+    ):
+        assert await connection.fetchval(f"SELECT count(*) FROM {table} WHERE {key} = $1", stay) == 0, table
+    assert await stays_left(pools.database) == {other}
+    assert (await verify_stays(pool, await pools.get("asm_audit"), keyring, [], sample=None)).faults == []
+    assert await forgotten(await pools.database.connect("asm_sync"), [stay, other]) == {stay}
+    assert (await finish_once(pool, store, PERIODS, None, clock() + timedelta(days=34)))["final"] == 0
+    assert (await finish_once(pool, store, PERIODS, None, clock() + timedelta(days=35)))["final"] == 1
+    assert [body["action"] for body in await told(pools)] == ["erasure.erase", "erasure.final"]
+
+
+async def test_an_urgent_erasure_makes_the_stay_unreadable_in_every_database_backup(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, clock: Clock, epoch: int
+) -> None:
+    stay = await house.guest(1)
+    for index in range(2, 6):
+        await house.guest(index)
+    connection = await pools.database.connect()
+    columns = ", ".join(StayRow.__slots__)
+    [row] = await connection.fetch(f"SELECT {columns} FROM stays WHERE id = $1", stay)
+    backed_up = StayRow(*row)
+    pool, now = await pools.get("asm_retention"), clock()
+    erasure = await erase_stay(pool, store, stay, "yêu cầu", "operator:test", PERIODS, now, urgent=True)
+    assert (erasure.key_version, erasure.final_at) == (1, None)
+    open_contents(keyring, backed_up)  # not yet: the month has to be sealed anew first
+    assert (await finish_once(pool, store, PERIODS, [], now))["waiting"] == 1
+    for _ in range(4):
+        keyring.reload()
+        await reencrypt_once(pool, keyring, lambda name: store.retire_data_key(name, now), now)  # noqa: B023
+        now += SETTLE
+    assert {
+        str(key.name) for key in store.read() if key.name.purpose is KeyPurpose.DATA and key.name.epoch == epoch
+    } == {f"data/{epoch}/2"}
+    keyring.reload()
+    with pytest.raises(Tampered):
+        open_contents(keyring, backed_up)
+    assert await readable(connection, keyring) == (12, 12)
+    assert (await finish_once(pool, store, PERIODS, [], now))["keys_gone"] == 1
+    assert (await finish_once(pool, store, PERIODS, [now], now + timedelta(days=29)))["final"] == 0
+    assert (await finish_once(pool, store, PERIODS, [now + timedelta(1)], now + timedelta(days=30)))["final"] == 1
+    assert (await verify_stays(pool, await pools.get("asm_audit"), keyring, [], sample=None)).faults == []
+
+
+async def test_a_crash_before_the_new_key_of_an_urgent_erasure_is_made_good_by_the_job(
+    house: House, pools: Pools, store: KeyStore, clock: Clock, epoch: int
+) -> None:
+    stay, pool = await house.guest(1), await pools.get("asm_retention")
+    fuse = [0]
+    mortal = Mortal(store, fuse)
+
+    def die(*_: Any) -> None:
+        raise Crashed
+
+    mortal.renew_data_key = die  # type: ignore[attr-defined]
+    with pytest.raises(Crashed):
+        await erase_stay(pool, mortal, stay, "yêu cầu", "operator:test", PERIODS, clock(), urgent=True)  # type: ignore[arg-type]
+    await finish_once(pool, store, PERIODS, None, clock())
+    assert f"data/{epoch}/2" in {str(key.name) for key in store.read()}
+
+
+def test_backups_of_the_key_store_are_removed_when_they_are_too_old_and_only_they(
+    store: KeyStore, tmp_path: Path, clock: Clock
+) -> None:
+    folder = tmp_path / "backups"
+    for days in (40, 30, 1):
+        make_backup(tmp_path / "keys", folder, clock() - timedelta(days=days))
+    (folder / "of-somebody-else").mkdir()
+    assert expire_backups(folder, 30, clock()) == 2
+    assert sorted(path.name[:8] for path in folder.iterdir()) == ["asm-keys", "of-someb"]
+    assert not (list_backups(folder)[0][0] / "root.key").exists()
+
+
+def test_the_bounds_of_a_month_are_what_its_end_is_reckoned_from() -> None:
+    assert retention._end_of(202612).isoformat() == "2027-01-01T00:00:00+00:00"
+    assert epoch_bounds(202612)[1] == epoch_bounds(202701)[0]
