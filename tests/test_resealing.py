@@ -382,7 +382,8 @@ async def test_every_table_that_holds_sealed_records_is_gone_through(
             AND table_name !~ '_[0-9]{6}$'
         """
     )
-    assert {row["table_name"] for row in columns} == set(sealed.TABLES)
+    within_one_transaction = {"held_stays", "held_stay_versions"}
+    assert {row["table_name"] for row in columns} - within_one_transaction == set(sealed.TABLES)
     outcome, *_ = await house.fill(1)
     assert outcome.stay
     place, month_id = house.facility.id, outcome.stay.id

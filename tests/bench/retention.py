@@ -114,8 +114,7 @@ async def measure(folder: Path) -> dict[str, Any]:
         await create_partitions(connection, epoch_at(at), *epoch_bounds(epoch_at(at)))
         await connection.execute(
             "INSERT INTO facilities (code, name, kind, province, commune, address, authority, capacity, sandbox,"
-            f" created_at) VALUES ('{CODE}', 'Cơ sở mẫu', 'hotel_4_star', '109', '11953', '1 Đường Mẫu', 'CA', 9,"
-            " false, now())"
+            f" created_at) VALUES ('{CODE}', 'Cơ sở mẫu', 'hotel_4_star', '109', '11953', 'Mẫu', 'CA', 9, false, now())"
         )
         await fill(connection, keyring, at)
         await connection.close()
