@@ -233,6 +233,19 @@ async def test_an_unknown_stay_is_not_found(desk: Desk) -> None:
         await desk.inspect(uuid7())
 
 
+async def test_a_stay_whose_confirmation_was_lost_is_shown_where_the_conservation_law_counts_it(desk: Desk) -> None:
+    queued, refused = await desk.declare(2)
+    await desk.root.execute(
+        "INSERT INTO sync_log (facility_id, stay_id, version, confirmed_at, verification, lost_at)"
+        " SELECT facility_id, stay_id, version, now(), 'matched', now() FROM sync_queue"
+    )
+    await refuse(desk.root, refused)
+    assert await desk.places() == (0, 1, 0, 1)
+    shown = [await desk.inspect(stay) for stay in (queued, refused)]
+    assert [each.place for each in shown] == ["queued", "refused"]
+    assert [version.confirmed_at for each in shown for version in each.versions] == [None, None]
+
+
 async def test_a_stay_is_shown_where_it_stands_and_never_what_is_declared_of_it(desk: Desk) -> None:
     first, second, third = await desk.declare(3)
     await desk.intake.submit([command(desk.facility, ActKind.CORRECT, {"room": "305"}, desk.clock, stay_id=first)])

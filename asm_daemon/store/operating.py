@@ -203,8 +203,9 @@ async def list_versions(connection: Connection, facility_id: int, stay_id: UUID)
             UNION ALL
             SELECT version, status, event, received_at FROM stay_versions WHERE facility_id = $1 AND stay_id = $2
         ) AS versions
-        LEFT JOIN (SELECT version, confirmed_at FROM sync_log WHERE facility_id = $1 AND stay_id = $2) AS log
-            USING (version)
+        LEFT JOIN (
+            SELECT version, confirmed_at FROM sync_log WHERE facility_id = $1 AND stay_id = $2 AND lost_at IS NULL
+        ) AS log USING (version)
         LEFT JOIN (SELECT version FROM sync_queue WHERE facility_id = $1 AND stay_id = $2) AS queue USING (version)
         ORDER BY version DESC LIMIT $3
         """,
