@@ -24,10 +24,9 @@ from asm_daemon.pacing import FIRST_STAY
 from asm_daemon.store import alerts
 from asm_daemon.store import compare as store
 from asm_daemon.store import sync as sync_store
-from asm_daemon.store.compare import Found, Requeued
+from asm_daemon.store.compare import ConfirmedStay, Found, Requeued
 from asm_daemon.store.sync import Confirmation
 from connectors.population.client import PopulationClient
-from connectors.population.simulator import migrate, seed_persons
 from schemas.act import ActKind
 from schemas.operating import RefusedQuery
 from schemas.population import (
@@ -38,8 +37,8 @@ from schemas.population import (
     Verification,
     range_digest,
 )
-from tests.conftest import Database, cloned
-from tests.population.conftest import Simulator, running, speaking_to
+from tests.conftest import Database, cloned, emptied
+from tests.population.conftest import Simulator, holding_nothing, seeded, speaking_to
 from tests.stack import Clock, FacilityMaker, Pools, command, declaration
 
 LIMITS = CompareLimits(range_stays=4, part_stays=2, ranges=3)
@@ -155,32 +154,18 @@ async def clone(server: EmbeddedPostgres, superuser: asyncpg.Connection, templat
 
 @pytest.fixture
 async def database(clone: Database) -> AsyncIterator[Database]:
-    """One clone for all tests here, emptied before each: a clone is what takes longest."""
-    made = Database(clone.name, clone.url)
-    await (await made.connect()).execute(
-        "TRUNCATE sync_queue, sync_wait, sync_refused, sync_log, sync_workers, stays, stay_versions, source_refs,"
-        " in_house, receipt_batches, facilities, comparisons, operator_alerts CASCADE;"
-        "UPDATE leases SET owner = NULL, fence = 0, expires_at = '-infinity'"
-    )
-    yield made
-    await made.close()
+    async with emptied(clone) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 async def simulator_database(server: EmbeddedPostgres, superuser: asyncpg.Connection) -> str:
-    await superuser.execute("CREATE DATABASE population_of_compare TEMPLATE template0 STRATEGY file_copy")
-    url = server.dsn(database="population_of_compare")
-    await migrate(url)
-    connection = await asyncpg.connect(url)
-    await seed_persons(connection, 0, 100)
-    await connection.close()
-    return url
+    return await seeded(server, superuser, "population_of_compare", 100)
 
 
 @pytest.fixture
 async def simulator(simulator_database: str) -> AsyncIterator[Simulator]:
-    async with running(simulator_database) as made:
-        await made.pool.execute("TRUNCATE stays, effects, sender_violations")
+    async with holding_nothing(simulator_database) as made:
         yield made
 
 

@@ -30,7 +30,6 @@ from asm_daemon.store import sync as store
 from asm_daemon.store.sync import Confirmation, Conservation, Postponement, WaitReason
 from asm_daemon.sync import Population, SyncCounts, SyncLimits, Worker
 from connectors.population.client import PopulationClient
-from connectors.population.simulator import migrate, seed_persons
 from schemas.act import ActKind
 from schemas.operating import Acted, RefusedQuery, Selection, Settlement
 from schemas.population import (
@@ -42,8 +41,8 @@ from schemas.population import (
     Verification,
     canonical,
 )
-from tests.conftest import Database, cloned
-from tests.population.conftest import Simulator, running, speaking_to
+from tests.conftest import Database, cloned, emptied
+from tests.population.conftest import Simulator, holding_nothing, seeded, speaking_to
 from tests.population.items import guest, item
 from tests.silence import silent
 from tests.stack import Clock, FacilityMaker, Pools, command, declaration
@@ -67,33 +66,19 @@ async def clone(server: EmbeddedPostgres, superuser: asyncpg.Connection, templat
 
 @pytest.fixture
 async def database(clone: Database) -> AsyncIterator[Database]:
-    """One clone for all tests here, emptied before each: there are many, and a clone is what takes longest."""
-    made = Database(clone.name, clone.url)
-    await (await made.connect()).execute(
-        "TRUNCATE sync_queue, sync_wait, sync_refused, sync_log, sync_workers, stays, stay_versions, source_refs,"
-        " in_house, receipt_batches, verification_answers, facilities CASCADE;"
-        "UPDATE leases SET owner = NULL, fence = 0, expires_at = '-infinity'"
-    )
-    yield made
-    await made.close()
+    async with emptied(clone) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")
 async def simulator_database(server: EmbeddedPostgres, superuser: asyncpg.Connection) -> str:
     """The URL of a simulator's database, apart from the one that the simulator's own tests empty."""
-    await superuser.execute("CREATE DATABASE population_of_sync TEMPLATE template0 STRATEGY file_copy")
-    url = server.dsn(database="population_of_sync")
-    await migrate(url)
-    connection = await asyncpg.connect(url)
-    await seed_persons(connection, 0, 100)
-    await connection.close()
-    return url
+    return await seeded(server, superuser, "population_of_sync", 100)
 
 
 @pytest.fixture
 async def simulator(simulator_database: str) -> AsyncIterator[Simulator]:
-    async with running(simulator_database) as made:
-        await made.pool.execute("TRUNCATE stays, effects, sender_violations")
+    async with holding_nothing(simulator_database) as made:
         yield made
 
 
