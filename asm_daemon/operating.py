@@ -12,7 +12,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -98,26 +98,42 @@ async def overview(pool: asyncpg.Pool) -> SyncState:
     )
 
 
+class _Page(NamedTuple):
+    """Which stays a list is asked for. One more than `limit` is read, to know whether there are others."""
+
+    choice: Choice
+    after: UUID
+    limit: int
+
+    @classmethod
+    def of(cls, query: RefusedQuery | WaitingQuery) -> _Page:
+        return cls(Choice(None, query.code, query.facility, query.before), query.after or _FIRST_STAY, query.limit)
+
+    def following(self, found: Sequence[store.Refused | store.Waiting]) -> str | None:
+        """The stay after which the next page begins; None if `found` is all."""
+        return str(found[self.limit - 1].stay_id) if len(found) > self.limit else None
+
+
 async def list_refused(pool: asyncpg.Pool, query: RefusedQuery, now: datetime) -> RefusedStates:
     """A page of what waits for a human. `next` is the stay id after which the following page begins."""
-    choice = Choice(None, query.code, query.facility, query.before)
+    asked = _Page.of(query)
     async with pool.acquire() as connection:
         found = await store.list_refused(
-            connection, choice, settled=query.settled, after=query.after or _FIRST_STAY, limit=query.limit + 1
+            connection, asked.choice, settled=query.settled, after=asked.after, limit=asked.limit + 1
         )
-    page = [_refused(each, now) for each in found[: query.limit]]
-    return RefusedStates(refused=page, next=page[-1].stay_id if len(found) > query.limit else None)
+    page = [_refused(each, now) for each in found[: asked.limit]]
+    return RefusedStates(refused=page, next=asked.following(found))
 
 
 async def list_waiting(pool: asyncpg.Pool, query: WaitingQuery, now: datetime) -> WaitingStates:
     """A page of what is tried again later. `next` is the stay id after which the following page begins."""
-    choice = Choice(None, query.code, query.facility, query.before)
+    asked = _Page.of(query)
     async with pool.acquire() as connection:
         found = await store.list_waiting(
-            connection, choice, reason=query.reason, after=query.after or _FIRST_STAY, limit=query.limit + 1
+            connection, asked.choice, reason=query.reason, after=asked.after, limit=asked.limit + 1
         )
-    page = [_waiting(each, now) for each in found[: query.limit]]
-    return WaitingStates(waiting=page, next=page[-1].stay_id if len(found) > query.limit else None)
+    page = [_waiting(each, now) for each in found[: asked.limit]]
+    return WaitingStates(waiting=page, next=asked.following(found))
 
 
 async def inspect(pool: asyncpg.Pool, actor: str, stay_id: UUID, now: datetime, ask: Ask | None) -> StayInspection:
