@@ -81,7 +81,7 @@ class _Differences:
     missing: list[ConfirmedStay] = field(default_factory=list)
     stale: list[ConfirmedStay] = field(default_factory=list)
     differing: list[ConfirmedStay] = field(default_factory=list)
-    unrecorded: list[ConfirmedStay] = field(default_factory=list)
+    unrecorded: list[ConfirmedStay] = field(default_factory=list)  # with the digest that they hold
     extra: list[_Extra] = field(default_factory=list)
     requests: int = 0
 
@@ -92,7 +92,7 @@ class _Differences:
         elif held.version < ours.version:
             self.stale.append(ours)
         elif held.version == ours.version and ours.digest is None:
-            self.unrecorded.append(ours)
+            self.unrecorded.append(ours._replace(digest=held.digest))
         elif held.version == ours.version and held.digest != ours.digest:
             self.differing.append(ours)
 
@@ -115,7 +115,7 @@ class _Differences:
         """What is to be carried again. Other content of the same version is for them to accept or refuse."""
         return [
             Requeued(stay.facility_id, stay.stay_id, stay.version, lane_of(stay.facility_id))
-            for stay in (*self.missing, *self.stale, *self.differing, *self.unrecorded)
+            for stay in (*self.missing, *self.stale, *self.differing)
         ]
 
 
@@ -211,9 +211,14 @@ class _Progress:
         self._agreed_until = one.end
 
     async def settle(self, one: OurRange, differences: _Differences) -> None:
-        """Queue again what they lack, tell the operator, and come past the range: together or not at all."""
+        """Queue again what they lack, tell the operator, and come past the range: together or not at all.
+
+        A digest that was never kept here is taken from them: built anew of what the facility is today, the item could
+        be another than the one they confirmed.
+        """
         async with self.pool.acquire() as connection, connection.transaction():
             repaired = await store.requeue(connection, differences.repairs(), self.now)
+            await store.keep_digests(connection, differences.unrecorded)
             await _alert(connection, one, differences, self.now)
             await self._advance(connection, one.end, differences.counted(one, repaired))
         self.requests += differences.requests

@@ -339,14 +339,28 @@ async def test_other_content_under_the_same_version_is_theirs_to_refuse_and_ends
     assert await stage.compare() == NOTHING | {"ranges": 1, "stays": 1}  # who waits for a human is not drift
 
 
-async def test_what_was_confirmed_without_a_digest_is_carried_once_more_and_that_is_no_alert(stage: Stage) -> None:
-    await stage.confirmed(3)
+async def test_of_what_was_confirmed_without_a_digest_theirs_is_kept_even_if_the_facility_has_moved_since(
+    stage: Stage,
+) -> None:
+    lost, *_ = await stage.confirmed(3)
     await stage.execute("UPDATE sync_log SET digest = NULL")
+    await stage.execute("UPDATE facilities SET commune = '11977'")
+    await stage.theirs("DELETE FROM stays WHERE stay_id = $1", lost)
     counts = await stage.compare()
-    assert (counts["unrecorded"], counts["repaired"]) == (3, 3)
-    assert await stage.alerts() == {}
+    assert (counts["missing"], counts["unrecorded"], counts["repaired"]) == (1, 2, 1)
+    assert (await stage.law()).queued == 1
     await stage.repaired()
-    assert len(await stage.simulator.effects()) == 3
+    assert (await stage.law()).refused == 0
+    assert len(await stage.simulator.effects()) == 4
+
+
+async def test_only_a_digest_that_is_lacking_is_kept_from_them(stage: Stage) -> None:
+    [stay_id] = await stage.confirmed()
+    async with (await stage.pool()).acquire() as connection:
+        [before] = await store.confirmed_stays(connection, FIRST_STAY, compare.LAST_STAY)
+        told = ConfirmedStay(stage.facility.id, stay_id, 1, "00" * 32)
+        await store.keep_digests(connection, [told, told._replace(version=2)])
+        assert await store.confirmed_stays(connection, FIRST_STAY, compare.LAST_STAY) == [before]
 
 
 async def test_a_restored_backup_of_theirs_is_filled_up_again(stage: Stage) -> None:
