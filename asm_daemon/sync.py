@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol
@@ -23,7 +23,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from asm_daemon import verification
 from asm_daemon.crypto import Keyring, KeyStoreError, Tampered, UnknownEpoch, epoch_of
 from asm_daemon.model import LANES, Contents, StayRow
-from asm_daemon.pacing import DATABASE_AWAY, DATABASE_RETRY_SECONDS, Breaker, Cursor, Doorbell
+from asm_daemon.pacing import DATABASE_AWAY, DATABASE_RETRY_SECONDS, Breaker, Cursor, Doorbell, answering
 from asm_daemon.sealing import open_contents
 from asm_daemon.store import leases
 from asm_daemon.store import sync as store
@@ -501,7 +501,7 @@ class Worker:
             return letters
         try:
             findings.requests += 1
-            async with _answering(self.limits.answer_seconds):
+            async with answering(self.limits.answer_seconds):
                 states = await self._population.status([letter.item.stay_id for letter in unclear])
         except (Unreachable, Ambiguous) as error:
             self._request_failed(letters, findings, error, WaitReason.UNREACHABLE)  # asking changes nothing
@@ -532,7 +532,7 @@ class Worker:
             return
         try:
             findings.requests += 1
-            async with _answering(self.limits.answer_seconds):
+            async with answering(self.limits.answer_seconds):
                 answer = await self._population.send([letter.item for letter in letters])
         except Unreachable as error:
             self._request_failed(letters, findings, error, WaitReason.UNREACHABLE)
@@ -651,16 +651,6 @@ def _told_refused(refused: Iterable[RefusedVersion], now: datetime) -> list[NewE
 
 def _clock() -> float:
     return asyncio.get_running_loop().time()
-
-
-@asynccontextmanager
-async def _answering(seconds: float) -> AsyncIterator[None]:
-    """An answer that does not come in time is an ambiguous one, should the client's own timeouts fail."""
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError:
-        raise Ambiguous("timeout") from None
 
 
 # -- for the command line and tests ------------------------------------------------------------------------------------

@@ -248,6 +248,37 @@ async def test_a_service_that_cannot_tell_digests_is_left_alone(stage: Stage) ->
 
 
 @dataclass
+class Silent:
+    """The real client, but for one question that is never answered."""
+
+    client: PopulationClient
+    unanswered: str
+
+    async def digests(self, ranges: Sequence[IdRange]) -> Mapping[IdRange, RangeDigest]:
+        if self.unanswered == "digests":
+            await asyncio.Event().wait()
+        return await self.client.digests(ranges)
+
+    async def held(self, wanted: IdRange) -> HeldPage:
+        if self.unanswered == "held":
+            await asyncio.Event().wait()
+        return await self.client.held(wanted)
+
+
+@pytest.mark.parametrize("operation", ["digests", "held"])
+async def test_a_client_that_never_answers_does_not_hold_up_the_comparison(stage: Stage, operation: str) -> None:
+    lost, *_ = await stage.confirmed(3)
+    await stage.theirs("DELETE FROM stays WHERE stay_id = $1", lost)
+    silent = Silent(stage.post.client, operation)
+    async with asyncio.timeout(20):
+        counts = await compare_all(
+            await stage.pool(), silent, stage.clock(), limits=replace(LIMITS, answer_seconds=0.05)
+        )
+    assert counts == NOTHING | {"failed_requests": 1}
+    assert (await stage.compare())["missing"] == 1
+
+
+@dataclass
 class Liar:
     """A service that says of everything what it is told to say."""
 

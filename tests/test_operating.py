@@ -383,7 +383,22 @@ async def test_the_figures_tell_how_much_waits_and_for_how_long(desk: Desk) -> N
     assert 7200 <= (figure("asm_sync_oldest_refused_seconds") or 0) < 8000
     assert (figure("asm_audit_pending") or 0) > 0
     assert (figure("asm_sync_lanes_held"), figure("asm_operator_alerts_open", kind="extra_stay")) == (0, 0)
+    assert figure("asm_compare_finished_age_seconds") == 0
     await desk.replay(facility=desk.facility.code)
     await operating.measure_once(*pools, desk.clock())
     assert figure("asm_sync_backlog", place="refused", reason="") == 0
     assert figure("asm_sync_oldest_refused_seconds") == 0
+
+
+async def test_the_figures_tell_since_when_no_comparison_has_finished(desk: Desk) -> None:
+    pools = await desk.pool(), await desk.pools.get("asm_audit")
+    hours = """
+        INSERT INTO comparisons (started_at, next_id, finished_at)
+        SELECT $1::timestamptz - interval '1 hour' * $2, gen_random_uuid(), $1::timestamptz - interval '1 hour' * $3
+    """
+    await desk.root.execute(hours, desk.clock(), 9, None)
+    await operating.measure_once(*pools, desk.clock())
+    assert figure("asm_compare_finished_age_seconds") == 9 * 3600, "the first is under way"
+    await desk.root.execute(hours, desk.clock(), 8, 7)
+    await operating.measure_once(*pools, desk.clock())
+    assert figure("asm_compare_finished_age_seconds") == 7 * 3600
