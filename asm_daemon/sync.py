@@ -41,6 +41,7 @@ from asm_daemon.store.sync import (
 from schemas.codes import DocumentType, FacilityKind, Gender
 from schemas.population import (
     BATCH_LIMIT,
+    FORM_CODES,
     Ambiguous,
     BatchAnswer,
     ItemStatus,
@@ -64,6 +65,7 @@ STAYS = Counter("asm_sync_stays", "What became of stays that this process carrie
 REQUESTS = Counter("asm_sync_requests", "Requests to the population database", ["outcome"])
 BREAKER = Gauge("asm_sync_breaker", "1 for the state of this process's breaker, 0 for the others", ["state"])
 
+_TOLD_CODES = FORM_CODES | {Outcome.STALE, "no_such_stay", "tampered", "unsendable"}
 _ITEMS_PER_TURN = 50  # opened and built before other tasks get a turn of the event loop
 _LEAVE_SECONDS = 2.0
 _LONGEST_EXPONENT = 16
@@ -641,11 +643,16 @@ def tell_breaker(breaker: Breaker) -> None:
 
 
 def _told_refused(refused: Iterable[RefusedVersion], now: datetime) -> list[NewEvent]:
-    """Owners hear of every version that waits for a human, once: that it was sent again in vain is no news to them."""
+    """Owners hear of a version that waits for a human, once: that it was sent again in vain is no news to them.
+
+    Not of one refused with a code that the contract does not name: it may be about the guest, and then the events would
+    tell of strangers what `asm_daemon.verification` bounds. The operator sees it.
+    """
     kind = EventKind.REFUSED
     return [
         NewEvent(event_id_of(kind, one.stay_id, one.version), one.facility_id, kind, one.stay_id, now)
         for one in refused
+        if one.code in _TOLD_CODES
     ]
 
 

@@ -35,7 +35,9 @@ from schemas.operating import Acted, RefusedQuery, Selection, Settlement
 from schemas.population import (
     BatchAnswer,
     ItemStatus,
+    Outcome,
     PopulationItem,
+    PopulationResult,
     PopulationState,
     Unreachable,
     Verification,
@@ -423,6 +425,42 @@ async def test_an_owner_hears_once_of_each_version_that_waits_for_a_human(
     assert await stage.change(stay_id, ActKind.CORRECT, room="404") == 2
     assert (await stage.push(client)).refused == 1
     assert await told() == [stay_id, stay_id], "a new version is another matter"
+
+
+@dataclass
+class Refusing:
+    """A service that refuses everything with one code."""
+
+    code: str
+
+    async def send(self, items: Sequence[PopulationItem]) -> BatchAnswer:
+        results = {
+            one.stay_id: PopulationResult(
+                stay_id=one.stay_id,
+                version=one.version,
+                outcome=Outcome.REFUSED,
+                code=self.code,
+                verification=Verification.NOT_CHECKED,
+            )
+            for one in items
+        }
+        return BatchAnswer(results=results, unanswered=frozenset())
+
+    async def status(self, stay_ids: Sequence[UUID]) -> Mapping[UUID, PopulationState]:
+        nothing = {"version": None, "digest": None, "verification": None}
+        return {stay_id: PopulationState.model_validate({"stay_id": stay_id} | nothing) for stay_id in stay_ids}
+
+
+@pytest.mark.parametrize(("code", "heard"), [("person_is_wanted", 0), ("invalid_item", 1)])
+async def test_the_owner_hears_of_no_refusal_whose_code_the_contract_does_not_name(
+    stage: Stage, code: str, heard: int
+) -> None:
+    [stay_id] = await stage.declare()
+    await (await stage.database.connect()).execute("DELETE FROM owner_events_pending")
+    assert (await stage.push(Refusing(code))).refused == 1
+    assert await stage.refused() == {stay_id: code}
+    connection = await stage.database.connect("asm_sync")
+    assert await connection.fetchval("SELECT count(event_id) FROM owner_events_pending") == heard
 
 
 async def test_what_is_refused_again_after_it_was_settled_alarms_again(stage: Stage, client: PopulationClient) -> None:
