@@ -214,12 +214,12 @@ async def test_operators_whose_answers_hang_hold_up_no_sign_of_life(
     async with aiohttp.ClientSession() as session:
         async with blocker.transaction():
             await blocker.execute("LOCK sync_refused")
-            asked = [asyncio.create_task(look(session)) for _ in range(20)]
+            asked = [asyncio.create_task(look(session)) for _ in range(OPERATOR_CONNECTIONS + 3)]
 
             async def only_those_with_a_connection_wait() -> bool:
                 return sum(not one.done() for one in asked) <= OPERATOR_CONNECTIONS
 
-            await _until(only_those_with_a_connection_wait, 15)
+            await _until(only_those_with_a_connection_wait)
             async with asyncio.timeout(5):
                 await site.daemon.worker.beat()
         answers = await asyncio.gather(*asked)
