@@ -21,7 +21,7 @@ import structlog
 
 from asm_daemon.crypto import epoch_bounds
 from asm_daemon.model import lane_of
-from asm_daemon.pacing import FIRST_STAY
+from asm_daemon.pacing import FIRST_STAY, answering
 from asm_daemon.store import Connection, alerts
 from asm_daemon.store import compare as store
 from asm_daemon.store.alerts import AlertKind
@@ -53,13 +53,15 @@ class CompareLimits:
     """How finely is compared: stays of a range, of its parts, and how many ranges one activation compares.
 
     A part is listed, so it should not exceed what one page tells. An activation ends early, behind a range that
-    differs, once it took `requests`: what a service has lost altogether is not queued again all at once.
+    differs, once it took `requests`: what a service has lost altogether is not queued again all at once. An answer that
+    takes longer than `answer_seconds` does not come.
     """
 
     range_stays: int = 4096
     part_stays: int = 128
     ranges: int = 64
     requests: int = 500
+    answer_seconds: float = 45.0
 
 
 class _Overtaken(Exception):
@@ -81,7 +83,7 @@ class _Differences:
     missing: list[ConfirmedStay] = field(default_factory=list)
     stale: list[ConfirmedStay] = field(default_factory=list)
     differing: list[ConfirmedStay] = field(default_factory=list)
-    unrecorded: list[ConfirmedStay] = field(default_factory=list)
+    unrecorded: list[ConfirmedStay] = field(default_factory=list)  # with the digest that they hold
     extra: list[_Extra] = field(default_factory=list)
     requests: int = 0
 
@@ -92,7 +94,7 @@ class _Differences:
         elif held.version < ours.version:
             self.stale.append(ours)
         elif held.version == ours.version and ours.digest is None:
-            self.unrecorded.append(ours)
+            self.unrecorded.append(ours._replace(digest=held.digest))
         elif held.version == ours.version and held.digest != ours.digest:
             self.differing.append(ours)
 
@@ -115,7 +117,7 @@ class _Differences:
         """What is to be carried again. Other content of the same version is for them to accept or refuse."""
         return [
             Requeued(stay.facility_id, stay.stay_id, stay.version, lane_of(stay.facility_id))
-            for stay in (*self.missing, *self.stale, *self.differing, *self.unrecorded)
+            for stay in (*self.missing, *self.stale, *self.differing)
         ]
 
 
@@ -175,7 +177,7 @@ async def _compare_part(
     progress, failed = _Progress(pool, current, now), 0
     try:
         try:
-            theirs = await population.digests([_bounds(one) for one in ours])
+            theirs = await _ask(population, ours, limits)
             for one in ours:
                 if _agree(one, theirs):
                     progress.agree(one)
@@ -211,9 +213,14 @@ class _Progress:
         self._agreed_until = one.end
 
     async def settle(self, one: OurRange, differences: _Differences) -> None:
-        """Queue again what they lack, tell the operator, and come past the range: together or not at all."""
+        """Queue again what they lack, tell the operator, and come past the range: together or not at all.
+
+        A digest that was never kept here is taken from them: built anew of what the facility is today, the item could
+        be another than the one they confirmed.
+        """
         async with self.pool.acquire() as connection, connection.transaction():
             repaired = await store.requeue(connection, differences.repairs(), self.now)
+            await store.keep_digests(connection, differences.unrecorded)
             await _alert(connection, one, differences, self.now)
             await self._advance(connection, one.end, differences.counted(one, repaired))
         self.requests += differences.requests
@@ -240,19 +247,28 @@ async def _differences(
     """What differs in a range whose digests did, looked for in its parts only. Raises Unreachable or Ambiguous."""
     async with pool.acquire() as connection:
         parts = await store.digest_ranges(connection, one.start, one.end, limits.part_stays, BATCH_LIMIT)
-    theirs = await population.digests([_bounds(part) for part in parts])
+    theirs = await _ask(population, parts, limits)
     differences = _Differences(requests=1)
     for part in parts:
         if not _agree(part, theirs):
-            await _list(pool, population, _bounds(part), differences)
+            await _list(pool, population, _bounds(part), differences, limits)
     return differences
 
 
-async def _list(pool: asyncpg.Pool, population: ComparedPopulation, part: IdRange, differences: _Differences) -> None:
+async def _ask(
+    population: ComparedPopulation, ours: Sequence[OurRange], limits: CompareLimits
+) -> Mapping[IdRange, RangeDigest]:
+    async with answering(limits.answer_seconds):
+        return await population.digests([_bounds(one) for one in ours])
+
+
+async def _list(
+    pool: asyncpg.Pool, population: ComparedPopulation, part: IdRange, differences: _Differences, limits: CompareLimits
+) -> None:
     """Compare a part stay by stay: first what rests here, then what they hold, then what is known here of the rest."""
     async with pool.acquire() as connection:
         ours = await store.confirmed_stays(connection, part.start, part.end)
-    held, told_until = await _held(population, part)
+    held, told_until = await _held(population, part, limits)
     differences.requests += 1
     resting = {stay.stay_id: stay.version for stay in ours}
     for stay in ours:
@@ -269,12 +285,15 @@ async def _list(pool: asyncpg.Pool, population: ComparedPopulation, part: IdRang
             differences.extra.append(_Extra(row.stay_id, row.version, version))
 
 
-async def _held(population: ComparedPopulation, part: IdRange) -> tuple[dict[UUID, HeldStay], UUID]:
+async def _held(
+    population: ComparedPopulation, part: IdRange, limits: CompareLimits
+) -> tuple[dict[UUID, HeldStay], UUID]:
     """What they hold of a part, and up to which id they told it: its end, unless they hold far too much."""
     rows: dict[UUID, HeldStay] = {}
     start = part.start
     for _ in range(PAGES_LIMIT):
-        page = await population.held(IdRange(start=start, end=part.end))
+        async with answering(limits.answer_seconds):
+            page = await population.held(IdRange(start=start, end=part.end))
         rows.update((row.stay_id, row) for row in page.results)
         if page.complete:
             return rows, part.end

@@ -103,8 +103,9 @@ KEY_MONTHS, PARTITION_MONTHS = 2, 4
 SYNC_SHARE = 0.4
 """The part of the shutdown time that the sync worker and the jobs may take; requests and intake come before them."""
 POOL_SIZES = {"asm_sync": 12}
-"""Connections of a login, where it is not 8. The sync worker takes up to 6 and its doorbell 1; jobs and operators share
-the others: a sign of life must not wait for what an operator looks at."""
+"""Connections of a login, where it is not 8. The sync worker takes up to 6 and its doorbell 1, jobs the others."""
+OPERATOR_CONNECTIONS = 2
+"""What operators have of their own, as asm_sync: a sign of life must not wait for what an operator looks at."""
 PUBLISH_HOUR = 8
 """A day is published after 08:00 of the next: then its last declarations were due (DOMAIN: arrivals after 23:00)."""
 
@@ -220,6 +221,8 @@ async def open_daemon(
         for role in ROLES:
             pools[role] = await open_pool(settings.database_url, role, min_size=0, max_size=POOL_SIZES.get(role, 8))
             stack.push_async_callback(pools[role].close)
+        operators = await open_pool(settings.database_url, "asm_sync", min_size=0, max_size=OPERATOR_CONNECTIONS)
+        stack.push_async_callback(operators.close)
         await prepare_months_once(key_store, pools["asm_retention"], now())
         keyring.reload()
         population = await stack.enter_async_context(
@@ -334,7 +337,7 @@ async def open_daemon(
             *police_routes(desk),
             *feed_routes(pools["asm_feeds"], watched.require_releases),
             *audit_routes(watched),
-            *admin_routes(pools["asm_sync"], doorbell.ring, population.status, measure),
+            *admin_routes(operators, doorbell.ring, population.status, measure),
             *page_routes(pools["asm_intake"], trial),
         )
         yield Daemon(

@@ -389,6 +389,8 @@ class Gate:
     def __init__(self, pool: asyncpg.Pool, cache_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         """`pool` is of the login asm_auth; `clock` gives seconds that never go back."""
         self._pool = pool
+        self._clock = clock
+        self._tries: dict[tuple[UUID, str], _Tries] = {}
         refusal_seconds = min(_REFUSAL_SECONDS, cache_seconds)
         self._keys: _Remembered[str, HeldKey] = _Remembered(cache_seconds, refusal_seconds, clock)
         self._sessions: _Remembered[bytes, HeldSession] = _Remembered(cache_seconds, refusal_seconds, clock)
@@ -436,10 +438,27 @@ class Gate:
         return await self._senders.get(names, lambda: self._ask(facilities.find_sender, *names))
 
     async def record_refusal(self, principal: Principal, wanted: str, now: datetime) -> None:
-        """Put on record that somebody asked for what others may do (`wanted`: method and pattern of the route)."""
-        entry = AuditEntry(now, principal.kind.value, str(principal.id), "access.refuse", details={"route": wanted})
-        async with self._pool.acquire(timeout=_ASK_SECONDS) as connection:
-            await audit.append(connection, entry)
+        """Put on record that somebody asked for what others may do (`wanted`: method and pattern of the route).
+
+        One entry a minute for each principal and route, for nothing can be removed from the audit: `times` counts what
+        came since the entry before, this time included. What fails to be recorded is recorded with the next.
+        """
+        tries = self._tries.setdefault((principal.id, wanted), _Tries())
+        tries.times += 1
+        if self._clock() < tries.quiet_until:
+            return
+        times, before = tries.times, tries.quiet_until
+        tries.times, tries.quiet_until = 0, self._clock() + REFUSALS_EVERY_SECONDS
+        details = {"route": wanted, "times": times}
+        entry = AuditEntry(now, principal.kind.value, str(principal.id), "access.refuse", details=details)
+        try:
+            async with self._pool.acquire(timeout=_ASK_SECONDS) as connection:
+                await audit.append(connection, entry)
+        except BaseException:
+            tries.times, tries.quiet_until = tries.times + times, before
+            raise
+        while len(self._tries) > _CACHED_LIMIT:
+            del self._tries[next(iter(self._tries))]
 
     async def _ask(self, question: Callable[..., Coroutine[Any, Any, _V | None]], *about: str | bytes) -> _V | None:
         try:
@@ -451,6 +470,17 @@ class Gate:
 
 
 _ASK_SECONDS = 5.0
+REFUSALS_EVERY_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class _Tries:
+    """How often somebody tried one route since it was last put on record, and until when it is only counted."""
+
+    times: int = 0
+    quiet_until: float = float("-inf")
+
+
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 

@@ -8,11 +8,10 @@ reads what is sealed.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -21,6 +20,7 @@ from prometheus_client import Gauge
 from asm_daemon import audit
 from asm_daemon.audit import AuditEntry
 from asm_daemon.model import LANES, lane_of
+from asm_daemon.pacing import answering
 from asm_daemon.problems import Refused
 from asm_daemon.store import Connection, alerts
 from asm_daemon.store import operating as store
@@ -76,6 +76,9 @@ OLDEST_EVENT = Gauge("asm_owner_events_oldest_seconds", "Age of the oldest of th
 AUDIT_PENDING = Gauge("asm_audit_pending", "Audit entries that are not sealed yet")
 OLDEST_AUDIT = Gauge("asm_audit_oldest_pending_seconds", "Age of the oldest of them; 0 without any")
 CHECKPOINT_AGE = Gauge("asm_audit_checkpoint_age_seconds", "Since the last checkpoint was signed; 0 before the first")
+COMPARED_AGE = Gauge(
+    "asm_compare_finished_age_seconds", "Since a comparison finished, or the first began; 0 before the first"
+)
 MEASURED_AT = Gauge("asm_measured_timestamp_seconds", "When the figures of the database were read last")
 
 
@@ -98,26 +101,42 @@ async def overview(pool: asyncpg.Pool) -> SyncState:
     )
 
 
+class _Page(NamedTuple):
+    """Which stays a list is asked for. One more than `limit` is read, to know whether there are others."""
+
+    choice: Choice
+    after: UUID
+    limit: int
+
+    @classmethod
+    def of(cls, query: RefusedQuery | WaitingQuery) -> _Page:
+        return cls(Choice(None, query.code, query.facility, query.before), query.after or _FIRST_STAY, query.limit)
+
+    def following(self, found: Sequence[store.Refused | store.Waiting]) -> str | None:
+        """The stay after which the next page begins; None if `found` is all."""
+        return str(found[self.limit - 1].stay_id) if len(found) > self.limit else None
+
+
 async def list_refused(pool: asyncpg.Pool, query: RefusedQuery, now: datetime) -> RefusedStates:
     """A page of what waits for a human. `next` is the stay id after which the following page begins."""
-    choice = Choice(None, query.code, query.facility, query.before)
+    asked = _Page.of(query)
     async with pool.acquire() as connection:
         found = await store.list_refused(
-            connection, choice, settled=query.settled, after=query.after or _FIRST_STAY, limit=query.limit + 1
+            connection, asked.choice, settled=query.settled, after=asked.after, limit=asked.limit + 1
         )
-    page = [_refused(each, now) for each in found[: query.limit]]
-    return RefusedStates(refused=page, next=page[-1].stay_id if len(found) > query.limit else None)
+    page = [_refused(each, now) for each in found[: asked.limit]]
+    return RefusedStates(refused=page, next=asked.following(found))
 
 
 async def list_waiting(pool: asyncpg.Pool, query: WaitingQuery, now: datetime) -> WaitingStates:
     """A page of what is tried again later. `next` is the stay id after which the following page begins."""
-    choice = Choice(None, query.code, query.facility, query.before)
+    asked = _Page.of(query)
     async with pool.acquire() as connection:
         found = await store.list_waiting(
-            connection, choice, reason=query.reason, after=query.after or _FIRST_STAY, limit=query.limit + 1
+            connection, asked.choice, reason=query.reason, after=asked.after, limit=asked.limit + 1
         )
-    page = [_waiting(each, now) for each in found[: query.limit]]
-    return WaitingStates(waiting=page, next=page[-1].stay_id if len(found) > query.limit else None)
+    page = [_waiting(each, now) for each in found[: asked.limit]]
+    return WaitingStates(waiting=page, next=asked.following(found))
 
 
 async def inspect(pool: asyncpg.Pool, actor: str, stay_id: UUID, now: datetime, ask: Ask | None) -> StayInspection:
@@ -170,10 +189,8 @@ def _place(
 async def _population_says(ask: Ask, stay_id: UUID) -> PopulationSays:
     """Only which version is there: whether the guest's document is in order is no business of an operator."""
     try:
-        async with asyncio.timeout(ASK_SECONDS):
+        async with answering(ASK_SECONDS):
             state = (await ask([stay_id])).get(stay_id)
-    except TimeoutError:
-        return PopulationSays(version=None, code="timeout")
     except (Unreachable, Ambiguous) as error:
         return PopulationSays(version=None, code=error.code)
     return PopulationSays(version=state.version if state else None, code=None if state else "no_result")
@@ -367,5 +384,6 @@ async def measure_once(pool: asyncpg.Pool, audit_pool: asyncpg.Pool, now: dateti
     AUDIT_PENDING.set(pending)
     OLDEST_AUDIT.set(_age(oldest_pending_at, now))
     CHECKPOINT_AGE.set(_age(signed_at, now))
+    COMPARED_AGE.set(_age(figures.compared_at, now))
     MEASURED_AT.set(now.timestamp())
     return {"backlog": sum(places.values()), "audit_pending": pending}

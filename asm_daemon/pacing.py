@@ -6,12 +6,15 @@ Nothing here touches the work itself: each part can be wrong about the world and
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from uuid import UUID
 
 import asyncpg
 import structlog
+
+from schemas.population import Ambiguous
 
 CHANNEL = "asm_sync"
 DATABASE_AWAY = (
@@ -28,6 +31,16 @@ FIRST_STAY = UUID(int=0)
 """Sorts before every stay."""
 
 log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def answering(seconds: float) -> AsyncIterator[None]:
+    """An answer that does not come in time is an ambiguous one, should the client's own timeouts fail."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise Ambiguous("timeout") from None
 
 
 class Doorbell:

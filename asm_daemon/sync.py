@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol
@@ -23,7 +23,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from asm_daemon import verification
 from asm_daemon.crypto import Keyring, KeyStoreError, Tampered, UnknownEpoch, epoch_of
 from asm_daemon.model import LANES, Contents, StayRow
-from asm_daemon.pacing import DATABASE_AWAY, DATABASE_RETRY_SECONDS, Breaker, Cursor, Doorbell
+from asm_daemon.pacing import DATABASE_AWAY, DATABASE_RETRY_SECONDS, Breaker, Cursor, Doorbell, answering
 from asm_daemon.sealing import open_contents
 from asm_daemon.store import leases
 from asm_daemon.store import sync as store
@@ -41,6 +41,7 @@ from asm_daemon.store.sync import (
 from schemas.codes import DocumentType, FacilityKind, Gender
 from schemas.population import (
     BATCH_LIMIT,
+    FORM_CODES,
     Ambiguous,
     BatchAnswer,
     ItemStatus,
@@ -64,6 +65,7 @@ STAYS = Counter("asm_sync_stays", "What became of stays that this process carrie
 REQUESTS = Counter("asm_sync_requests", "Requests to the population database", ["outcome"])
 BREAKER = Gauge("asm_sync_breaker", "1 for the state of this process's breaker, 0 for the others", ["state"])
 
+_TOLD_CODES = FORM_CODES | {Outcome.STALE, "no_such_stay", "tampered", "unsendable"}
 _ITEMS_PER_TURN = 50  # opened and built before other tasks get a turn of the event loop
 _LEAVE_SECONDS = 2.0
 _LONGEST_EXPONENT = 16
@@ -501,7 +503,7 @@ class Worker:
             return letters
         try:
             findings.requests += 1
-            async with _answering(self.limits.answer_seconds):
+            async with answering(self.limits.answer_seconds):
                 states = await self._population.status([letter.item.stay_id for letter in unclear])
         except (Unreachable, Ambiguous) as error:
             self._request_failed(letters, findings, error, WaitReason.UNREACHABLE)  # asking changes nothing
@@ -532,7 +534,7 @@ class Worker:
             return
         try:
             findings.requests += 1
-            async with _answering(self.limits.answer_seconds):
+            async with answering(self.limits.answer_seconds):
                 answer = await self._population.send([letter.item for letter in letters])
         except Unreachable as error:
             self._request_failed(letters, findings, error, WaitReason.UNREACHABLE)
@@ -641,26 +643,21 @@ def tell_breaker(breaker: Breaker) -> None:
 
 
 def _told_refused(refused: Iterable[RefusedVersion], now: datetime) -> list[NewEvent]:
-    """Owners hear of every version that waits for a human, once: that it was sent again in vain is no news to them."""
+    """Owners hear of a version that waits for a human, once: that it was sent again in vain is no news to them.
+
+    Not of one refused with a code that the contract does not name: it may be about the guest, and then the events would
+    tell of strangers what `asm_daemon.verification` bounds. The operator sees it.
+    """
     kind = EventKind.REFUSED
     return [
         NewEvent(event_id_of(kind, one.stay_id, one.version), one.facility_id, kind, one.stay_id, now)
         for one in refused
+        if one.code in _TOLD_CODES
     ]
 
 
 def _clock() -> float:
     return asyncio.get_running_loop().time()
-
-
-@asynccontextmanager
-async def _answering(seconds: float) -> AsyncIterator[None]:
-    """An answer that does not come in time is an ambiguous one, should the client's own timeouts fail."""
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError:
-        raise Ambiguous("timeout") from None
 
 
 # -- for the command line and tests ------------------------------------------------------------------------------------

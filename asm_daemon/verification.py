@@ -88,7 +88,7 @@ async def record(
     fresh = await sync_store.acknowledge(connection, judged, now)
     await sync_store.clear_waiting(connection, judged)
     await _tell(connection, judged, fresh.intersection(newly_told), now)
-    await _alert_police(connection, [one for one in judged if one.stay_id in fresh], earlier, now)
+    await _alert_police(connection, judged, earlier, now)  # also of what was confirmed before, as something else
     await _alert_operator(connection, counted, days, now)
 
 
@@ -139,7 +139,7 @@ async def _tell(connection: Connection, judged: Sequence[Confirmation], told: se
 
 
 async def _alert_police(
-    connection: Connection, fresh: Sequence[Confirmation], earlier: Mapping[UUID, Sequence[Earlier]], now: datetime
+    connection: Connection, judged: Sequence[Confirmation], earlier: Mapping[UUID, Sequence[Earlier]], now: datetime
 ) -> None:
     """Once for each guest as declared: a later version of a stay that says the same of its guest raises no other."""
     revoked = Verification.DOCUMENT_REVOKED
@@ -148,7 +148,7 @@ async def _alert_police(
     }
     raised = [
         NewPoliceAlert(uuid7(), PoliceAlertKind.DOCUMENT_REVOKED, one.facility_id, one.stay_id, one.version, now)
-        for one in fresh
+        for one in judged
         if one.verification == revoked and (one.stay_id, one.question) not in known
     ]
     if raised:

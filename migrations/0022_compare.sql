@@ -1,6 +1,6 @@
 -- The comparison of what is held on both sides (docs/adr/0023): what was confirmed, and how far a pass has come.
 
--- Of what was confirmed before this column was there it is not known with which content: it is carried once more.
+-- Of what was confirmed before this column was there, the first comparison keeps the digest that is held there.
 ALTER TABLE sync_log ADD COLUMN digest bytea CHECK (length(digest) = 32);
 COMMENT ON COLUMN sync_log.digest IS 'SHA-256 of the item that was confirmed, as schemas.population.digest';
 

@@ -83,6 +83,8 @@ Instant = Annotated[
 """An instant with an offset. It is carried in UTC and in whole seconds; anything finer is cut off."""
 
 Version = Annotated[int, Field(ge=1, le=2**31 - 1)]
+FORM_CODES = frozenset({"version_conflict", "facility_changed", "stay_cancelled", "unknown_field", "invalid_item"})
+"""Why an item is refused, as docs/population-contract.md names it: all about what was sent, none about the guest."""
 RefusalCode = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 
 

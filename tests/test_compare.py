@@ -24,10 +24,9 @@ from asm_daemon.pacing import FIRST_STAY
 from asm_daemon.store import alerts
 from asm_daemon.store import compare as store
 from asm_daemon.store import sync as sync_store
-from asm_daemon.store.compare import Found, Requeued
+from asm_daemon.store.compare import ConfirmedStay, Found, Requeued
 from asm_daemon.store.sync import Confirmation
 from connectors.population.client import PopulationClient
-from connectors.population.simulator import migrate, seed_persons
 from schemas.act import ActKind
 from schemas.operating import RefusedQuery
 from schemas.population import (
@@ -38,8 +37,8 @@ from schemas.population import (
     Verification,
     range_digest,
 )
-from tests.conftest import Database, cloned
-from tests.population.conftest import Simulator, running, speaking_to
+from tests.conftest import Database, cloned, emptied
+from tests.population.conftest import Simulator, holding_nothing, seeded, speaking_to
 from tests.stack import Clock, FacilityMaker, Pools, command, declaration
 
 LIMITS = CompareLimits(range_stays=4, part_stays=2, ranges=3)
@@ -155,32 +154,18 @@ async def clone(server: EmbeddedPostgres, superuser: asyncpg.Connection, templat
 
 @pytest.fixture
 async def database(clone: Database) -> AsyncIterator[Database]:
-    """One clone for all tests here, emptied before each: a clone is what takes longest."""
-    made = Database(clone.name, clone.url)
-    await (await made.connect()).execute(
-        "TRUNCATE sync_queue, sync_wait, sync_refused, sync_log, sync_workers, stays, stay_versions, source_refs,"
-        " in_house, receipt_batches, facilities, comparisons, operator_alerts CASCADE;"
-        "UPDATE leases SET owner = NULL, fence = 0, expires_at = '-infinity'"
-    )
-    yield made
-    await made.close()
+    async with emptied(clone) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 async def simulator_database(server: EmbeddedPostgres, superuser: asyncpg.Connection) -> str:
-    await superuser.execute("CREATE DATABASE population_of_compare TEMPLATE template0 STRATEGY file_copy")
-    url = server.dsn(database="population_of_compare")
-    await migrate(url)
-    connection = await asyncpg.connect(url)
-    await seed_persons(connection, 0, 100)
-    await connection.close()
-    return url
+    return await seeded(server, superuser, "population_of_compare", 100)
 
 
 @pytest.fixture
 async def simulator(simulator_database: str) -> AsyncIterator[Simulator]:
-    async with running(simulator_database) as made:
-        await made.pool.execute("TRUNCATE stays, effects, sender_violations")
+    async with holding_nothing(simulator_database) as made:
         yield made
 
 
@@ -260,6 +245,37 @@ async def test_a_service_that_cannot_tell_digests_is_left_alone(stage: Stage) ->
     await stage.simulator.admin("PUT", "mode", {"discard": True})
     assert await stage.compare() == NOTHING | {"failed_requests": 1}
     assert (await stage.simulator.violations())["sender"] == {}
+
+
+@dataclass
+class Silent:
+    """The real client, but for one question that is never answered."""
+
+    client: PopulationClient
+    unanswered: str
+
+    async def digests(self, ranges: Sequence[IdRange]) -> Mapping[IdRange, RangeDigest]:
+        if self.unanswered == "digests":
+            await asyncio.Event().wait()
+        return await self.client.digests(ranges)
+
+    async def held(self, wanted: IdRange) -> HeldPage:
+        if self.unanswered == "held":
+            await asyncio.Event().wait()
+        return await self.client.held(wanted)
+
+
+@pytest.mark.parametrize("operation", ["digests", "held"])
+async def test_a_client_that_never_answers_does_not_hold_up_the_comparison(stage: Stage, operation: str) -> None:
+    lost, *_ = await stage.confirmed(3)
+    await stage.theirs("DELETE FROM stays WHERE stay_id = $1", lost)
+    silent = Silent(stage.post.client, operation)
+    async with asyncio.timeout(20):
+        counts = await compare_all(
+            await stage.pool(), silent, stage.clock(), limits=replace(LIMITS, answer_seconds=0.05)
+        )
+    assert counts == NOTHING | {"failed_requests": 1}
+    assert (await stage.compare())["missing"] == 1
 
 
 @dataclass
@@ -354,14 +370,28 @@ async def test_other_content_under_the_same_version_is_theirs_to_refuse_and_ends
     assert await stage.compare() == NOTHING | {"ranges": 1, "stays": 1}  # who waits for a human is not drift
 
 
-async def test_what_was_confirmed_without_a_digest_is_carried_once_more_and_that_is_no_alert(stage: Stage) -> None:
-    await stage.confirmed(3)
+async def test_of_what_was_confirmed_without_a_digest_theirs_is_kept_even_if_the_facility_has_moved_since(
+    stage: Stage,
+) -> None:
+    lost, *_ = await stage.confirmed(3)
     await stage.execute("UPDATE sync_log SET digest = NULL")
+    await stage.execute("UPDATE facilities SET commune = '11977'")
+    await stage.theirs("DELETE FROM stays WHERE stay_id = $1", lost)
     counts = await stage.compare()
-    assert (counts["unrecorded"], counts["repaired"]) == (3, 3)
-    assert await stage.alerts() == {}
+    assert (counts["missing"], counts["unrecorded"], counts["repaired"]) == (1, 2, 1)
+    assert (await stage.law()).queued == 1
     await stage.repaired()
-    assert len(await stage.simulator.effects()) == 3
+    assert (await stage.law()).refused == 0
+    assert len(await stage.simulator.effects()) == 4
+
+
+async def test_only_a_digest_that_is_lacking_is_kept_from_them(stage: Stage) -> None:
+    [stay_id] = await stage.confirmed()
+    async with (await stage.pool()).acquire() as connection:
+        [before] = await store.confirmed_stays(connection, FIRST_STAY, compare.LAST_STAY)
+        told = ConfirmedStay(stage.facility.id, stay_id, 1, "00" * 32)
+        await store.keep_digests(connection, [told, told._replace(version=2)])
+        assert await store.confirmed_stays(connection, FIRST_STAY, compare.LAST_STAY) == [before]
 
 
 async def test_a_restored_backup_of_theirs_is_filled_up_again(stage: Stage) -> None:

@@ -17,6 +17,7 @@ import pytest
 from asm_daemon import compare, directory, sync
 from asm_daemon.crypto import epoch_at, epoch_bounds
 from asm_daemon.daemon import (
+    OPERATOR_CONNECTIONS,
     Daemon,
     NoSuchConnector,
     Ports,
@@ -31,6 +32,7 @@ from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.keystores import KeyStore, create_store
 from asm_daemon.model import Facility, PrincipalKind
 from asm_daemon.settings import Settings, load_settings
+from asm_daemon.store import pool as pool_module
 from asm_daemon.store import stays as stays_store
 from connectors.population import simulator
 from tests.certificates import Authority
@@ -193,6 +195,35 @@ async def test_both_sides_are_compared_by_the_clock_unless_that_is_turned_off(
             [job] = [job for job in job_table(daemon) if job.name == "compare"]
             assert not job.everywhere
             assert {name: count for name, count in (await job.once()).items() if count} == expected
+
+
+async def test_operators_whose_answers_hang_hold_up_no_sign_of_life(
+    start: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "ACQUIRE_SECONDS", 1.0)
+    site = await start()
+    pool, now = site.daemon.pools["asm_auth"], site.daemon.now()
+    principal = await directory.add_principal(pool, "test", PrincipalKind.OPERATOR, "Trực Mẫu", "Công an Mẫu", now)
+    headers = {"Authorization": f"Bearer {await directory.create_key(pool, 'test', principal, now, valid_days=1)}"}
+    blocker = await site.database.connect()
+
+    async def look(session: aiohttp.ClientSession) -> int:
+        async with session.get(f"{site.url}/v1/admin/sync", headers=headers) as answer:
+            return answer.status
+
+    async with aiohttp.ClientSession() as session:
+        async with blocker.transaction():
+            await blocker.execute("LOCK sync_refused")
+            asked = [asyncio.create_task(look(session)) for _ in range(OPERATOR_CONNECTIONS + 3)]
+
+            async def only_those_with_a_connection_wait() -> bool:
+                return sum(not one.done() for one in asked) <= OPERATOR_CONNECTIONS
+
+            await _until(only_those_with_a_connection_wait)
+            async with asyncio.timeout(5):
+                await site.daemon.worker.beat()
+        answers = await asyncio.gather(*asked)
+    assert answers.count(200) == OPERATOR_CONNECTIONS
 
 
 def test_a_connector_that_nobody_installed_is_named() -> None:

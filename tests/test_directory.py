@@ -533,3 +533,37 @@ async def test_a_refused_change_leaves_nothing_in_the_audit(database: Database, 
         await directory.create_key(pool, ACTOR, uuid7(), NOW)
     assert not await directory.revoke_key(pool, ACTOR, "0123456789abcdef", NOW)
     assert await audited(database) == []
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_refusal_that_cannot_be_recorded_is_recorded_with_the_next(
+    database: Database, pool: asyncpg.Pool, gate: Gate
+) -> None:
+    root = await database.connect()
+    who = Principal(uuid7(), PrincipalKind.OWNER, "Mẫu", "Khách sạn Mẫu", None, {})
+    await root.execute("ALTER TABLE audit_pending RENAME TO away")
+    with pytest.raises(asyncpg.UndefinedTableError):
+        await gate.record_refusal(who, "GET /metrics", NOW)
+    await root.execute("ALTER TABLE away RENAME TO audit_pending")
+    await gate.record_refusal(who, "GET /metrics", NOW)
+    assert [entry["details"] for entry in await audited(database)] == [{"route": "GET /metrics", "times": 2}]
+
+
+async def test_who_tries_a_route_in_a_loop_fills_the_audit_with_one_entry_a_minute(
+    database: Database, pool: asyncpg.Pool, gate: Gate, seconds: Seconds
+) -> None:
+    first, second = [Principal(uuid7(), PrincipalKind.OWNER, "Mẫu", "Khách sạn Mẫu", None, {}) for _ in range(2)]
+    for _ in range(50):
+        await gate.record_refusal(first, "GET /metrics", NOW)
+    await gate.record_refusal(first, "GET /v1/admin/sync", NOW)
+    await gate.record_refusal(second, "GET /metrics", NOW)
+    seconds.passed += directory.REFUSALS_EVERY_SECONDS
+    await gate.record_refusal(first, "GET /metrics", NOW)
+    assert [(entry["actor"], entry["action"], entry["details"]) for entry in await audited(database)] == [
+        (str(first.id), "access.refuse", {"route": "GET /metrics", "times": 1}),
+        (str(first.id), "access.refuse", {"route": "GET /v1/admin/sync", "times": 1}),
+        (str(second.id), "access.refuse", {"route": "GET /metrics", "times": 1}),
+        (str(first.id), "access.refuse", {"route": "GET /metrics", "times": 50}),
+    ]

@@ -233,6 +233,19 @@ async def test_an_unknown_stay_is_not_found(desk: Desk) -> None:
         await desk.inspect(uuid7())
 
 
+async def test_a_stay_whose_confirmation_was_lost_is_shown_where_the_conservation_law_counts_it(desk: Desk) -> None:
+    queued, refused = await desk.declare(2)
+    await desk.root.execute(
+        "INSERT INTO sync_log (facility_id, stay_id, version, confirmed_at, verification, lost_at)"
+        " SELECT facility_id, stay_id, version, now(), 'matched', now() FROM sync_queue"
+    )
+    await refuse(desk.root, refused)
+    assert await desk.places() == (0, 1, 0, 1)
+    shown = [await desk.inspect(stay) for stay in (queued, refused)]
+    assert [each.place for each in shown] == ["queued", "refused"]
+    assert [version.confirmed_at for each in shown for version in each.versions] == [None, None]
+
+
 async def test_a_stay_is_shown_where_it_stands_and_never_what_is_declared_of_it(desk: Desk) -> None:
     first, second, third = await desk.declare(3)
     await desk.intake.submit([command(desk.facility, ActKind.CORRECT, {"room": "305"}, desk.clock, stay_id=first)])
@@ -370,7 +383,22 @@ async def test_the_figures_tell_how_much_waits_and_for_how_long(desk: Desk) -> N
     assert 7200 <= (figure("asm_sync_oldest_refused_seconds") or 0) < 8000
     assert (figure("asm_audit_pending") or 0) > 0
     assert (figure("asm_sync_lanes_held"), figure("asm_operator_alerts_open", kind="extra_stay")) == (0, 0)
+    assert figure("asm_compare_finished_age_seconds") == 0
     await desk.replay(facility=desk.facility.code)
     await operating.measure_once(*pools, desk.clock())
     assert figure("asm_sync_backlog", place="refused", reason="") == 0
     assert figure("asm_sync_oldest_refused_seconds") == 0
+
+
+async def test_the_figures_tell_since_when_no_comparison_has_finished(desk: Desk) -> None:
+    pools = await desk.pool(), await desk.pools.get("asm_audit")
+    hours = """
+        INSERT INTO comparisons (started_at, next_id, finished_at)
+        SELECT $1::timestamptz - interval '1 hour' * $2, gen_random_uuid(), $1::timestamptz - interval '1 hour' * $3
+    """
+    await desk.root.execute(hours, desk.clock(), 9, None)
+    await operating.measure_once(*pools, desk.clock())
+    assert figure("asm_compare_finished_age_seconds") == 9 * 3600, "the first is under way"
+    await desk.root.execute(hours, desk.clock(), 8, 7)
+    await operating.measure_once(*pools, desk.clock())
+    assert figure("asm_compare_finished_age_seconds") == 7 * 3600

@@ -30,20 +30,21 @@ from asm_daemon.store import sync as store
 from asm_daemon.store.sync import Confirmation, Conservation, Postponement, WaitReason
 from asm_daemon.sync import Population, SyncCounts, SyncLimits, Worker
 from connectors.population.client import PopulationClient
-from connectors.population.simulator import migrate, seed_persons
 from schemas.act import ActKind
 from schemas.operating import Acted, RefusedQuery, Selection, Settlement
 from schemas.population import (
     BatchAnswer,
     ItemStatus,
+    Outcome,
     PopulationItem,
+    PopulationResult,
     PopulationState,
     Unreachable,
     Verification,
     canonical,
 )
-from tests.conftest import Database, cloned
-from tests.population.conftest import Simulator, running, speaking_to
+from tests.conftest import Database, cloned, emptied
+from tests.population.conftest import Simulator, holding_nothing, seeded, speaking_to
 from tests.population.items import guest, item
 from tests.silence import silent
 from tests.stack import Clock, FacilityMaker, Pools, command, declaration
@@ -67,33 +68,19 @@ async def clone(server: EmbeddedPostgres, superuser: asyncpg.Connection, templat
 
 @pytest.fixture
 async def database(clone: Database) -> AsyncIterator[Database]:
-    """One clone for all tests here, emptied before each: there are many, and a clone is what takes longest."""
-    made = Database(clone.name, clone.url)
-    await (await made.connect()).execute(
-        "TRUNCATE sync_queue, sync_wait, sync_refused, sync_log, sync_workers, stays, stay_versions, source_refs,"
-        " in_house, receipt_batches, verification_answers, facilities CASCADE;"
-        "UPDATE leases SET owner = NULL, fence = 0, expires_at = '-infinity'"
-    )
-    yield made
-    await made.close()
+    async with emptied(clone) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")
 async def simulator_database(server: EmbeddedPostgres, superuser: asyncpg.Connection) -> str:
     """The URL of a simulator's database, apart from the one that the simulator's own tests empty."""
-    await superuser.execute("CREATE DATABASE population_of_sync TEMPLATE template0 STRATEGY file_copy")
-    url = server.dsn(database="population_of_sync")
-    await migrate(url)
-    connection = await asyncpg.connect(url)
-    await seed_persons(connection, 0, 100)
-    await connection.close()
-    return url
+    return await seeded(server, superuser, "population_of_sync", 100)
 
 
 @pytest.fixture
 async def simulator(simulator_database: str) -> AsyncIterator[Simulator]:
-    async with running(simulator_database) as made:
-        await made.pool.execute("TRUNCATE stays, effects, sender_violations")
+    async with holding_nothing(simulator_database) as made:
         yield made
 
 
@@ -438,6 +425,42 @@ async def test_an_owner_hears_once_of_each_version_that_waits_for_a_human(
     assert await stage.change(stay_id, ActKind.CORRECT, room="404") == 2
     assert (await stage.push(client)).refused == 1
     assert await told() == [stay_id, stay_id], "a new version is another matter"
+
+
+@dataclass
+class Refusing:
+    """A service that refuses everything with one code."""
+
+    code: str
+
+    async def send(self, items: Sequence[PopulationItem]) -> BatchAnswer:
+        results = {
+            one.stay_id: PopulationResult(
+                stay_id=one.stay_id,
+                version=one.version,
+                outcome=Outcome.REFUSED,
+                code=self.code,
+                verification=Verification.NOT_CHECKED,
+            )
+            for one in items
+        }
+        return BatchAnswer(results=results, unanswered=frozenset())
+
+    async def status(self, stay_ids: Sequence[UUID]) -> Mapping[UUID, PopulationState]:
+        nothing = {"version": None, "digest": None, "verification": None}
+        return {stay_id: PopulationState.model_validate({"stay_id": stay_id} | nothing) for stay_id in stay_ids}
+
+
+@pytest.mark.parametrize(("code", "heard"), [("person_is_wanted", 0), ("invalid_item", 1)])
+async def test_the_owner_hears_of_no_refusal_whose_code_the_contract_does_not_name(
+    stage: Stage, code: str, heard: int
+) -> None:
+    [stay_id] = await stage.declare()
+    await (await stage.database.connect()).execute("DELETE FROM owner_events_pending")
+    assert (await stage.push(Refusing(code))).refused == 1
+    assert await stage.refused() == {stay_id: code}
+    connection = await stage.database.connect("asm_sync")
+    assert await connection.fetchval("SELECT count(event_id) FROM owner_events_pending") == heard
 
 
 async def test_what_is_refused_again_after_it_was_settled_alarms_again(stage: Stage, client: PopulationClient) -> None:

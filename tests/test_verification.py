@@ -17,7 +17,7 @@ from asm_daemon.crypto import Keyring
 from asm_daemon.model import Facility
 from asm_daemon.rules import day_bounds, local_day
 from asm_daemon.settings import Settings
-from asm_daemon.store import alerts
+from asm_daemon.store import alerts, owned
 from asm_daemon.store.alerts import Alert
 from asm_daemon.store.sync import Confirmation
 from asm_daemon.sync import SyncLimits
@@ -136,6 +136,19 @@ async def test_what_the_database_lost_and_confirms_again_stays_told_and_is_count
     assert await events(pools) == [("stay.check_document", stay_id)]
 
 
+async def test_what_the_owner_was_told_of_a_version_stays_told_while_it_is_lost(
+    record: Record, facility: Facility, pools: Pools, clock: Clock
+) -> None:
+    lost, changed = uuid7(), uuid7()
+    await record(confirmation(facility, 1, Verification.MISMATCH, stay_id=lost))
+    await record(confirmation(facility, 2, stay_id=changed))
+    await record(confirmation(facility, 3, Verification.MISMATCH, stay_id=changed, version=2))
+    await rows(pools, "UPDATE sync_log SET lost_at = $1 WHERE stay_id = $2 OR version = 2", clock(), lost)
+    async with (await pools.get("asm_intake")).acquire() as connection:
+        seen = await owned.confirmations(connection, [facility.id] * 3, [lost, changed, uuid7()])
+    assert seen == {lost: owned.Confirmation(None, True), changed: owned.Confirmation(1, True)}
+
+
 async def test_what_was_withheld_is_told_with_a_later_version_and_counted_then(
     record: Record, facility: Facility, pools: Pools, clock: Clock
 ) -> None:
@@ -161,6 +174,30 @@ async def test_the_day_is_one_of_viet_nam_and_a_clock_that_goes_back_renews_noth
     clock.instant = midnight - timedelta(seconds=1)
     await record(confirmation(facility, 1), confirmation(facility, 2))
     assert await rows(pools, "SELECT told, withheld FROM verification_answers") == [(LIMIT, 1)]
+
+
+async def test_a_clock_that_was_wrong_for_a_moment_does_not_make_one_day_of_many(
+    record: Record, facility: Facility, pools: Pools, clock: Clock
+) -> None:
+    right = clock.instant
+    clock.instant = right + timedelta(days=20)
+    await record(*(confirmation(facility, number) for number in range(LIMIT)))
+    clock.instant = right
+    [(counted_on,)] = await rows(pools, "SELECT counted_on FROM verification_answers")
+    assert counted_on <= local_day(right) + timedelta(days=1)
+    await record(confirmation(facility, 99))
+    assert await rows(pools, "SELECT told, withheld FROM verification_answers") == [(LIMIT, 1)]
+
+
+async def test_a_day_that_the_database_does_not_know_yet_is_left_when_the_clocks_agree_again(
+    record: Record, facility: Facility, pools: Pools, clock: Clock
+) -> None:
+    await record(*(confirmation(facility, number) for number in range(LIMIT)))
+    await rows(pools, "UPDATE verification_answers SET counted_on = counted_on + 20")
+    await record(confirmation(facility, 99))
+    assert await rows(pools, "SELECT counted_on, told, withheld FROM verification_answers") == [
+        (local_day(clock()) + timedelta(days=1), LIMIT, 1)
+    ]
 
 
 async def test_facilities_of_one_key_have_a_limit_each_and_lend_nothing(
@@ -309,6 +346,20 @@ async def test_a_revoked_document_alerts_the_police_once_and_looks_like_a_mismat
     assert await rows(pools, "SELECT kind, facility_id, stay_id, version, raised_at, state FROM police_alerts") == [
         ("document_revoked", facility.id, revoked.stay_id, 1, clock(), "open")
     ]
+
+
+@pytest.mark.parametrize("before", [Verification.MATCHED, Verification.MISMATCH, Verification.NOT_CHECKED])
+async def test_a_document_revoked_since_alerts_the_police_when_the_version_is_confirmed_again(
+    record: Record, facility: Facility, pools: Pools, clock: Clock, before: Verification
+) -> None:
+    stay_id = uuid7()
+    await record(confirmation(facility, 1, before, stay_id=stay_id))
+    heard = await events(pools)
+    await rows(pools, "UPDATE sync_log SET lost_at = $1", clock())
+    for _ in range(2):
+        await record(confirmation(facility, 1, Verification.DOCUMENT_REVOKED, stay_id=stay_id))
+    assert await rows(pools, "SELECT stay_id, version FROM police_alerts") == [(stay_id, 1)]
+    assert await events(pools) == heard  # the owner learns nothing of it
 
 
 async def test_the_police_are_alerted_of_what_the_owner_is_not_told(

@@ -191,6 +191,19 @@ async def requeue(connection: Connection, stays: Sequence[Requeued], now: dateti
     return int(status.removeprefix("INSERT 0 "))
 
 
+async def keep_digests(connection: Connection, stays: Sequence[ConfirmedStay]) -> None:
+    """Keep these digests beside confirmations that count and have none."""
+    await connection.execute(
+        """
+        UPDATE sync_log SET digest = decode(told.digest, 'hex')
+        FROM unnest($1::int[], $2::uuid[], $3::int[], $4::text[]) AS told (facility_id, stay_id, version, digest)
+        WHERE sync_log.facility_id = told.facility_id AND sync_log.stay_id = told.stay_id
+            AND sync_log.version = told.version AND sync_log.digest IS NULL AND lost_at IS NULL
+        """,
+        *([list(column) for column in zip(*stays, strict=True)] or [[], [], [], []]),
+    )
+
+
 # -- passes ------------------------------------------------------------------------------------------------------------
 
 

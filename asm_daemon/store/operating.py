@@ -91,13 +91,17 @@ class Version(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """What is measured of the work beside its parts; instants are None where there is nothing."""
+    """What is measured of the work beside its parts; instants are None where there is nothing.
+
+    `compared_at` is when a comparison last finished, or when the first began if none ever did.
+    """
 
     oldest_queued_at: datetime | None
     workers: int
     lanes_held: int
     events_pending: int
     oldest_event_at: datetime | None
+    compared_at: datetime | None
 
 
 # -- looking -----------------------------------------------------------------------------------------------------------
@@ -203,8 +207,9 @@ async def list_versions(connection: Connection, facility_id: int, stay_id: UUID)
             UNION ALL
             SELECT version, status, event, received_at FROM stay_versions WHERE facility_id = $1 AND stay_id = $2
         ) AS versions
-        LEFT JOIN (SELECT version, confirmed_at FROM sync_log WHERE facility_id = $1 AND stay_id = $2) AS log
-            USING (version)
+        LEFT JOIN (
+            SELECT version, confirmed_at FROM sync_log WHERE facility_id = $1 AND stay_id = $2 AND lost_at IS NULL
+        ) AS log USING (version)
         LEFT JOIN (SELECT version FROM sync_queue WHERE facility_id = $1 AND stay_id = $2) AS queue USING (version)
         ORDER BY version DESC LIMIT $3
         """,
@@ -233,7 +238,8 @@ async def measure(connection: Connection) -> Figures:
             (SELECT count(*) FROM sync_workers WHERE seen_until >= now()) AS workers,
             (SELECT count(*) FROM leases WHERE name LIKE 'lane/%' AND expires_at >= now()) AS lanes_held,
             (SELECT count(*) FROM owner_events_pending) AS events_pending,
-            (SELECT min(at) FROM owner_events_pending) AS oldest_event_at
+            (SELECT min(at) FROM owner_events_pending) AS oldest_event_at,
+            (SELECT coalesce(max(finished_at), min(started_at)) FROM comparisons) AS compared_at
         """,
         _OLDEST_QUEUED_SAMPLE,
     )

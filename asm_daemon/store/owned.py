@@ -16,10 +16,10 @@ _VERSION_COLUMNS = _COLUMNS.replace("id,", "stay_id,", 1)
 
 
 class Confirmation(NamedTuple):
-    """The newest version of a stay that the population database confirmed, and what the owner is told of its check:
-    None for nothing."""
+    """The newest version of a stay that the population database holds, None if it has lost them; and what the owner is
+    told of the check of the newest that it ever confirmed: None for nothing."""
 
-    version: int
+    version: int | None
     check_document: bool | None
 
 
@@ -102,11 +102,11 @@ async def confirmations(
     """What the population database confirmed of these stays."""
     rows = await connection.fetch(
         """
-        SELECT DISTINCT ON (stay_id) stay_id, version, check_document
+        SELECT stay_id, max(version) FILTER (WHERE lost_at IS NULL) AS version,
+               (array_agg(check_document ORDER BY version DESC))[1] AS check_document
         FROM unnest($1::int[], $2::uuid[]) AS wanted (facility_id, stay_id)
         JOIN sync_log USING (facility_id, stay_id)
-        WHERE lost_at IS NULL
-        ORDER BY stay_id, version DESC
+        GROUP BY stay_id
         """,
         facility_ids,
         stay_ids,

@@ -98,6 +98,7 @@ class RefusedVersion(NamedTuple):
     facility_id: int
     stay_id: UUID
     version: int
+    code: str
 
 
 class Conservation(NamedTuple):
@@ -332,9 +333,9 @@ async def refuse(connection: Connection, owner: UUID, moved: Sequence[Refusal], 
             SET version = EXCLUDED.version, code = EXCLUDED.code, refused_at = EXCLUDED.refused_at,
                 settled_at = NULL, settled_by = NULL, settled_reason = NULL
             WHERE held.version <= EXCLUDED.version
-            RETURNING facility_id, stay_id, version
+            RETURNING facility_id, stay_id, version, code
         )
-        SELECT facility_id, stay_id, version FROM first
+        SELECT facility_id, stay_id, version, code FROM first
         """,  # noqa: S608 - text of our own
         owner,
         names,

@@ -43,14 +43,20 @@ class Earlier(NamedTuple):
 
 async def lock_counts(connection: Connection, facility_ids: Collection[int], day: date) -> dict[int, Counted]:
     """Wait for the turn of these facilities, in id order so that two batches never wait for each other, and return
-    their counts of `day`, or of a later one if the clock went back."""
+    their counts of `day`, or of a later one if the clock went back.
+
+    No day counts that is later than the database's tomorrow, whatever a clock said: it would last until then.
+    """
     rows = await connection.fetch(
         """
-        WITH turn AS (
+        WITH latest AS (
+            SELECT (now() AT TIME ZONE 'Asia/Ho_Chi_Minh')::date + 1 AS day
+        ), turn AS (
             INSERT INTO verification_answers AS held (facility_id, counted_on, told, withheld, asked_again, withdrawn)
-            SELECT facility_id, $2, 0, 0, 0, 0 FROM unnest($1::int[]) AS t (facility_id) ORDER BY facility_id
+            SELECT facility_id, least($2, (SELECT day FROM latest)), 0, 0, 0, 0
+            FROM unnest($1::int[]) AS t (facility_id) ORDER BY facility_id
             ON CONFLICT (facility_id) DO UPDATE SET
-                counted_on = greatest(held.counted_on, EXCLUDED.counted_on),
+                counted_on = least(greatest(held.counted_on, EXCLUDED.counted_on), (SELECT day FROM latest)),
                 told = CASE WHEN held.counted_on < EXCLUDED.counted_on THEN 0 ELSE held.told END,
                 withheld = CASE WHEN held.counted_on < EXCLUDED.counted_on THEN 0 ELSE held.withheld END,
                 asked_again = CASE WHEN held.counted_on < EXCLUDED.counted_on THEN 0 ELSE held.asked_again END,

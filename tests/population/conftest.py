@@ -75,16 +75,29 @@ async def speaking_to(url: str, **settings: Any) -> AsyncIterator[PopulationClie
         await client.close()
 
 
+async def seeded(server: EmbeddedPostgres, superuser: asyncpg.Connection, name: str, persons: int) -> str:
+    """Make a simulator's database called `name` with so many people, and return its URL."""
+    await superuser.execute(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy")
+    url = server.dsn(database=name)
+    await migrate(url)
+    connection = await asyncpg.connect(url)
+    await seed_persons(connection, 0, persons)
+    await connection.close()
+    return url
+
+
+@asynccontextmanager
+async def holding_nothing(url: str) -> AsyncIterator[Simulator]:
+    """A running simulator on the database `url`, which many tests share, without what the test before left there."""
+    async with running(url) as made:
+        await made.pool.execute("TRUNCATE stays, effects, sender_violations")
+        yield made
+
+
 @pytest.fixture(scope="session")
 async def seeded_database(server: EmbeddedPostgres, superuser: asyncpg.Connection) -> str:
     """The URL of a migrated simulator database with 1,000 people."""
-    await superuser.execute("CREATE DATABASE population_seeded TEMPLATE template0 STRATEGY file_copy")
-    url = server.dsn(database="population_seeded")
-    await migrate(url)
-    connection = await asyncpg.connect(url)
-    await seed_persons(connection, 0, PERSONS)
-    await connection.close()
-    return url
+    return await seeded(server, superuser, "population_seeded", PERSONS)
 
 
 @pytest.fixture(scope="session")

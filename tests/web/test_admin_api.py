@@ -71,7 +71,7 @@ async def test_who_tries_what_only_operators_may_is_refused_on_record(
     rows = await (await pools.database.connect()).fetch("SELECT body FROM audit_pending")
     tried = [orjson.loads(row[0]) for row in rows if b"access.refuse" in row[0]]
     assert [(one["actor_kind"], one["details"]) for one in tried] == [
-        ("owner", {"route": "POST /v1/admin/sync:replay"})
+        ("owner", {"route": "POST /v1/admin/sync:replay", "times": 1})
     ]
     root = await pools.database.connect()
     assert await root.fetchval("SELECT count(*) FROM sync_refused") == 2
