@@ -403,11 +403,11 @@ async def acknowledge_alert(
     desk: Desk, officer: Principal, alert_id: UUID, told: AlertAcknowledgement, now: datetime
 ) -> PoliceAlert:
     """Note that an officer saw or handled an alert, with the audit entry in one transaction; said again it changes
-    nothing. Refused `not_found`, `unavailable`."""
+    nothing, and is on record all the same, since the answer shows the alert. Refused `not_found`, `unavailable`."""
     async with _reading(desk.pool) as connection, connection.transaction():
-        if await alerts_store.change_state(connection, alert_id, told.state, officer.id, now):
-            entry = _alert_entry(officer, "police.alert.acknowledge", now, alert_id, {"state": told.state})
-            await audit.append(connection, entry)
+        changed = await alerts_store.change_state(connection, alert_id, told.state, officer.id, now)
+        details = {"state": told.state, "changed": changed}
+        await audit.append(connection, _alert_entry(officer, "police.alert.acknowledge", now, alert_id, details))
         alert = await alerts_store.find_alert(connection, alert_id)
     if alert is None:
         raise Refused("not_found")

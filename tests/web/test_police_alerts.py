@@ -272,9 +272,9 @@ async def test_an_alert_is_seen_then_handled_and_never_goes_back(
     assert states[1:] == [states[1]] * 3
     acknowledged = [entry for entry in await recorded(database) if entry["action"] == "police.alert.acknowledge"]
     assert [(entry["object"], entry["details"]) for entry in acknowledged] == [
-        (f"police_alert/{alert_id}", {"state": "seen"}),
-        (f"police_alert/{alert_id}", {"state": "handled"}),
-    ]
+        (f"police_alert/{alert_id}", {"state": state, "changed": changed})
+        for state, changed in (("seen", True), ("handled", True), ("handled", False), ("seen", False))
+    ], "what changes nothing shows the alert too"
     assert (await asm.ask("GET", f"{ALERTS}?state=open", officer_key)).json["alerts"] == []
 
 
