@@ -14,5 +14,5 @@ GRANT SELECT (facility_id, stay_id, version, status, event, received_at) ON stay
 
 REVOKE SELECT ON sync_queue, leases FROM asm_intake;
 
--- How many events wait is a metric; what they tell of is not needed for that.
-GRANT SELECT (event_id, at) ON owner_events_pending TO asm_sync;
+-- Operators look at what waits by stay.
+CREATE INDEX sync_wait_by_stay ON sync_wait (stay_id);

@@ -95,7 +95,7 @@ GRANTS = [
     ("asm_sync", "operator_alerts", "SELECT, INSERT, UPDATE"),
     ("asm_sync", "owner_event_head", "SELECT, UPDATE"),
     ("asm_sync", "owner_events", "SELECT, INSERT, DELETE"),
-    ("asm_sync", "owner_events_pending", "SELECT (event_id, at), SELECT, INSERT, DELETE"),
+    ("asm_sync", "owner_events_pending", "SELECT, INSERT, DELETE"),
     ("asm_sync", "police_alerts", "INSERT (id, kind, facility_id, stay_id, version, raised_at)"),
     ("asm_sync", "principals", "SELECT (id, kind, active)"),
     ("asm_sync", "stay_versions", "SELECT (facility_id, stay_id, version, status, event, received_at)"),

@@ -8,6 +8,7 @@ import importlib.util
 import io
 import socket
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -32,9 +33,10 @@ from asm_daemon.store import LOST, alerts
 from asm_daemon.store import events as events_store
 from asm_daemon.store import webhooks as store
 from asm_daemon.store.events import EventKind, NewEvent
+from asm_daemon.store.webhooks import Busy, Room
 from asm_daemon.webhooks import Actor, Courier, Endpoints, signature, signed_headers
 from connectors.webhooks.client import WebhookClient, is_public
-from schemas.webhooks import EventType, NewWebhook, NotDelivered, WebhookSecret
+from schemas.webhooks import ENDPOINTS_LIMIT, EventType, NewWebhook, NotDelivered, WebhookSecret
 from tests.certificates import Authority
 from tests.stack import DEPLOYMENT, Clock, FacilityMaker, Pools
 from tests.webhook_receiver import Message, Receiver, receiving
@@ -566,13 +568,13 @@ async def test_two_claims_at_the_same_moment_get_different_deliveries(stage: Sta
     now = stage.clock()
     held = one.transaction()
     await held.start()
-    first = await store.claim_deliveries(one, now, now + LEASE, [], 3, 256)
+    first = await store.claim_deliveries(one, now, now + LEASE, [], Room(3, 16, 256, 256))
     async with asyncio.timeout(20):  # it does not wait for the other
-        second = await store.claim_deliveries(other, now, now + LEASE, [], 3, 256)
+        second = await store.claim_deliveries(other, now, now + LEASE, [], Room(3, 16, 256, 256))
     await held.commit()
     assert (len(first), len(second)) == (3, 2)
     assert {each.event_id for each in (*first, *second)} == made
-    assert await store.claim_deliveries(other, now, now + LEASE, [], 3, 256) == []
+    assert await store.claim_deliveries(other, now, now + LEASE, [], Room(3, 16, 256, 256)) == []
 
 
 async def test_a_late_failure_of_a_lost_claim_changes_nothing_that_another_daemon_did(
@@ -610,6 +612,42 @@ async def test_one_slow_endpoint_holds_up_nobody(stage: Stage, receiver: Receive
         assert (await stage.rows("SELECT count(*) FROM webhook_deliveries"))[0]["count"] == 20
 
 
+async def test_eight_owners_whose_endpoints_all_hang_hold_up_nobody_else(stage: Stage, receiver: Receiver) -> None:
+    async with receiving() as slow:
+        slow.gate.clear()
+        for _ in range(8):
+            owner = await principal(stage.pools, stage.clock, stage.facility)
+            for _ in range(ENDPOINTS_LIMIT):
+                await stage.register(slow.url, owner)
+        for _ in range(webhooks.PER_ENDPOINT):
+            await stage.happens()
+        courier, stop = await stage.courier(), asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(courier.run(stop))
+            await eventually(lambda: len(slow.messages) >= 8 * webhooks.PER_PRINCIPAL)
+            await stage.register(receiver.url)
+            made = [(await stage.happens()).event_id for _ in range(6)]
+            await eventually(lambda: set(receiver.ids) >= set(map(str, made)))
+            assert len(slow.messages) == 8 * webhooks.PER_PRINCIPAL, "no owner has more places than these"
+            stop.set()
+
+
+async def test_what_hangs_leaves_half_of_the_places_for_the_first_delivery_of_other_endpoints(stage: Stage) -> None:
+    for _ in range(20):
+        await stage.register("https://pms.example/", await principal(stage.pools, stage.clock, stage.facility))
+    for _ in range(webhooks.PER_ENDPOINT):
+        await stage.happens()
+    connection, now = await stage.pools.database.connect("asm_sync"), stage.clock()
+    first = await store.claim_deliveries(connection, now, now + LEASE, [], Room(4, 16, 5, 256))
+    assert sorted(Counter(each.endpoint_id for each in first).values()) == [1] * 15 + [2] * 5
+    late = await stage.register("https://pms.example/late")
+    await stage.happens()
+    owners = {row["id"]: row["principal_id"] for row in await stage.rows("SELECT * FROM webhook_endpoints")}
+    busy = [Busy(id_, owners[id_], n) for id_, n in Counter(each.endpoint_id for each in first).items()]
+    [other] = await store.claim_deliveries(connection, now, now + LEASE, busy, Room(4, 16, 0, 256))
+    assert str(other.endpoint_id) == late.id
+
+
 async def test_an_endpoint_that_fails_is_tried_with_one_event_at_a_time(stage: Stage, receiver: Receiver) -> None:
     await stage.register(receiver.url)
     receiver.status = 500
@@ -625,7 +663,7 @@ async def test_an_endpoint_that_fails_is_tried_with_one_event_at_a_time(stage: S
     assert await stage.deliver() == {"delivered": 4}
 
 
-async def test_an_endpoint_that_fails_is_left_in_peace_for_longer_and_longer_but_a_test_is_sent_at_once(
+async def test_an_endpoint_that_fails_is_left_in_peace_for_longer_and_longer_but_a_test_is_sent_soon(
     stage: Stage, receiver: Receiver
 ) -> None:
     made = await stage.register(receiver.url)
@@ -642,7 +680,13 @@ async def test_an_endpoint_that_fails_is_left_in_peace_for_longer_and_longer_but
     assert all(0 < rest <= webhooks.REST_LONGEST_SECONDS for rest in rests)
     assert rests[-1] >= webhooks.REST_LONGEST_SECONDS / 2
     assert await stage.deliver() == {}
-    test = await (await stage.endpoints()).test(BOSS, UUID(made.id), stage.clock())
+    endpoints = await stage.endpoints()
+    test = await endpoints.test(BOSS, UUID(made.id), stage.clock())
+    assert await stage.deliver() == {}, "somebody who tests without a pause gets no attempt for each"
+    assert await endpoints.test(BOSS, UUID(made.id), stage.clock()) == test
+    recorded = await stage.rows("SELECT FROM audit_pending WHERE convert_from(body, 'UTF8') LIKE '%webhook.test%'")
+    assert len(recorded) == 1, "the second changed nothing"
+    stage.clock.instant += timedelta(seconds=webhooks.TEST_REST_SECONDS)
     receiver.status = 204
     while test.event_id not in receiver.ids:
         assert await stage.deliver() != {}, "a success ends the rest"
