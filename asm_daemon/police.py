@@ -367,7 +367,8 @@ async def list_alerts(desk: Desk, officer: Principal, query: AlertsQuery, now: d
 async def open_alert(
     desk: Desk, officer: Principal, alert_id: UUID, opening: AlertOpening, now: datetime
 ) -> OpenedAlert:
-    """The stay of an alert with its guest, as declared then and as corrected since, under a purpose that allows to look at a stay, and within its window.
+    """The stay of an alert with its guest, as declared then and as corrected since. It takes a purpose that allows to
+    look at a stay, and shows none from before its window.
 
     Refused like `search`, and `not_found` (no such alert), `record_unreadable`.
     """

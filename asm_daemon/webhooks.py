@@ -56,7 +56,7 @@ IN_HAND, PER_ENDPOINT, PER_PRINCIPAL = 256, 4, 16
 """How many deliveries one process attempts at a time, and how many of them to one endpoint (to one that fails, one) and
 to all endpoints of one principal."""
 BESIDE = 128
-"""How many of them may go to endpoints that have one in hand already: half of the places are for an endpoint's first."""
+"""How many of them may go to endpoints that have one in hand already: half of the places are for the first of each."""
 LEASE = timedelta(seconds=60)
 """After this a claimed delivery is due again: longer than an attempt may take, and its recording."""
 BACKOFF_FIRST_SECONDS, BACKOFF_FACTOR, BACKOFF_LONGEST_SECONDS = 10.0, 3.0, 12 * 3600.0

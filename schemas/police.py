@@ -81,7 +81,8 @@ class FoundFacility(Output):
 
 
 class FoundStay(Output):
-    """One stay that was found, as its newest version says unless told otherwise. `status` cancelled means: declared, then withdrawn."""
+    """One stay that was found, as its newest version says (of an alert: see there). `status` cancelled means: declared,
+    then withdrawn."""
 
     stay_id: str
     version: int

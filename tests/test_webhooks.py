@@ -8,6 +8,7 @@ import importlib.util
 import io
 import socket
 import ssl
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ from asm_daemon.store import webhooks as store
 from asm_daemon.store.events import EventKind, NewEvent
 from asm_daemon.store.webhooks import Busy, Room
 from asm_daemon.webhooks import Actor, Courier, Endpoints, signature, signed_headers
-from connectors.webhooks.client import WebhookClient, is_public
+from connectors.webhooks.client import RESOLVED_LIMIT, RESOLVERS, WebhookClient, is_public
 from schemas.webhooks import ENDPOINTS_LIMIT, EventType, NewWebhook, NotDelivered, WebhookSecret
 from tests.certificates import Authority
 from tests.stack import DEPLOYMENT, Clock, FacilityMaker, Pools
@@ -333,6 +334,32 @@ async def test_every_failure_has_its_code(
 # -- the directory -----------------------------------------------------------------------------------------------------
 
 
+async def test_names_that_nobody_answers_for_hold_up_neither_others_nor_the_threads_of_the_process(
+    client: WebhookClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, asked = threading.Event(), []
+
+    def hangs(host: str, *rest: Any, **options: Any) -> Any:
+        asked.append(host)
+        answer.wait(20)
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hangs)
+    names = [f"https://n{number}.example/" for number in range(RESOLVED_LIMIT)]
+    hanging = [asyncio.create_task(refusal(client, url)) for url in (*names, *names)]
+    try:
+        await eventually(lambda: len(asked) == RESOLVERS)
+        async with asyncio.timeout(10):
+            assert await asyncio.to_thread(lambda: "free") == "free"
+            assert await refusal(client, "https://one-more.example/") == "names_busy"
+            await client.post(receiver.url, {}, b"")  # an address needs no name
+    finally:
+        answer.set()
+        outcomes = await asyncio.gather(*hanging)
+    assert set(outcomes) <= {"name_unknown", "timeout"}
+    assert len(asked) == len(set(asked)) == RESOLVED_LIMIT, "the same name is asked for once"
+
+
 async def test_http_is_refused_where_it_is_not_allowed(stage: Stage) -> None:
     endpoints = Endpoints(await stage.pools.get("asm_intake"), stage.keyring, plain_http=False)
     with pytest.raises(Refused) as caught:
@@ -352,6 +379,42 @@ async def test_only_those_who_declare_have_endpoints_and_not_too_many(stage: Sta
     with pytest.raises(Refused) as caught:
         await stage.register("https://pms.example/")
     assert [found.code for found in caught.value.violations] == ["too_many_webhooks"]
+
+
+async def test_owners_who_register_at_the_same_moment_get_no_more_than_the_limit(stage: Stage) -> None:
+    async def register() -> str:
+        try:
+            return (await stage.register("https://pms.example/")).id
+        except Refused as refusal:
+            return refusal.violations[0].code
+
+    outcomes = await asyncio.gather(*(register() for _ in range(ENDPOINTS_LIMIT + 6)))
+    assert outcomes.count("too_many_webhooks") == 6
+    assert len(await stage.rows("SELECT FROM webhook_endpoints")) == ENDPOINTS_LIMIT
+    endpoints = await stage.endpoints()
+    await endpoints.remove(BOSS, UUID(next(each for each in outcomes if each != "too_many_webhooks")), stage.clock())
+    assert UUID(await register()), "a place that is free again is given again"
+
+
+@pytest.mark.parametrize("act", ["remove", "disable"])
+async def test_what_is_numbered_as_an_endpoint_goes_leaves_nothing_to_deliver(stage: Stage, act: str) -> None:
+    made = await stage.register("https://pms.example/")
+    event = NewEvent(uuid7(), stage.facility.id, EventKind.CHECK_DOCUMENT, uuid7(), stage.clock())
+    connection = await stage.pools.database.connect("asm_sync")
+    await events_store.append_events(connection, [event])
+    numbering = connection.transaction()
+    await numbering.start()
+    last = await events_store.lock_head(connection)
+    _, _, queued = await events_store.number_pending(connection, last, 10, stage.clock())
+    assert queued == 1
+    going = asyncio.create_task(getattr(await stage.endpoints(), act)(BOSS, UUID(made.id), stage.clock()))
+    waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with asyncio.timeout(20):
+        while not going.done() and not await stage.rows(waiting):
+            await asyncio.sleep(0.005)
+    await numbering.commit()
+    await going
+    assert await stage.rows("SELECT FROM webhook_deliveries") == []
 
 
 async def test_neither_secret_nor_address_lies_open_in_the_database(stage: Stage) -> None:

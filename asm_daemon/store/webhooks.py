@@ -327,7 +327,7 @@ async def claim_deliveries(
 ) -> list[Delivery]:
     """Claim deliveries that are due, until `lease_until`, as far as there is room beside what is in hand (`busy`).
 
-    First come endpoints that do not fail, and of them those with the fewest in hand, then what has been due for longest.
+    First come endpoints that do not fail, and of them those with the fewest in hand, then what was due first.
     """
     rows = await connection.fetch(
         """
@@ -348,7 +348,8 @@ async def claim_deliveries(
                 FOR UPDATE SKIP LOCKED
             ) AS d
         ), shared AS (
-            SELECT *, of_principal + row_number() OVER (PARTITION BY principal_id ORDER BY failing, nth, due_at) AS share
+            SELECT *,
+                of_principal + row_number() OVER (PARTITION BY principal_id ORDER BY failing, nth, due_at) AS share
             FROM offered
         ), ranked AS (
             SELECT *, row_number() OVER (PARTITION BY nth = 1 ORDER BY failing, nth, due_at) AS rank
