@@ -10,7 +10,7 @@ import socket
 import ssl
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import ip_address, ip_network
@@ -127,6 +127,18 @@ async def stage(pools: Pools, keyring: Keyring, clock: Clock, facility: Facility
     return Stage(pools, keyring, clock, facility, client, await principal(pools, clock, facility))
 
 
+def resolve_by(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], str]) -> None:
+    """Names below `example` have the address that `answer` gives; everything else is resolved as ever."""
+    real = socket.getaddrinfo
+
+    def answered(host: Any, *rest: Any, **options: Any) -> Any:
+        if not str(host).endswith(".example"):
+            return real(host, *rest, **options)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answer(), 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", answered)
+
+
 async def eventually(condition: Any) -> None:
     async with asyncio.timeout(20):
         while not condition():
@@ -229,12 +241,11 @@ async def test_a_name_that_leads_elsewhere_since_it_was_registered_is_refused_at
 ) -> None:
     port = int(receiver.url.split(":")[2].partition("/")[0])
     answers = ["192.0.2.7", "127.0.0.1", "10.0.0.1"]
-    loop = asyncio.get_running_loop()
 
-    async def rebinding(_host: str, port: int, **_options: Any) -> Any:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers[0], port))]
+    def rebinding() -> str:
+        return answers[0]
 
-    monkeypatch.setattr(loop, "getaddrinfo", rebinding)
+    resolve_by(monkeypatch, rebinding)
     client = WebhookClient([ip_network("192.0.2.0/24")], connect_seconds=0.05, answer_seconds=0.2)
     await client.open()
     url = f"http://hooks.example:{port}/"
@@ -280,17 +291,14 @@ async def test_an_answer_without_end_is_neither_read_nor_waited_for(client: Webh
     await server.wait_closed()
 
 
-async def unknown_name(*_arguments: Any, **_options: Any) -> Any:
+def unknown_name() -> str:
     raise socket.gaierror(socket.EAI_NONAME, "unknown")
 
 
 async def test_a_certificate_must_be_of_the_host_and_of_a_trusted_authority(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def loopback(_host: str, port: int, **_options: Any) -> Any:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", loopback)
+    resolve_by(monkeypatch, lambda: "127.0.0.1")
     authority = Authority(tmp_path)
     issued = authority.issue("hooks.example")
     shown = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -317,7 +325,7 @@ async def test_every_failure_has_its_code(
         assert await refusal(client, f"http://127.0.0.1:{unused.getsockname()[1]}/") == "no_connection"
     port = receiver.url.split(":")[2].partition("/")[0]
     assert await refusal(client, f"https://127.0.0.1:{port}/") == "tls_failed"
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", unknown_name)
+    resolve_by(monkeypatch, unknown_name)
     assert await refusal(client, "https://pms.example/") == "name_unknown"
     hasty = WebhookClient(LOOPBACK, answer_seconds=0.1)
     await hasty.open()
@@ -864,7 +872,7 @@ async def test_a_deleted_endpoint_leaves_nothing_behind(stage: Stage, receiver: 
 async def test_nothing_secret_is_logged_when_everything_fails(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.BytesIO()
     configure_logging("debug", DEPLOYMENT, stream)
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", unknown_name)
+    resolve_by(monkeypatch, unknown_name)
     made = await stage.register("https://pms.example/t0ken")
     await stage.happens()
     assert await stage.deliver() == {"postponed": 1}
