@@ -23,6 +23,9 @@ from schemas.webhooks import EventData, EventPage, EventsQuery, OwnerEvent
 NUMBERED_LIMIT = 1000
 """How many events one transaction numbers, and how many guests one transaction tells of."""
 
+ERASED_LIMIT = 10_000
+"""How many events one transaction erases."""
+
 
 async def number_once(pool: asyncpg.Pool, now: datetime) -> dict[str, int]:
     """Give every committed event its position, and queue it for the endpoints of those who may know of it.
@@ -45,10 +48,18 @@ async def number_once(pool: asyncpg.Pool, now: datetime) -> dict[str, int]:
 
 
 async def erase_once(pool: asyncpg.Pool, kept_days: int, now: datetime) -> dict[str, int]:
-    """Erase the events that were numbered `kept_days` days ago. `pool` connects as asm_sync."""
-    async with pool.acquire() as connection, connection.transaction(isolation="read_committed"):
-        await store.lock_head(connection)
-        return {"events": await store.erase_events(connection, now - timedelta(days=kept_days))}
+    """Erase the events that were numbered `kept_days` days ago, page by page: numbering waits for one page at most.
+
+    `pool` connects as asm_sync.
+    """
+    before, erased = now - timedelta(days=kept_days), 0
+    while True:
+        async with pool.acquire() as connection, connection.transaction(isolation="read_committed"):
+            await store.lock_head(connection)
+            gone = await store.erase_events(connection, before, ERASED_LIMIT)
+        erased += gone
+        if gone < ERASED_LIMIT:
+            return {"events": erased}
 
 
 async def tell_deadlines_once(pool: asyncpg.Pool, notice_minutes: int, now: datetime) -> dict[str, int]:

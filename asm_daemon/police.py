@@ -385,7 +385,8 @@ async def list_alerts(desk: Desk, officer: Principal, query: AlertsQuery, now: d
 async def open_alert(
     desk: Desk, officer: Principal, alert_id: UUID, opening: AlertOpening, now: datetime
 ) -> OpenedAlert:
-    """The stay of an alert with its guest, under a purpose that allows to look at a stay, and within its window.
+    """The stay of an alert with its guest, as declared then and as corrected since. It takes a purpose that allows to
+    look at a stay, and shows none from before its window.
 
     Refused like `search`, and `not_found` (no such alert), `record_unreadable`.
     """
@@ -393,39 +394,44 @@ async def open_alert(
     intent = _intent(desk, officer, opening, purpose, now, QueryKind.STAY, f"police_alert/{alert_id}")
     allowed = await _begin(desk, officer, opening, purpose, intent, QueryKind.STAY)
     try:
-        alert, stay = await _read_alert(desk, alert_id, _window_start(allowed, now))
+        alert, stays = await _read_alert(desk, alert_id, _window_start(allowed, now))
     except Refused as failure:
         await _record(desk, _outcome(intent, {"problem": failure.code}))
         raise
-    shown = [] if stay is None else [UUID(stay.stay_id)]
-    await _record(desk, _outcome(intent, {"count": len(shown), "returned_sha256": _digest_of_ids(shown)}))
-    return OpenedAlert(trace=str(intent.id), alert=_shown_alert(alert), stay=stay)
+    shown = [UUID(stay.stay_id) for stay in stays[:1]]
+    summary = {
+        "count": len(shown),
+        "returned_sha256": _digest_of_ids(shown),
+        "versions": [stay.version for stay in stays],
+    }
+    await _record(desk, _outcome(intent, summary))
+    alerted = next((stay for stay in stays if stay.version == alert.version), None)
+    newest = next((stay for stay in stays if stay.version != alert.version), None)
+    return OpenedAlert(trace=str(intent.id), alert=_shown_alert(alert), stay=alerted, changed_to=newest)
 
 
-async def _read_alert(desk: Desk, alert_id: UUID, since: datetime) -> tuple[PoliceAlertRow, FoundStay | None]:
+async def _read_alert(desk: Desk, alert_id: UUID, since: datetime) -> tuple[PoliceAlertRow, list[FoundStay]]:
     async with _reading(desk.pool) as connection:
         alert = await alerts_store.find_alert(connection, alert_id)
-        hit = await alerts_store.hit_of_alert(connection, alert_id, _oldest_id(since))
+        hits = await alerts_store.hits_of_alert(connection, alert_id, _oldest_id(since))
     if alert is None:
         raise Refused("not_found")
-    if hit is None:
-        return alert, None
     try:
-        return alert, _found_stay(hit, open_contents(desk.keyring, hit.stay))
+        return alert, [_found_stay(hit, open_contents(desk.keyring, hit.stay)) for hit in hits]
     except (Tampered, UnknownEpoch):
-        log.exception("police.stay_unreadable", stay_id=str(hit.stay.id))
-        raise Refused("record_unreadable", stay_id=str(hit.stay.id)) from None
+        log.exception("police.stay_unreadable", stay_id=str(alert.stay_id))
+        raise Refused("record_unreadable", stay_id=str(alert.stay_id)) from None
 
 
 async def acknowledge_alert(
     desk: Desk, officer: Principal, alert_id: UUID, told: AlertAcknowledgement, now: datetime
 ) -> PoliceAlert:
     """Note that an officer saw or handled an alert, with the audit entry in one transaction; said again it changes
-    nothing. Refused `not_found`, `unavailable`."""
+    nothing, and is on record all the same, since the answer shows the alert. Refused `not_found`, `unavailable`."""
     async with _reading(desk.pool) as connection, connection.transaction():
-        if await alerts_store.change_state(connection, alert_id, told.state, officer.id, now):
-            entry = _alert_entry(officer, "police.alert.acknowledge", now, alert_id, {"state": told.state})
-            await audit.append(connection, entry)
+        changed = await alerts_store.change_state(connection, alert_id, told.state, officer.id, now)
+        details = {"state": told.state, "changed": changed}
+        await audit.append(connection, _alert_entry(officer, "police.alert.acknowledge", now, alert_id, details))
         alert = await alerts_store.find_alert(connection, alert_id)
     if alert is None:
         raise Refused("not_found")

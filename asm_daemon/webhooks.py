@@ -34,7 +34,7 @@ from asm_daemon.problems import Refused
 from asm_daemon.store import LOST, Connection
 from asm_daemon.store import webhooks as store
 from asm_daemon.store.alerts import AlertKind, raise_alert
-from asm_daemon.store.webhooks import Delivery, EndpointFacts, EndpointRow
+from asm_daemon.store.webhooks import Busy, Delivery, EndpointFacts, EndpointRow, Room
 from schemas.violations import violation
 from schemas.webhooks import (
     ENDPOINTS_LIMIT,
@@ -52,12 +52,15 @@ SECRET_BYTES = 32
 SECRET_PREFIX = "whsec_"  # noqa: S105 - what a secret begins with
 OVERLAP = timedelta(hours=24)
 """For how long after a rotation the previous secret signs as well."""
-IN_HAND, PER_ENDPOINT = 256, 4
-"""How many deliveries one process attempts at a time, and how many of them to one endpoint; to one that fails, one."""
+IN_HAND, PER_ENDPOINT, PER_PRINCIPAL = 256, 4, 16
+"""How many deliveries one process attempts at a time, and how many of them to one endpoint (to one that fails, one) and
+to all endpoints of one principal."""
+BESIDE = 128
+"""How many of them may go to endpoints that have one in hand already: half of the places are for the first of each."""
 LEASE = timedelta(seconds=60)
 """After this a claimed delivery is due again: longer than an attempt may take, and its recording."""
 BACKOFF_FIRST_SECONDS, BACKOFF_FACTOR, BACKOFF_LONGEST_SECONDS = 10.0, 3.0, 12 * 3600.0
-REST_LONGEST_SECONDS = 300.0
+REST_LONGEST_SECONDS, TEST_REST_SECONDS = 300.0, 10.0
 """An endpoint that fails rests as a delivery waits, but no longer than this: so it is found that it is well again."""
 GIVEN_UP_AFTER = timedelta(days=3)
 RETRY_AFTER_LIMIT_SECONDS = 6 * 3600.0
@@ -190,10 +193,13 @@ class Endpoints:
         row = EndpointRow(
             endpoint_id, principal_id, parts.hostname or "", kinds, epoch, 1, sealed, None, now, None, None, None
         )
-        async with self.pool.acquire() as connection, connection.transaction():
+        async with self.pool.acquire() as connection, connection.transaction(isolation="read_committed"):
             if not await store.may_own_endpoints(connection, principal_id):
                 raise _invalid("unknown_principal", "/principal")
-            if not await store.insert_endpoint(connection, row, ENDPOINTS_LIMIT):
+            while (place := await store.free_place(connection, principal_id, ENDPOINTS_LIMIT)) is not None:
+                if await store.insert_endpoint(connection, row, place):
+                    break
+            else:
                 raise _invalid("too_many_webhooks", "/url", limit=ENDPOINTS_LIMIT)
             await _record(connection, actor, "webhook.add", endpoint_id, now, principal=str(principal_id))
         return WebhookSecret(id=str(endpoint_id), secret=_shown(secret))
@@ -233,9 +239,9 @@ class Endpoints:
 
     async def remove(self, actor: Actor, endpoint_id: UUID, now: datetime) -> None:
         """Forget an endpoint and what waits for it. Refused not_found."""
-        async with self.pool.acquire() as connection, connection.transaction():
-            if not await store.delete_endpoint(connection, endpoint_id, actor.principal_id):
-                raise Refused("not_found")
+        async with self.pool.acquire() as connection, connection.transaction(isolation="read_committed"):
+            await self._locked(connection, actor, endpoint_id)
+            await store.delete_endpoint(connection, endpoint_id)
             await _record(connection, actor, "webhook.remove", endpoint_id, now)
 
     async def rotate(self, actor: Actor, endpoint_id: UUID, now: datetime) -> WebhookSecret:
@@ -262,20 +268,27 @@ class Endpoints:
 
     async def disable(self, actor: Actor, endpoint_id: UUID, now: datetime) -> None:
         """Let an operator stop what is sent. Refused not_found, wrong_state (it is disabled already)."""
-        async with self.pool.acquire() as connection, connection.transaction():
+        async with self.pool.acquire() as connection, connection.transaction(isolation="read_committed"):
             await self._locked(connection, actor, endpoint_id)
             if not await store.disable_endpoint(connection, endpoint_id, "operator", now):
                 raise Refused("wrong_state")
             await _record(connection, actor, "webhook.disable", endpoint_id, now)
 
     async def test(self, actor: Actor, endpoint_id: UUID, now: datetime) -> WebhookTest:
-        """Queue a test; while one waits, that one. Refused not_found, wrong_state (the endpoint is disabled)."""
+        """Queue a test; while one waits, that one. Who tests wants to know soon: a rest is cut short, to no less than
+        `TEST_REST_SECONDS`, however often it is asked for. What changes nothing is not recorded.
+
+        Refused not_found, wrong_state (the endpoint is disabled).
+        """
+        event_id, rest_until = uuid7(), now + timedelta(seconds=TEST_REST_SECONDS)
         async with self.pool.acquire() as connection, connection.transaction():
             row = await self._locked(connection, actor, endpoint_id)
             if row.disabled_at is not None:
                 raise Refused("wrong_state")
-            queued = await store.queue_test(connection, endpoint_id, uuid7(), now)
-            await store.rest_endpoint(connection, endpoint_id, None)  # who tests wants to know now
+            queued = await store.queue_test(connection, endpoint_id, event_id, now)
+            shortened = await store.shorten_rest(connection, endpoint_id, rest_until)
+            if queued == event_id or shortened:
+                await _record(connection, actor, "webhook.test", endpoint_id, now)
         return WebhookTest(event_id=str(queued))
 
     async def _locked(self, connection: Connection, actor: Actor, endpoint_id: UUID) -> EndpointRow:
@@ -357,7 +370,7 @@ class Courier:
         self._now = now
         self._failing = timedelta(hours=failing_hours)
         self._one_connection = asyncio.Lock()
-        self._in_hand: Counter[UUID] = Counter()
+        self._in_hand: Counter[tuple[UUID, UUID]] = Counter()  # of each endpoint and its principal
         self._news = asyncio.Event()
 
     async def deliver_once(self) -> dict[str, int]:
@@ -418,16 +431,17 @@ class Courier:
 
     async def _claim(self) -> list[tuple[Delivery, EndpointRow]]:
         now = self._now()
-        room = IN_HAND - self._in_hand.total()
-        if room <= 0:
+        busy = [Busy(*whose, in_hand) for whose, in_hand in self._in_hand.items()]
+        total = self._in_hand.total()
+        room = Room(PER_ENDPOINT, PER_PRINCIPAL, max(0, BESIDE - (total - len(busy))), IN_HAND - total)
+        if room.places <= 0:
             return []
         async with self._one_connection, self._pool.acquire() as connection:
-            busy = list(self._in_hand.items())
-            claimed = await store.claim_deliveries(connection, now, now + LEASE, busy, PER_ENDPOINT, room)
+            claimed = await store.claim_deliveries(connection, now, now + LEASE, busy, room)
             ids = {each.endpoint_id for each in claimed}
             rows = {row.id: row for row in await store.read_endpoints(connection, list(ids))} if ids else {}
         chosen = [(each, rows[each.endpoint_id]) for each in claimed if each.endpoint_id in rows]
-        self._in_hand.update(delivery.endpoint_id for delivery, _ in chosen)
+        self._in_hand.update((row.id, row.principal_id) for _, row in chosen)
         return chosen
 
     async def _attempt(self, delivery: Delivery, row: EndpointRow) -> str:
@@ -439,7 +453,7 @@ class Courier:
             DELIVERIES.labels(outcome).inc()
             return outcome
         finally:
-            self._in_hand -= Counter([delivery.endpoint_id])
+            self._in_hand -= Counter([(row.id, row.principal_id)])
 
     async def _post(self, delivery: Delivery, row: EndpointRow) -> _Outcome:
         address = _open(self._keyring, row)
@@ -467,7 +481,11 @@ class Courier:
 
     async def _record(self, delivery: Delivery, attempt: _Outcome) -> str:
         now = self._now()
-        async with self._one_connection, self._pool.acquire() as connection, connection.transaction():
+        async with (
+            self._one_connection,
+            self._pool.acquire() as connection,
+            connection.transaction(isolation="read_committed"),
+        ):
             if attempt.code is None:
                 await store.note_success(connection, delivery.endpoint_id)
                 await store.finish_delivery(connection, delivery)

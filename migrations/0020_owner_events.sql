@@ -4,6 +4,8 @@
 ALTER TABLE owner_events_pending ADD COLUMN expected_id uuid;
 COMMENT ON COLUMN owner_events_pending.expected_id IS 'the guest who is here and not declared, where there is no stay';
 
+CREATE INDEX owner_events_pending_by_time ON owner_events_pending (at, event_id);     -- the order of numbering
+
 -- Numbered events. A position is given under the lock of the one row of owner_event_head, so that whoever has read up to
 -- one has missed none before it.
 CREATE TABLE owner_events (
@@ -38,14 +40,15 @@ CREATE TABLE webhook_endpoints (
     sealed bytea NOT NULL,
     previous_until timestamptz,         -- until then, the previous secret signs as well
     created_at timestamptz NOT NULL,
+    place smallint NOT NULL CHECK (place > 0),      -- among those of its principal, who has only so many
     failing_since timestamptz,          -- the first failure since the last success
     failed_attempts integer NOT NULL DEFAULT 0,     -- since then
     rest_until timestamptz,             -- until then nothing is sent, whatever waits
     disabled_at timestamptz,
     disabled_code text,
+    UNIQUE (principal_id, place),
     CHECK ((disabled_at IS NULL) = (disabled_code IS NULL))
 );
-CREATE INDEX webhook_endpoints_by_principal ON webhook_endpoints (principal_id);
 
 -- What is still to be delivered. Claiming a row moves due_at behind the time that an attempt may take: a daemon that
 -- dies meanwhile leaves it to be due again.

@@ -37,6 +37,7 @@ CREATE TABLE police_alerts (
     UNIQUE (kind, facility_id, stay_id, version),
     CHECK ((state = 'open') = (changed_at IS NULL) AND (changed_at IS NULL) = (changed_by IS NULL))
 );
+CREATE INDEX police_alerts_by_state ON police_alerts (state, id);
 COMMENT ON TABLE police_alerts IS 'cảnh báo cho công an: which stay and why, nothing else about the guest';
 
 GRANT INSERT (id, kind, facility_id, stay_id, version, raised_at) ON police_alerts TO asm_sync;

@@ -8,10 +8,11 @@ ALTER TABLE sync_refused
     ADD CHECK ((settled_at IS NULL) = (settled_by IS NULL) AND (settled_at IS NULL) = (settled_reason IS NULL));
 
 -- An operator sees which versions there were, never what stood in them.
-REVOKE SELECT ON stay_versions FROM asm_sync, asm_police, asm_publish;
+-- The police keep theirs: an alert is about the version that raised it, whatever was corrected since.
+REVOKE SELECT ON stay_versions FROM asm_sync, asm_publish;
 GRANT SELECT (facility_id, stay_id, version, status, event, received_at) ON stay_versions TO asm_sync;
 
 REVOKE SELECT ON sync_queue, leases FROM asm_intake;
 
--- How many events wait is a metric; what they tell of is not needed for that.
-GRANT SELECT (event_id, at) ON owner_events_pending TO asm_sync;
+-- Operators look at what waits by stay.
+CREATE INDEX sync_wait_by_stay ON sync_wait (stay_id);

@@ -81,7 +81,8 @@ class FoundFacility(Output):
 
 
 class FoundStay(Output):
-    """One stay that was found, as its newest version says. `status` cancelled means: declared, then withdrawn."""
+    """One stay that was found, as its newest version says (of an alert: see there). `status` cancelled means: declared,
+    then withdrawn."""
 
     stay_id: str
     version: int
@@ -147,10 +148,15 @@ class PoliceAlerts(Output):
 
 
 class OpenedAlert(Output):
-    """The stay of an alert."""
+    """The stay of an alert, as it was when it raised it, and as it is."""
 
     trace: str = Field(description="The audit entry under which this is recorded, for the case file")
     alert: PoliceAlert
     stay: FoundStay | None = Field(
-        description="null: it was registered before the purpose's window, or is past its retention"
+        description="The version that raised it, and what was said of that one; null: it was registered before the "
+        "purpose's window, or is past its retention"
+    )
+    changed_to: FoundStay | None = Field(
+        description="The newest version, if there is one since: after a correction it may name another person than the "
+        "alert is about; null: there is none"
     )

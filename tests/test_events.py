@@ -217,6 +217,23 @@ async def test_an_event_is_thin_and_leads_to_where_more_is(
     }
 
 
+async def test_events_are_erased_page_by_page_so_that_numbering_need_not_wait_for_all(
+    pools: Pools, facility: Facility, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "ERASED_LIMIT", 3)
+    await append(pools, *(event(facility, clock) for _ in range(7)))
+    await number(pools, clock)
+    clock.instant += timedelta(days=5)
+    await append(pools, event(facility, clock))
+    await number(pools, clock)
+    pool = await pools.get("asm_sync")
+    async with pool.acquire() as connection:
+        assert await store.erase_events(connection, clock(), 2) == 2
+        assert (await store.read_head(connection)).erased == 2
+        assert await events.erase_once(pool, 1, clock()) == {"events": 5}
+        assert tuple(await store.read_head(connection)) == (8, 7)
+
+
 async def test_who_comes_back_after_events_were_erased_is_told_so(
     pools: Pools, keyring: Keyring, facility: Facility, clock: Clock
 ) -> None:

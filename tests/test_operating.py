@@ -20,6 +20,7 @@ from asm_daemon.intake import Intake
 from asm_daemon.model import LANES, Facility
 from asm_daemon.problems import Refused
 from asm_daemon.store import alerts, leases
+from asm_daemon.store import operating as store
 from asm_daemon.store.alerts import AlertKind
 from schemas.act import ActKind
 from schemas.operating import (
@@ -340,6 +341,22 @@ async def test_the_overview_tells_places_reasons_codes_and_holders(desk: Desk) -
 
 
 # -- alerts ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_backlog_of_any_size_is_counted_in_bounded_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = await desk.pools.database.connect()
+    await connection.execute("INSERT INTO sync_queue SELECT 1, gen_random_uuid(), 1, 0 FROM generate_series(1, 5)")
+    await connection.execute(
+        "INSERT INTO sync_wait SELECT 1, gen_random_uuid(), 1, 0, 1, now(), 'unreachable', 'timeout', now()"
+        " FROM generate_series(1, 5)"
+    )
+    await connection.execute(
+        "INSERT INTO owner_events_pending (event_id, facility_id, kind, at)"
+        " SELECT gen_random_uuid(), 1, 'stay.refused', now() FROM generate_series(1, 5)"
+    )
+    monkeypatch.setattr(store, "COUNTED_LIMIT", 3)
+    assert {part.place: part.stays for part in await store.count_backlog(connection)} == {"queued": 3, "waiting": 3}
+    assert (await store.measure(connection)).events_pending == 3
 
 
 async def test_an_alert_is_closed_once_and_on_record(desk: Desk) -> None:

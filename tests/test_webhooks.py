@@ -8,7 +8,9 @@ import importlib.util
 import io
 import socket
 import ssl
-from collections.abc import AsyncIterator
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import ip_address, ip_network
@@ -32,9 +34,10 @@ from asm_daemon.store import LOST, alerts
 from asm_daemon.store import events as events_store
 from asm_daemon.store import webhooks as store
 from asm_daemon.store.events import EventKind, NewEvent
+from asm_daemon.store.webhooks import Busy, Room
 from asm_daemon.webhooks import Actor, Courier, Endpoints, signature, signed_headers
-from connectors.webhooks.client import WebhookClient, is_public
-from schemas.webhooks import EventType, NewWebhook, NotDelivered, WebhookSecret
+from connectors.webhooks.client import RESOLVED_LIMIT, RESOLVERS, WebhookClient, is_public
+from schemas.webhooks import ENDPOINTS_LIMIT, EventType, NewWebhook, NotDelivered, WebhookSecret
 from tests.certificates import Authority
 from tests.stack import DEPLOYMENT, Clock, FacilityMaker, Pools
 from tests.webhook_receiver import Message, Receiver, receiving
@@ -122,6 +125,18 @@ async def principal(pools: Pools, clock: Clock, *facilities: Facility) -> UUID:
 @pytest.fixture
 async def stage(pools: Pools, keyring: Keyring, clock: Clock, facility: Facility, client: WebhookClient) -> Stage:
     return Stage(pools, keyring, clock, facility, client, await principal(pools, clock, facility))
+
+
+def resolve_by(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], str]) -> None:
+    """Names below `example` have the address that `answer` gives; everything else is resolved as ever."""
+    real = socket.getaddrinfo
+
+    def answered(host: Any, *rest: Any, **options: Any) -> Any:
+        if not str(host).endswith(".example"):
+            return real(host, *rest, **options)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answer(), 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", answered)
 
 
 async def eventually(condition: Any) -> None:
@@ -226,12 +241,11 @@ async def test_a_name_that_leads_elsewhere_since_it_was_registered_is_refused_at
 ) -> None:
     port = int(receiver.url.split(":")[2].partition("/")[0])
     answers = ["192.0.2.7", "127.0.0.1", "10.0.0.1"]
-    loop = asyncio.get_running_loop()
 
-    async def rebinding(_host: str, port: int, **_options: Any) -> Any:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers[0], port))]
+    def rebinding() -> str:
+        return answers[0]
 
-    monkeypatch.setattr(loop, "getaddrinfo", rebinding)
+    resolve_by(monkeypatch, rebinding)
     client = WebhookClient([ip_network("192.0.2.0/24")], connect_seconds=0.05, answer_seconds=0.2)
     await client.open()
     url = f"http://hooks.example:{port}/"
@@ -277,17 +291,14 @@ async def test_an_answer_without_end_is_neither_read_nor_waited_for(client: Webh
     await server.wait_closed()
 
 
-async def unknown_name(*_arguments: Any, **_options: Any) -> Any:
+def unknown_name() -> str:
     raise socket.gaierror(socket.EAI_NONAME, "unknown")
 
 
 async def test_a_certificate_must_be_of_the_host_and_of_a_trusted_authority(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def loopback(_host: str, port: int, **_options: Any) -> Any:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", loopback)
+    resolve_by(monkeypatch, lambda: "127.0.0.1")
     authority = Authority(tmp_path)
     issued = authority.issue("hooks.example")
     shown = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -314,7 +325,7 @@ async def test_every_failure_has_its_code(
         assert await refusal(client, f"http://127.0.0.1:{unused.getsockname()[1]}/") == "no_connection"
     port = receiver.url.split(":")[2].partition("/")[0]
     assert await refusal(client, f"https://127.0.0.1:{port}/") == "tls_failed"
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", unknown_name)
+    resolve_by(monkeypatch, unknown_name)
     assert await refusal(client, "https://pms.example/") == "name_unknown"
     hasty = WebhookClient(LOOPBACK, answer_seconds=0.1)
     await hasty.open()
@@ -329,6 +340,32 @@ async def test_every_failure_has_its_code(
 
 
 # -- the directory -----------------------------------------------------------------------------------------------------
+
+
+async def test_names_that_nobody_answers_for_hold_up_neither_others_nor_the_threads_of_the_process(
+    client: WebhookClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, asked = threading.Event(), []
+
+    def hangs(host: str, *rest: Any, **options: Any) -> Any:
+        asked.append(host)
+        answer.wait(20)
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hangs)
+    names = [f"https://n{number}.example/" for number in range(RESOLVED_LIMIT)]
+    hanging = [asyncio.create_task(refusal(client, url)) for url in (*names, *names)]
+    try:
+        await eventually(lambda: len(asked) == RESOLVERS)
+        async with asyncio.timeout(10):
+            assert await asyncio.to_thread(lambda: "free") == "free"
+            assert await refusal(client, "https://one-more.example/") == "names_busy"
+            await client.post(receiver.url, {}, b"")  # an address needs no name
+    finally:
+        answer.set()
+        outcomes = await asyncio.gather(*hanging)
+    assert set(outcomes) <= {"name_unknown", "timeout"}
+    assert len(asked) == len(set(asked)) == RESOLVED_LIMIT, "the same name is asked for once"
 
 
 async def test_http_is_refused_where_it_is_not_allowed(stage: Stage) -> None:
@@ -350,6 +387,42 @@ async def test_only_those_who_declare_have_endpoints_and_not_too_many(stage: Sta
     with pytest.raises(Refused) as caught:
         await stage.register("https://pms.example/")
     assert [found.code for found in caught.value.violations] == ["too_many_webhooks"]
+
+
+async def test_owners_who_register_at_the_same_moment_get_no_more_than_the_limit(stage: Stage) -> None:
+    async def register() -> str:
+        try:
+            return (await stage.register("https://pms.example/")).id
+        except Refused as refusal:
+            return refusal.violations[0].code
+
+    outcomes = await asyncio.gather(*(register() for _ in range(ENDPOINTS_LIMIT + 6)))
+    assert outcomes.count("too_many_webhooks") == 6
+    assert len(await stage.rows("SELECT FROM webhook_endpoints")) == ENDPOINTS_LIMIT
+    endpoints = await stage.endpoints()
+    await endpoints.remove(BOSS, UUID(next(each for each in outcomes if each != "too_many_webhooks")), stage.clock())
+    assert UUID(await register()), "a place that is free again is given again"
+
+
+@pytest.mark.parametrize("act", ["remove", "disable"])
+async def test_what_is_numbered_as_an_endpoint_goes_leaves_nothing_to_deliver(stage: Stage, act: str) -> None:
+    made = await stage.register("https://pms.example/")
+    event = NewEvent(uuid7(), stage.facility.id, EventKind.CHECK_DOCUMENT, uuid7(), stage.clock())
+    connection = await stage.pools.database.connect("asm_sync")
+    await events_store.append_events(connection, [event])
+    numbering = connection.transaction()
+    await numbering.start()
+    last = await events_store.lock_head(connection)
+    _, _, queued = await events_store.number_pending(connection, last, 10, stage.clock())
+    assert queued == 1
+    going = asyncio.create_task(getattr(await stage.endpoints(), act)(BOSS, UUID(made.id), stage.clock()))
+    waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with asyncio.timeout(20):
+        while not going.done() and not await stage.rows(waiting):
+            await asyncio.sleep(0.005)
+    await numbering.commit()
+    await going
+    assert await stage.rows("SELECT FROM webhook_deliveries") == []
 
 
 async def test_neither_secret_nor_address_lies_open_in_the_database(stage: Stage) -> None:
@@ -566,13 +639,13 @@ async def test_two_claims_at_the_same_moment_get_different_deliveries(stage: Sta
     now = stage.clock()
     held = one.transaction()
     await held.start()
-    first = await store.claim_deliveries(one, now, now + LEASE, [], 3, 256)
+    first = await store.claim_deliveries(one, now, now + LEASE, [], Room(3, 16, 256, 256))
     async with asyncio.timeout(20):  # it does not wait for the other
-        second = await store.claim_deliveries(other, now, now + LEASE, [], 3, 256)
+        second = await store.claim_deliveries(other, now, now + LEASE, [], Room(3, 16, 256, 256))
     await held.commit()
     assert (len(first), len(second)) == (3, 2)
     assert {each.event_id for each in (*first, *second)} == made
-    assert await store.claim_deliveries(other, now, now + LEASE, [], 3, 256) == []
+    assert await store.claim_deliveries(other, now, now + LEASE, [], Room(3, 16, 256, 256)) == []
 
 
 async def test_a_late_failure_of_a_lost_claim_changes_nothing_that_another_daemon_did(
@@ -610,6 +683,42 @@ async def test_one_slow_endpoint_holds_up_nobody(stage: Stage, receiver: Receive
         assert (await stage.rows("SELECT count(*) FROM webhook_deliveries"))[0]["count"] == 20
 
 
+async def test_eight_owners_whose_endpoints_all_hang_hold_up_nobody_else(stage: Stage, receiver: Receiver) -> None:
+    async with receiving() as slow:
+        slow.gate.clear()
+        for _ in range(8):
+            owner = await principal(stage.pools, stage.clock, stage.facility)
+            for _ in range(ENDPOINTS_LIMIT):
+                await stage.register(slow.url, owner)
+        for _ in range(webhooks.PER_ENDPOINT):
+            await stage.happens()
+        courier, stop = await stage.courier(), asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(courier.run(stop))
+            await eventually(lambda: len(slow.messages) >= 8 * webhooks.PER_PRINCIPAL)
+            await stage.register(receiver.url)
+            made = [(await stage.happens()).event_id for _ in range(6)]
+            await eventually(lambda: set(receiver.ids) >= set(map(str, made)))
+            assert len(slow.messages) == 8 * webhooks.PER_PRINCIPAL, "no owner has more places than these"
+            stop.set()
+
+
+async def test_what_hangs_leaves_half_of_the_places_for_the_first_delivery_of_other_endpoints(stage: Stage) -> None:
+    for _ in range(20):
+        await stage.register("https://pms.example/", await principal(stage.pools, stage.clock, stage.facility))
+    for _ in range(webhooks.PER_ENDPOINT):
+        await stage.happens()
+    connection, now = await stage.pools.database.connect("asm_sync"), stage.clock()
+    first = await store.claim_deliveries(connection, now, now + LEASE, [], Room(4, 16, 5, 256))
+    assert sorted(Counter(each.endpoint_id for each in first).values()) == [1] * 15 + [2] * 5
+    late = await stage.register("https://pms.example/late")
+    await stage.happens()
+    owners = {row["id"]: row["principal_id"] for row in await stage.rows("SELECT * FROM webhook_endpoints")}
+    busy = [Busy(id_, owners[id_], n) for id_, n in Counter(each.endpoint_id for each in first).items()]
+    [other] = await store.claim_deliveries(connection, now, now + LEASE, busy, Room(4, 16, 0, 256))
+    assert str(other.endpoint_id) == late.id
+
+
 async def test_an_endpoint_that_fails_is_tried_with_one_event_at_a_time(stage: Stage, receiver: Receiver) -> None:
     await stage.register(receiver.url)
     receiver.status = 500
@@ -625,7 +734,7 @@ async def test_an_endpoint_that_fails_is_tried_with_one_event_at_a_time(stage: S
     assert await stage.deliver() == {"delivered": 4}
 
 
-async def test_an_endpoint_that_fails_is_left_in_peace_for_longer_and_longer_but_a_test_is_sent_at_once(
+async def test_an_endpoint_that_fails_is_left_in_peace_for_longer_and_longer_but_a_test_is_sent_soon(
     stage: Stage, receiver: Receiver
 ) -> None:
     made = await stage.register(receiver.url)
@@ -642,7 +751,13 @@ async def test_an_endpoint_that_fails_is_left_in_peace_for_longer_and_longer_but
     assert all(0 < rest <= webhooks.REST_LONGEST_SECONDS for rest in rests)
     assert rests[-1] >= webhooks.REST_LONGEST_SECONDS / 2
     assert await stage.deliver() == {}
-    test = await (await stage.endpoints()).test(BOSS, UUID(made.id), stage.clock())
+    endpoints = await stage.endpoints()
+    test = await endpoints.test(BOSS, UUID(made.id), stage.clock())
+    assert await stage.deliver() == {}, "somebody who tests without a pause gets no attempt for each"
+    assert await endpoints.test(BOSS, UUID(made.id), stage.clock()) == test
+    recorded = await stage.rows("SELECT FROM audit_pending WHERE convert_from(body, 'UTF8') LIKE '%webhook.test%'")
+    assert len(recorded) == 1, "the second changed nothing"
+    stage.clock.instant += timedelta(seconds=webhooks.TEST_REST_SECONDS)
     receiver.status = 204
     while test.event_id not in receiver.ids:
         assert await stage.deliver() != {}, "a success ends the rest"
@@ -757,7 +872,7 @@ async def test_a_deleted_endpoint_leaves_nothing_behind(stage: Stage, receiver: 
 async def test_nothing_secret_is_logged_when_everything_fails(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.BytesIO()
     configure_logging("debug", DEPLOYMENT, stream)
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", unknown_name)
+    resolve_by(monkeypatch, unknown_name)
     made = await stage.register("https://pms.example/t0ken")
     await stage.happens()
     assert await stage.deliver() == {"postponed": 1}

@@ -114,6 +114,7 @@ async def number_pending(connection: Connection, position: int, limit: int, now:
             JOIN principals AS p ON p.id = g.principal_id AND p.active
             JOIN webhook_endpoints AS e
                 ON e.principal_id = g.principal_id AND e.disabled_at IS NULL AND f.kind = ANY(e.kinds)
+            FOR SHARE OF e  -- whoever deletes or disables it comes before, or after and sees what is queued
             ON CONFLICT DO NOTHING
             RETURNING 1
         )
@@ -164,8 +165,8 @@ async def list_events(
     return [NumberedEvent(**{**row, "kind": EventKind(row["kind"])}) for row in map(dict, rows)]
 
 
-async def erase_events(connection: Connection, before: datetime) -> int:
-    """Erase the events that were numbered before this instant, and remember how far; returns how many.
+async def erase_events(connection: Connection, before: datetime, limit: int) -> int:
+    """Erase at most `limit` of the events that were numbered before this instant, and remember how far; how many.
 
     It needs the lock of `lock_head`: positions and times grow together.
     """
@@ -173,7 +174,9 @@ async def erase_events(connection: Connection, before: datetime) -> int:
         """
         WITH gone AS (
             DELETE FROM owner_events WHERE position <= (
-                SELECT coalesce(max(position), 0) FROM owner_events WHERE numbered_at < $1)
+                SELECT max(position) FROM (
+                    SELECT position, numbered_at FROM owner_events ORDER BY position LIMIT $2) AS oldest
+                WHERE numbered_at < $1)
             RETURNING position
         ), noted AS (
             UPDATE owner_event_head SET erased = greatest(erased, (SELECT coalesce(max(position), 0) FROM gone))
@@ -181,6 +184,7 @@ async def erase_events(connection: Connection, before: datetime) -> int:
         SELECT count(*) FROM gone
         """,
         before,
+        limit,
     )
     return erased
 

@@ -14,6 +14,8 @@ from asm_daemon.store import Connection
 from asm_daemon.store.leases import lane_name
 
 _OLDEST_QUEUED_SAMPLE = 500
+COUNTED_LIMIT = 100_000
+"""Up to this it is counted what is queued, what waits, and which events are pending: more is "at least so many"."""
 VERSIONS_LIMIT = 100
 
 
@@ -153,18 +155,22 @@ async def list_waiting(
 
 
 async def count_backlog(connection: Connection) -> list[Part]:
-    """Every part of the backlog that is not empty. Of the queue versions are counted, not stays: it is faster."""
+    """Every part of the backlog that is not empty, the queue and what waits counted up to `COUNTED_LIMIT`: beyond it,
+    `oldest_at` is of those counted. Of the queue versions are counted, not stays: it is faster. What is refused is
+    counted whole, for each of it is for a human to see."""
     rows = await connection.fetch(
         """
         SELECT 'queued' AS place, NULL AS reason, NULL AS code, count(*) AS stays, NULL AS oldest_at
-        FROM sync_queue HAVING count(*) > 0
+        FROM (SELECT FROM sync_queue LIMIT $1) AS queue HAVING count(*) > 0
         UNION ALL
-        SELECT 'waiting', reason, code, count(*), min(waiting_since) FROM sync_wait GROUP BY reason, code
+        SELECT 'waiting', reason, code, count(*), min(waiting_since)
+        FROM (SELECT reason, code, waiting_since FROM sync_wait LIMIT $1) AS wait GROUP BY reason, code
         UNION ALL
         SELECT CASE WHEN settled_at IS NULL THEN 'refused' ELSE 'settled' END, NULL, code, count(*), min(refused_at)
         FROM sync_refused GROUP BY settled_at IS NULL, code
         ORDER BY place, reason, code
-        """
+        """,
+        COUNTED_LIMIT,
     )
     return [Part(*row) for row in rows]
 
@@ -237,11 +243,12 @@ async def measure(connection: Connection) -> Figures:
              JOIN stays ON stays.id = q.stay_id AND stays.facility_id = q.facility_id) AS oldest_queued_at,
             (SELECT count(*) FROM sync_workers WHERE seen_until >= now()) AS workers,
             (SELECT count(*) FROM leases WHERE name LIKE 'lane/%' AND expires_at >= now()) AS lanes_held,
-            (SELECT count(*) FROM owner_events_pending) AS events_pending,
+            (SELECT count(*) FROM (SELECT FROM owner_events_pending LIMIT $2) AS pending) AS events_pending,
             (SELECT min(at) FROM owner_events_pending) AS oldest_event_at,
             (SELECT coalesce(max(finished_at), min(started_at)) FROM comparisons) AS compared_at
         """,
         _OLDEST_QUEUED_SAMPLE,
+        COUNTED_LIMIT,
     )
     return Figures(*rows[0])
 

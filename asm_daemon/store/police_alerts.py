@@ -17,6 +17,7 @@ from asm_daemon.store.facilities import facility
 from asm_daemon.store.police import Hit
 
 _STAY_COLUMNS = ", ".join(f"s.{field.name}" for field in fields(StayRow))
+_OLD_COLUMNS = _STAY_COLUMNS.replace("s.id", "s.stay_id")
 _STAY_WIDTH = len(fields(StayRow))
 AlertState = Literal["open", "seen", "handled"]
 
@@ -110,24 +111,37 @@ async def change_state(
     return bool(status == "UPDATE 1")
 
 
-async def hit_of_alert(connection: Connection, alert_id: UUID, oldest: UUID) -> Hit | None:
-    """The stay that an alert is about, if it was registered from the id `oldest` on and is still there."""
-    row = await connection.fetchrow(
+async def hits_of_alert(connection: Connection, alert_id: UUID, oldest: UUID) -> list[Hit]:
+    """The version of a stay that raised an alert with what was said of it, then the newest one if that is another.
+
+    Empty if the stay was registered before the id `oldest`, or is gone.
+    """
+    rows = await connection.fetch(
         f"""
-        SELECT {_STAY_COLUMNS}, v.verification,
+        SELECT {_STAY_COLUMNS}, l.verification,
                f.id AS f_id, f.code AS f_code, f.name AS f_name, f.kind AS f_kind, f.province AS f_province,
                f.commune AS f_commune, f.address AS f_address, f.zone AS f_zone, f.authority AS f_authority,
                f.capacity AS f_capacity, f.sandbox AS f_sandbox
         FROM police_alerts AS a
-        JOIN stays AS s ON s.id = a.stay_id AND s.facility_id = a.facility_id AND s.id >= $2
+        CROSS JOIN LATERAL (
+            SELECT {_STAY_COLUMNS} FROM stays AS s WHERE s.id = a.stay_id AND s.facility_id = a.facility_id
+            UNION ALL
+            SELECT {_OLD_COLUMNS} FROM stay_versions AS s
+            WHERE s.facility_id = a.facility_id AND s.stay_id = a.stay_id AND s.version = a.version
+        ) AS s
         JOIN facilities AS f ON f.id = a.facility_id
-        {_NEWEST}
-        WHERE a.id = $1
+        LEFT JOIN LATERAL (
+            SELECT verification FROM sync_log AS l
+            WHERE l.facility_id = a.facility_id AND l.stay_id = a.stay_id
+                AND l.version <= s.version ORDER BY l.version DESC LIMIT 1
+        ) AS l ON true
+        WHERE a.id = $1 AND a.stay_id >= $2
+        ORDER BY s.version
         """,  # noqa: S608 - text of our own
         alert_id,
         oldest,
     )
-    return Hit(StayRow(*row[:_STAY_WIDTH]), facility(row, "f_"), row["verification"]) if row else None
+    return [Hit(StayRow(*row[:_STAY_WIDTH]), facility(row, "f_"), row["verification"]) for row in rows]
 
 
 _NEWEST = """

@@ -64,6 +64,24 @@ class Failing(NamedTuple):
     attempts: int
 
 
+class Busy(NamedTuple):
+    """How many deliveries to an endpoint are in hand, and whose it is."""
+
+    endpoint_id: UUID
+    principal_id: UUID
+    in_hand: int
+
+
+class Room(NamedTuple):
+    """How much may be claimed: at most so many in hand of one endpoint, and of one principal; and so many more now,
+    of them `beside` to endpoints that have one in hand already."""
+
+    per_endpoint: int
+    per_principal: int
+    beside: int
+    places: int
+
+
 class Delivery(NamedTuple):
     """A claimed delivery: `attempts` counts this one. `granted`: its receiver may (still) know of it."""
 
@@ -96,14 +114,27 @@ async def may_own_endpoints(connection: Connection, principal_id: UUID) -> bool:
     return found
 
 
-async def insert_endpoint(connection: Connection, row: EndpointRow, limit: int) -> bool:
-    """Add an endpoint; false if its principal has `limit` of them already."""
+async def free_place(connection: Connection, principal_id: UUID, limit: int) -> int | None:
+    """The lowest place from 1 to `limit` that none of a principal's endpoints has."""
+    place: int | None = await connection.fetchval(
+        """
+        SELECT min(place) FROM generate_series(1, $2::int) AS place
+        WHERE place NOT IN (SELECT place FROM webhook_endpoints WHERE principal_id = $1)
+        """,
+        principal_id,
+        limit,
+    )
+    return place
+
+
+async def insert_endpoint(connection: Connection, row: EndpointRow, place: int) -> bool:
+    """Add an endpoint in this place; false if somebody took it since."""
     added = await connection.fetchval(
         """
         INSERT INTO webhook_endpoints
-            (id, principal_id, host, kinds, sealed_epoch, version, sealed, created_at)
-        SELECT $1, $2, $3, $4, $5, $6, $7, $8
-        WHERE (SELECT count(*) FROM webhook_endpoints WHERE principal_id = $2) < $9
+            (id, principal_id, host, kinds, sealed_epoch, version, sealed, created_at, place)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+        ON CONFLICT (principal_id, place) DO NOTHING
         RETURNING id
         """,
         row.id,
@@ -114,7 +145,7 @@ async def insert_endpoint(connection: Connection, row: EndpointRow, limit: int) 
         row.version,
         row.sealed,
         row.created_at,
-        limit,
+        place,
     )
     return added is not None
 
@@ -214,23 +245,22 @@ async def list_sealed_before(connection: Connection, epoch: int, limit: int) -> 
     return [_endpoint(row) for row in rows]
 
 
-async def delete_endpoint(connection: Connection, endpoint_id: UUID, principal_id: UUID | None) -> bool:
-    """Forget an endpoint, what waits for it and how it failed; false if there is none, or it is another principal's."""
-    gone = await connection.fetchval(
+async def delete_endpoint(connection: Connection, endpoint_id: UUID) -> None:
+    """Forget an endpoint, what waits for it and how it failed.
+
+    It needs the lock of `lock_endpoint`, and a snapshot taken after it: nothing is queued for the endpoint any more.
+    """
+    await connection.execute(
         """
-        WITH gone AS (
-            DELETE FROM webhook_endpoints WHERE id = $1 AND ($2::uuid IS NULL OR principal_id = $2) RETURNING id
-        ), undelivered AS (
-            DELETE FROM webhook_deliveries USING gone WHERE endpoint_id = gone.id
+        WITH undelivered AS (
+            DELETE FROM webhook_deliveries WHERE endpoint_id = $1
         ), forgotten AS (
-            DELETE FROM webhook_failures USING gone WHERE endpoint_id = gone.id
+            DELETE FROM webhook_failures WHERE endpoint_id = $1
         )
-        SELECT id FROM gone
+        DELETE FROM webhook_endpoints WHERE id = $1
         """,
         endpoint_id,
-        principal_id,
     )
-    return gone is not None
 
 
 async def enable_endpoint(connection: Connection, endpoint_id: UUID) -> bool:
@@ -247,7 +277,10 @@ async def enable_endpoint(connection: Connection, endpoint_id: UUID) -> bool:
 
 
 async def disable_endpoint(connection: Connection, endpoint_id: UUID, code: str, now: datetime) -> bool:
-    """Send no more to an endpoint, and drop what waits; false if it was disabled before."""
+    """Send no more to an endpoint, and drop what waits; false if it was disabled before.
+
+    It needs a lock of the endpoint, and a snapshot taken after it: nothing is queued for it meanwhile.
+    """
     disabled = await connection.fetchval(
         """
         WITH disabled AS (
@@ -269,7 +302,7 @@ async def disable_endpoint(connection: Connection, endpoint_id: UUID, code: str,
 
 
 async def queue_test(connection: Connection, endpoint_id: UUID, event_id: UUID, now: datetime) -> UUID:
-    """Queue a test, unless one waits already; the id of the one that waits."""
+    """Queue a test, unless one waits already; the id of the one that waits then."""
     queued: UUID = await connection.fetchval(
         """
         WITH waiting AS (
@@ -290,33 +323,40 @@ async def queue_test(connection: Connection, endpoint_id: UUID, event_id: UUID, 
 
 
 async def claim_deliveries(
-    connection: Connection,
-    now: datetime,
-    lease_until: datetime,
-    busy: Sequence[tuple[UUID, int]],
-    per_endpoint: int,
-    limit: int,
+    connection: Connection, now: datetime, lease_until: datetime, busy: Sequence[Busy], room: Room
 ) -> list[Delivery]:
-    """Claim at most `limit` deliveries that are due, until `lease_until`, with how many are in hand already (`busy`).
+    """Claim deliveries that are due, until `lease_until`, as far as there is room beside what is in hand (`busy`).
 
-    An endpoint gets at most `per_endpoint` at a time, and one while it fails, unless it rests. Those that do not fail
-    come first.
+    First come endpoints that do not fail, and of them those with the fewest in hand, then what was due first.
     """
     rows = await connection.fetch(
         """
-        WITH open AS (
-            SELECT e.id, e.failing_since IS NOT NULL AS failing,
-                CASE WHEN e.failing_since IS NULL THEN $5 ELSE 1 END - coalesce(b.in_hand, 0) AS room
-            FROM webhook_endpoints AS e LEFT JOIN unnest($3::uuid[], $4::int[]) AS b (id, in_hand) ON b.id = e.id
+        WITH busy AS (
+            SELECT * FROM unnest($3::uuid[], $4::uuid[], $5::int[]) AS b (endpoint_id, principal_id, in_hand)
+        ), open AS (
+            SELECT e.id, e.principal_id, e.failing_since IS NOT NULL AS failing, coalesce(b.in_hand, 0) AS in_hand,
+                coalesce((SELECT sum(in_hand) FROM busy WHERE busy.principal_id = e.principal_id), 0) AS of_principal
+            FROM webhook_endpoints AS e LEFT JOIN busy AS b ON b.endpoint_id = e.id
             WHERE e.disabled_at IS NULL AND (e.rest_until IS NULL OR e.rest_until <= $1)
-        ), chosen AS (
-            SELECT d.endpoint_id, d.event_id
+        ), offered AS (
+            SELECT open.*, d.event_id, d.due_at,
+                in_hand + row_number() OVER (PARTITION BY open.id ORDER BY d.due_at) AS nth
             FROM open CROSS JOIN LATERAL (
-                SELECT endpoint_id, event_id FROM webhook_deliveries
+                SELECT event_id, due_at FROM webhook_deliveries
                 WHERE endpoint_id = open.id AND due_at <= $1
-                ORDER BY due_at LIMIT greatest(open.room, 0) FOR UPDATE SKIP LOCKED
+                ORDER BY due_at LIMIT greatest(CASE WHEN open.failing THEN 1 ELSE $6 END - open.in_hand, 0)
+                FOR UPDATE SKIP LOCKED
             ) AS d
-            ORDER BY open.failing LIMIT $6
+        ), shared AS (
+            SELECT *,
+                of_principal + row_number() OVER (PARTITION BY principal_id ORDER BY failing, nth, due_at) AS share
+            FROM offered
+        ), ranked AS (
+            SELECT *, row_number() OVER (PARTITION BY nth = 1 ORDER BY failing, nth, due_at) AS rank
+            FROM shared WHERE share <= $7
+        ), chosen AS (
+            SELECT id AS endpoint_id, event_id FROM ranked WHERE nth = 1 OR rank <= $8
+            ORDER BY failing, nth, due_at LIMIT $9
         ), claimed AS (
             UPDATE webhook_deliveries AS d SET due_at = $2, attempts = attempts + 1
             FROM chosen WHERE d.endpoint_id = chosen.endpoint_id AND d.event_id = chosen.event_id
@@ -333,10 +373,8 @@ async def claim_deliveries(
         """,
         now,
         lease_until,
-        [endpoint_id for endpoint_id, _ in busy],
-        [in_hand for _, in_hand in busy],
-        per_endpoint,
-        limit,
+        *[list(column) for column in zip(*busy, strict=True)] or [[] for _ in Busy._fields],
+        *room,
     )
     return [Delivery(*row)._replace(kind=EventKind(row["kind"])) for row in rows]
 
@@ -401,9 +439,17 @@ async def note_failure(connection: Connection, endpoint_id: UUID, code: str, now
     return None if row is None else Failing(*row)
 
 
-async def rest_endpoint(connection: Connection, endpoint_id: UUID, until: datetime | None) -> None:
-    """Send nothing to an endpoint until then; None: try it at once."""
+async def rest_endpoint(connection: Connection, endpoint_id: UUID, until: datetime) -> None:
+    """Send nothing to an endpoint until then."""
     await connection.execute("UPDATE webhook_endpoints SET rest_until = $2 WHERE id = $1", endpoint_id, until)
+
+
+async def shorten_rest(connection: Connection, endpoint_id: UUID, until: datetime) -> bool:
+    """Let an endpoint rest until then at the longest; false if it rests no longer anyway."""
+    status = await connection.execute(
+        "UPDATE webhook_endpoints SET rest_until = $2 WHERE id = $1 AND rest_until > $2", endpoint_id, until
+    )
+    return bool(status == "UPDATE 1")
 
 
 async def erase_failures(connection: Connection, before: datetime) -> int:

@@ -168,7 +168,7 @@ async def test_a_webhook_is_rotated_tested_and_enabled(asm: Web, owner_key: str,
     assert (await asm.ask("POST", f"{path}:enable", owner_key)).status == 204
     actions = await connection.fetch("SELECT convert_from(body, 'UTF8')::json->>'action' AS a FROM audit_pending")
     assert [row["a"] for row in actions if row["a"].startswith("webhook")] == [
-        "webhook.add", "webhook.rotate", "webhook.enable",
+        "webhook.add", "webhook.rotate", "webhook.test", "webhook.enable",
     ]  # fmt: skip
 
 

@@ -229,10 +229,36 @@ async def test_the_stay_of_an_alert_is_opened_under_a_purpose_and_on_record(
     assert opened.json["stay"]["stay_id"] == str(stay_id)
     assert opened.json["stay"]["guest"]["document"]["number"] == person(1).document_number
     assert opened.json["alert"]["alert_id"] == alert_id
+    assert opened.json["changed_to"] is None
     intent, outcome = (await recorded(database))[-2:]
     assert (intent["action"], intent["purpose"], intent["case_ref"]) == ("police.search", *REASONS.values())
     assert (intent["object"], intent["details"]["kind"]) == (f"police_alert/{alert_id}", "stay")
     assert (outcome["object"], outcome["details"]["count"]) == (f"audit/{intent['id']}", 1)
+
+
+async def test_an_alert_opens_the_guest_it_was_raised_for_whoever_was_declared_in_their_place_since(
+    asm: Web,
+    officer_key: str,
+    owner_key: str,
+    raise_alert: Raise,
+    verified: Callable[..., Awaitable[None]],
+    database: Database,
+) -> None:
+    stay_id = await raise_alert()
+    alert_id = (await only_alert(asm, officer_key))["alert_id"]
+    innocent = person(2).document_number
+    for version, patch in ((1, {"guest": {"document": {"number": innocent}}}), (2, {"room": "909"})):
+        etag = {"If-Match": f'"{version}"'}
+        changed = await asm.ask("PATCH", f"/v1/stays/{stay_id}", owner_key, json=patch, headers=etag)
+        assert changed.json["version"] == version + 1
+    await verified(stay_id, Verification.MATCHED, version=3)
+    opened = (await asm.ask("POST", f"{ALERTS}/{alert_id}:open", officer_key, json=REASONS)).json
+    alerted, newest = opened["stay"], opened["changed_to"]
+    assert (alerted["version"], alerted["verification"]) == (1, "document_revoked")
+    assert alerted["guest"]["document"]["number"] == person(1).document_number
+    assert (newest["version"], newest["verification"], newest["room"]) == (3, "matched", "909")
+    assert newest["guest"]["document"]["number"] == innocent
+    assert (await recorded(database))[-1]["details"]["versions"] == [1, 3]
 
 
 async def test_what_was_registered_before_the_purposes_window_is_not_opened(
@@ -272,9 +298,9 @@ async def test_an_alert_is_seen_then_handled_and_never_goes_back(
     assert states[1:] == [states[1]] * 3
     acknowledged = [entry for entry in await recorded(database) if entry["action"] == "police.alert.acknowledge"]
     assert [(entry["object"], entry["details"]) for entry in acknowledged] == [
-        (f"police_alert/{alert_id}", {"state": "seen"}),
-        (f"police_alert/{alert_id}", {"state": "handled"}),
-    ]
+        (f"police_alert/{alert_id}", {"state": state, "changed": changed})
+        for state, changed in (("seen", True), ("handled", True), ("handled", False), ("seen", False))
+    ], "what changes nothing shows the alert too"
     assert (await asm.ask("GET", f"{ALERTS}?state=open", officer_key)).json["alerts"] == []
 
 
