@@ -20,6 +20,7 @@ from asm_daemon.commands import (
     reference,
     retention,
     webhook,
+    witness,
     work,
 )
 from asm_daemon.commands.console import Failures
@@ -49,6 +50,7 @@ for name, commands in {
     "hotel-system": hotel.hotel_commands,
     "webhook": webhook.webhook_commands,
     "audit": evidence.audit_commands,
+    "witness": witness.witness_commands,
     "receipt": evidence.receipt_commands,
     "extract": evidence.extract_commands,
     "population": population.population_commands,

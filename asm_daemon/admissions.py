@@ -19,6 +19,7 @@ from asm_daemon.mllp import Header, Peer, Reply, header_of
 from asm_daemon.model import Sender
 from asm_daemon.problems import Refused
 from asm_daemon.rules import HANOI
+from asm_daemon.sealing import seal_message_header
 from asm_daemon.store import hospital as store
 from schemas.act import Act, ActKind, Unreadable
 from schemas.hospital import HospitalProfile
@@ -109,14 +110,17 @@ class Admissions:
         self, message: bytes, header: Header, reply: Reply, reasons: Sequence[str], received_at: datetime
     ) -> None:
         MESSAGES.labels(reply.code).inc()
+        tag, sealed = self._tag(message, header), None
+        if reply.code != "AA":
+            names = (header.component(3)[:_NAME_LIMIT], header.component(4)[:_NAME_LIMIT], header.field(10))
+            sealed = seal_message_header(self._keyring, tag, received_at, names)
         async with self._pool.acquire() as connection:
             await store.put_answer(
                 connection,
-                self._tag(message, header),
-                (header.component(3)[:_NAME_LIMIT], header.component(4)[:_NAME_LIMIT]),
+                tag,
                 reply.code,
                 reply.text[:_ANSWER_LIMIT],
-                None if reply.code == "AA" else header.field(10),
+                sealed,
                 list(reasons)[:_REASONS_LIMIT],
                 received_at,
             )

@@ -28,6 +28,7 @@ from asm_daemon.ledger import (
     Subtree,
     canonical_json,
     complete_subtrees,
+    consistency_ranges,
     fold_subtrees,
     inclusion_ranges,
     instant_text,
@@ -36,6 +37,7 @@ from asm_daemon.ledger import (
     read_checkpoint,
     root,
     sign_checkpoint,
+    verify_consistency,
     verify_inclusion,
 )
 from asm_daemon.store import Connection
@@ -229,6 +231,38 @@ async def inclusion_proof(connection: Connection, position: int) -> InclusionPro
     if not verify_inclusion(leaf, position, checkpoint.size, path, checkpoint.root):
         raise AuditBroken("the stored hashes do not lead to the signed root")
     return InclusionProof(position, leaf, path, note)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsistencyProof:
+    """That the log of `size` entries, a size that was signed, extends the log of `old_size`: RFC 9162, 2.1.4."""
+
+    old_size: int
+    size: int
+    path: tuple[bytes, ...]
+
+
+async def consistency_proof(connection: Connection, old_size: int, size: int) -> ConsistencyProof:
+    """Return the proof between two sizes, reading some hundred hashes at any log size.
+
+    Raises NotSealed unless `size` was signed and is not the smaller one, AuditBroken if the stored hashes do not lead
+    to the roots that were signed. Of an `old_size` that was never signed only its reader can tell whether it holds.
+    """
+    notes = await store.checkpoints_of(connection, (old_size, size))
+    if size not in notes or not 0 <= old_size <= size:
+        raise NotSealed(f"no checkpoint of {size} entries after one of {old_size}")
+    parts = [complete_subtrees(lo, hi) for lo, hi in consistency_ranges(old_size, size)]
+    kept = [node for subtrees in parts for subtree in subtrees for node in _kept_nodes(*subtree)]
+    hashes = await store.nodes(connection, kept)
+    try:
+        path = tuple(fold_subtrees([_subtree_root(hashes, *part) for part in subtrees]) for subtrees in parts)
+    except KeyError:
+        raise AuditBroken("hashes of the audit log are missing") from None
+    if old_size in notes:
+        old, new = read_checkpoint(notes[old_size]), read_checkpoint(notes[size])
+        if not verify_consistency(old_size, old.root, size, new.root, path):
+            raise AuditBroken("the stored hashes do not lead from one signed root to the other")
+    return ConsistencyProof(old_size, size, path)
 
 
 def _kept_nodes(height: int, index: int) -> Iterator[tuple[int, int]]:

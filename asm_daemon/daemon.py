@@ -42,6 +42,7 @@ from asm_daemon import (
     rosters,
     rules,
     webhooks,
+    witnessing,
 )
 from asm_daemon.admissions import Admissions
 from asm_daemon.compare import ComparedPopulation
@@ -53,6 +54,7 @@ from asm_daemon.issuing import Issuer
 from asm_daemon.jobs import Job, Leadership
 from asm_daemon.key_backups import expire_backups, list_backups
 from asm_daemon.keystores import KeyStore, store_of
+from asm_daemon.ledger import COSIGNATURE, read_vkey
 from asm_daemon.pacing import Doorbell
 from asm_daemon.police import Desk
 from asm_daemon.rosters import Rosters
@@ -64,6 +66,7 @@ from asm_daemon.sync import Population, SyncLimits, Worker, tell_breaker
 from asm_daemon.web.admin_api import admin_routes
 from asm_daemon.web.api import owner_routes
 from asm_daemon.web.app import Runner, make_app
+from asm_daemon.web.audit_api import audit_routes
 from asm_daemon.web.documents_api import document_routes
 from asm_daemon.web.events_api import event_routes
 from asm_daemon.web.expected_api import expected_routes
@@ -76,6 +79,7 @@ from asm_daemon.web.police_api import police_routes
 from asm_daemon.web.public_api import public_routes
 from asm_daemon.web.rosters_api import roster_routes
 from asm_daemon.webhooks import Courier, Endpoints
+from asm_daemon.witnessing import Watch, Witness
 from connectors import hl7_adt, identity, kbtt_api, pms_apaleo, pms_mews, pms_ohip, pms_ota
 from connectors.hotels import client as hotel_client
 from connectors.population.client import open_client
@@ -166,6 +170,7 @@ class Daemon:
     importer: Importer
     rosters: Rosters
     desk: Desk
+    watched: Watch
     doorbell: Doorbell
     population: PopulationDatabase
     worker: Worker
@@ -251,12 +256,16 @@ async def open_daemon(
             plan_hours=settings.roster_plan_hours,
         )
         auditor = settings.auditor_public_key_file
+        log_key = keyring.signing_key(KeyPurpose.CHECKPOINT).public_key_bytes
+        watched = witnessing.watch(pools["asm_audit"], settings.deployment, log_key, read_witness(settings))
         desk = Desk(
             pools["asm_police"],
             pools["asm_audit"],
             keyring,
             settings.deployment,
             auditor.read_bytes() if auditor else None,
+            watched.require_reads,
+            terms_required=not trial,
         )
         worker = Worker(
             pools["asm_sync"],
@@ -275,6 +284,7 @@ async def open_daemon(
         async def measure() -> None:
             tell_breaker(worker.breaker)
             await operating.measure_once(pools["asm_sync"], pools["asm_audit"], now())
+            await witnessing.state(watched, now())
 
         table = (
             *public_routes(
@@ -322,7 +332,8 @@ async def open_daemon(
                 settings.max_batch_rows,
             ),
             *police_routes(desk),
-            *feed_routes(pools["asm_feeds"]),
+            *feed_routes(pools["asm_feeds"], watched.require_releases),
+            *audit_routes(watched),
             *admin_routes(pools["asm_sync"], doorbell.ring, population.status, measure),
             *page_routes(pools["asm_intake"], trial),
         )
@@ -339,6 +350,7 @@ async def open_daemon(
             importer=importer,
             rosters=rosters_desk,
             desk=desk,
+            watched=watched,
             doorbell=doorbell,
             population=population,
             worker=worker,
@@ -352,6 +364,14 @@ async def open_daemon(
             ),
             app=make_app(table, gate, public_url=settings.public_url, trial=trial, clock=now),
         )
+
+
+def read_witness(settings: Settings) -> Witness | None:
+    """Whose cosignatures count; None without a witness. Raises BadNote if the file holds no verifier key."""
+    if settings.witness_key_file is None:
+        return None
+    key = read_vkey(settings.witness_key_file.read_text("utf-8"), COSIGNATURE)
+    return Witness(key, settings.witness_release_hours, settings.witness_read_hours)
 
 
 def plain_http_webhooks(settings: Settings) -> bool:
@@ -562,6 +582,9 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
     async def erase_events() -> Mapping[str, int]:
         return await events.erase_once(pools["asm_sync"], daemon.settings.events_kept_days, now())
 
+    async def watch_witness() -> Mapping[str, int]:
+        return await witnessing.watch_once(daemon.watched, now())
+
     async def tend_webhooks() -> Mapping[str, int]:
         return await webhooks.tend_once(pools["asm_sync"], daemon.keyring, daemon.settings.events_kept_days, now())
 
@@ -583,6 +606,7 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
         Job("compare", IntervalTrigger(minutes=1), compare_part),
         Job("number-events", IntervalTrigger(seconds=1), number_events, everywhere=True),
         Job("tell-deadlines", IntervalTrigger(minutes=1), tell_deadlines),
+        Job("watch-witness", IntervalTrigger(minutes=1), watch_witness),
         Job("erase-events", CronTrigger(hour=3, minute=40), erase_events),
         Job("tend-webhooks", CronTrigger(hour=2, minute=40), tend_webhooks, at_start=True),
     )

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -25,11 +25,12 @@ from uuid_utils.compat import uuid7
 
 from asm_daemon import audit
 from asm_daemon.audit import AuditEntry
+from asm_daemon.crypto import Keyring, Tampered, UnknownEpoch
 from asm_daemon.model import Facility, Principal, PrincipalKind, Scope, Sender
 from asm_daemon.problems import Refused
+from asm_daemon.sealing import open_message_header
 from asm_daemon.store import LOST, Connection, accounts, facilities, hospital
 from asm_daemon.store.accounts import HeldKey, HeldSession, KeyFacts, TokenDigests
-from asm_daemon.store.hospital import RefusedMessage
 from schemas.codes import Department
 from schemas.directory import NewFacility
 from schemas.hospital import HospitalProfile
@@ -132,11 +133,38 @@ async def list_senders(
         return await facilities.list_senders(connection, after, min(limit, PAGE_LIMIT))
 
 
-async def refused_messages(pool: asyncpg.Pool, limit: int = PAGE_LIMIT) -> tuple[int, list[RefusedMessage]]:
+class RefusedMessage(NamedTuple):
+    """An HL7 message that was refused: what it called itself (MSH-3, MSH-4, MSH-10), and `reasons` as code and place.
+
+    The names are empty where their key is gone.
+    """
+
+    received_at: datetime
+    sending_application: str
+    sending_facility: str
+    control_id: str
+    code: str
+    reasons: list[str]
+    times: int
+
+
+async def refused_messages(
+    pool: asyncpg.Pool, keyring: Keyring, limit: int = PAGE_LIMIT
+) -> tuple[int, list[RefusedMessage]]:
     """How many HL7 messages are kept as refused, and the latest of them, at most `limit` (≤ 1000)."""
     async with pool.acquire() as connection:
         count = await hospital.count_refused(connection)
-        return count, await hospital.list_refused(connection, min(limit, PAGE_LIMIT))
+        found = await hospital.list_refused(connection, min(limit, PAGE_LIMIT))
+    return count, [_opened(keyring, each) for each in found]
+
+
+def _opened(keyring: Keyring, kept: hospital.RefusedMessage) -> RefusedMessage:
+    try:
+        names = open_message_header(keyring, kept.message_tag, kept.received_at, kept.header) if kept.header else ()
+    except (Tampered, UnknownEpoch):
+        names = ()
+    application, facility, control_id = names or ("", "", "")
+    return RefusedMessage(kept.received_at, application, facility, control_id, kept.code, kept.reasons, kept.times)
 
 
 async def add_principal(

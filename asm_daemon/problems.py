@@ -237,6 +237,18 @@ PROBLEMS = _table(
         "Không ghi được nhật ký kiểm toán nên không thể trả lời.",
         "The audit cannot be written, so there is no answer.",
     ),
+    (
+        "audit_not_witnessed",
+        503,
+        "Nhân chứng bên ngoài chưa xác nhận nhật ký kiểm toán trong thời hạn nên tạm dừng cung cấp dữ liệu.",
+        "The outside witness has not confirmed the audit in time, so no data is given out for now.",
+    ),
+    (
+        "cosignature_refused",
+        422,
+        "Chữ ký không phải của nhân chứng đã khai báo cho điểm kiểm tra này.",
+        "This is no cosignature of that checkpoint by the witness that is believed.",
+    ),
     ("internal", 500, "Lỗi của hệ thống; sự cố đã được ghi lại.", "An error of ours; it has been recorded."),
 )
 

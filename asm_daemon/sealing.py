@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
 import orjson
 
-from asm_daemon.crypto import Keyring, RecordName, epoch_of
+from asm_daemon.crypto import Keyring, RecordName, epoch_at, epoch_of
 from asm_daemon.model import Contents, ExpectedContents, ExpectedRow, StayRow
 from asm_daemon.receipts import SALT_BYTES
 
@@ -35,6 +36,20 @@ def seal_contents(keyring: Keyring, facility_id: int, stay_id: UUID, version: in
 def open_contents(keyring: Keyring, row: StayRow) -> Contents:
     """Open one version. Raises `Tampered` when the blob is not this row's, `UnknownEpoch` when its key is gone."""
     return _decode(keyring.open(record_name(row.facility_id, row.id, row.version), row.sealed))
+
+
+def seal_message_header(keyring: Keyring, message_tag: bytes, received_at: datetime, header: tuple[str, ...]) -> bytes:
+    """Seal what an HL7 message called itself, in the month in which it was received. Raises `UnknownEpoch`."""
+    return keyring.seal(_message_name(message_tag, received_at), orjson.dumps(header))
+
+
+def open_message_header(keyring: Keyring, message_tag: bytes, received_at: datetime, sealed: bytes) -> tuple[str, ...]:
+    """Open it. Raises `Tampered` when it is not of this message, `UnknownEpoch` when its key is gone."""
+    return tuple(orjson.loads(keyring.open(_message_name(message_tag, received_at), sealed)))
+
+
+def _message_name(message_tag: bytes, received_at: datetime) -> RecordName:
+    return RecordName("hl7_message", epoch_at(received_at), 0, UUID(bytes=message_tag), SCHEMA_VERSION, 1)
 
 
 def reseal_contents(keyring: Keyring, row: StayRow, contents: Contents) -> bytes:

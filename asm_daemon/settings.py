@@ -423,8 +423,28 @@ class Settings(BaseModel):
     )
     auditor_public_key_file: _File | None = Field(
         default=None,
-        description="The public key of the auditor, to whom the terms of police searches are sealed. Absent: the terms "
-        "themselves are not recorded.",
+        description="The public key of the auditor, to whom the terms of police searches are sealed. Absent: in "
+        "a trial the terms are not recorded, and in production the police cannot search.",
+    )
+    witness_key_file: _File | None = Field(
+        default=None,
+        description="The verifier key of the witness, as `asm-daemon witness init` printed it. With it the audit has "
+        "to be confirmed from outside, or data stops leaving. Absent: nothing stops, and nobody notices a rewritten "
+        "audit unless checkpoints are kept by hand.",
+    )
+    witness_release_hours: int = Field(
+        default=1,
+        ge=1,
+        le=720,
+        description="Hours that the witness may be silent until departments get no releases any more and the operator "
+        "is alerted.",
+    )
+    witness_read_hours: int = Field(
+        default=24,
+        ge=1,
+        le=720,
+        description="Hours that the witness may be silent until the police cannot read any more; at least "
+        "witness_release_hours. Declarations never stop for it.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least level that is logged. No level logs personal data."
@@ -448,6 +468,13 @@ class Settings(BaseModel):
         if any(name in info.data and info.data[name] is None for name in needed):
             raise ValueError(f"{provider} needs {' and '.join(needed)}")
         return provider
+
+    @field_validator("witness_read_hours")
+    @classmethod
+    def _releases_stop_first(cls, hours: int, info: ValidationInfo) -> int:
+        if hours < info.data.get("witness_release_hours", 1):
+            raise ValueError("must be at least witness_release_hours")
+        return hours
 
     @field_validator("intake_queue_rows")
     @classmethod
@@ -517,6 +544,7 @@ _EXAMPLES = {
     "population_client_id": "asm-hungyen",
     "population_client_secret_file": "/etc/asm-daemon/population-secret",
     "auditor_public_key_file": "/etc/asm-daemon/auditor.pub",
+    "witness_key_file": "/etc/asm-daemon/witness.vkey",
 }
 
 

@@ -17,12 +17,11 @@ from asm_daemon import admissions, directory
 from asm_daemon.admissions import Admissions
 from asm_daemon.crypto import Keyring
 from asm_daemon.daemon import mllp_tls
-from asm_daemon.directory import Gate
+from asm_daemon.directory import Gate, RefusedMessage
 from asm_daemon.intake import Intake
 from asm_daemon.mllp import Limits, Peer, Reply, listen
 from asm_daemon.model import Facility
 from asm_daemon.problems import Refused
-from asm_daemon.store.hospital import RefusedMessage
 from connectors import hl7_adt
 from schemas.codes import FacilityKind
 from schemas.hospital import HospitalProfile
@@ -70,6 +69,7 @@ class Ward:
     connection: asyncpg.Connection
     pools: Pools
     clock: Clock
+    keyring: Keyring
     count: int = field(default=0)
 
     async def send(self, message: bytes, peer: Peer = NOBODY) -> Reply:
@@ -91,7 +91,7 @@ class Ward:
         return [tuple(row) for row in rows]
 
     async def refused(self) -> list[RefusedMessage]:
-        return (await directory.refused_messages(await self.pools.get("asm_auth")))[1]
+        return (await directory.refused_messages(await self.pools.get("asm_auth"), self.keyring))[1]
 
     async def assign(self, **settings: Any) -> None:
         pool = await self.pools.get("asm_auth")
@@ -105,7 +105,7 @@ async def ward(
     facility = await make_facility("HY-YT-0001", FacilityKind.MEDICAL_FACILITY)
     gate = Gate(await pools.get("asm_auth"), 0)
     taking = Admissions(intake, gate, keyring, await pools.get("asm_intake"), hl7_adt.read_message)
-    made = Ward(taking, facility, await database.connect(), pools, clock)
+    made = Ward(taking, facility, await database.connect(), pools, clock, keyring)
     await made.assign()
     return made
 

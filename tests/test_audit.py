@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import asyncpg
 import orjson
+import pymerkle
 import pytest
 
 from asm_daemon import audit
 from asm_daemon.audit import AuditBroken, AuditEntry, Fault, FaultKind, NotSealed
 from asm_daemon.crypto import KeyPurpose, Keyring, SigningKey, WrongPurpose
 from asm_daemon.keystores import create_store
-from asm_daemon.ledger import BadNote, NoteKey, Tree, leaf_hash, open_checkpoint, verify_inclusion
+from asm_daemon.ledger import BadNote, NoteKey, Tree, leaf_hash, open_checkpoint, verify_consistency, verify_inclusion
 from tests.conftest import Database
 
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
@@ -396,14 +398,47 @@ async def test_an_entry_that_is_not_sealed_has_no_proof(
             await audit.inclusion_proof(sealer, position)
 
 
+async def test_consistency_is_proved_to_signed_sizes_only_and_never_backwards(
+    database: Database, sealer: asyncpg.Connection, key: SigningKey
+) -> None:
+    await fill(database, sealer, key, 4, 3)
+    for old, new in ((5, 4), (-1, 4), (4, 5), (7, 8)):
+        with pytest.raises(NotSealed):
+            await audit.consistency_proof(sealer, old, new)
+
+
+async def test_consistency_proofs_from_stored_hashes_are_those_of_an_independent_implementation(
+    database: Database, sealer: asyncpg.Connection, key: SigningKey
+) -> None:
+    batches = (1, 1, 5, 57, 192, 1, 255, 1, 600, 1000)
+    await fill(database, sealer, key, *batches)
+    sizes = [sum(batches[: number + 1]) for number in range(len(batches))]
+    bodies = [row["body"] for row in await sealer.fetch("SELECT body FROM audit_log ORDER BY position")]
+    other = pymerkle.InmemoryTree.init_from_entries(bodies, "sha256")
+    for new in sizes:
+        for old in {*(size for size in sizes if size <= new), 1, new // 2, new - new // 3, new - 1} - {0}:
+            proof = await audit.consistency_proof(sealer, old, new)
+            roots = other.get_root(old), other.get_root(new)
+            theirs = Tree([leaf_hash(body) for body in bodies[:new]]).consistency_proof(old)
+            assert list(proof.path) == theirs
+            assert verify_consistency(old, roots[0], new, roots[1], proof.path)
+            pymerkle.verify_consistency(roots[0], roots[1], other.prove_consistency(old, new))
+            for at in range(len(proof.path)):
+                changed = [*proof.path[:at], sha256(proof.path[at]).digest(), *proof.path[at + 1 :]]
+                assert not verify_consistency(old, roots[0], new, roots[1], changed)
+                assert not verify_consistency(old, roots[0], new, roots[1], proof.path[:at] + proof.path[at + 1 :])
+
+
 @pytest.mark.parametrize("statement", ["DELETE FROM audit_nodes", "UPDATE audit_nodes SET hash = sha256(hash)"])
 async def test_kept_hashes_that_were_changed_give_no_proof_and_are_found(
     database: Database, sealer: asyncpg.Connection, key: SigningKey, believed: NoteKey, statement: str
 ) -> None:
-    await fill(database, sealer, key, 300)
+    await fill(database, sealer, key, 270, 30)
     await (await database.connect()).execute(statement)
     with pytest.raises(AuditBroken):
         await audit.inclusion_proof(sealer, 299)
+    with pytest.raises(AuditBroken):
+        await audit.consistency_proof(sealer, 270, 300)
     assert (await audit.verify(sealer, believed)).faults == (Fault(FaultKind.NODE, 0),)
 
 

@@ -30,9 +30,10 @@ from asm_daemon.crypto import epoch_at, next_epoch
 from asm_daemon.directory import Gate
 from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.intake import Intake
-from asm_daemon.keystores import create_store
+from asm_daemon.keystores import create_store, open_keyring
 from asm_daemon.model import Facility, Scope
 from asm_daemon.rules import local_day
+from asm_daemon.sealing import seal_message_header
 from asm_daemon.settings import Settings
 from asm_daemon.store import alerts, hospital
 from asm_daemon.store.alerts import AlertKind
@@ -215,6 +216,15 @@ async def test_a_database_that_is_away_missing_or_not_migrated_is_said_in_one_li
         assert result.stderr.count("\n") == 1
         assert reason in result.stderr
         assert "geheim" not in result.output
+
+
+async def test_production_does_not_start_on_a_database_that_logs_values(asm: Command, database: Database) -> None:
+    superuser = await database.connect()
+    await superuser.execute(f"ALTER ROLE asm_police IN DATABASE {database.name} SET log_parameter_max_length = -1")
+    https = "https://asm.example"
+    result = await asm("run", ASM_ENVIRONMENT="production", ASM_PUBLIC_URL=https, ASM_POPULATION_URL=https)
+    assert (result.exit_code, result.stderr.count("\n")) == (UNREADY, 1)
+    assert "ALTER SYSTEM SET log_parameter_max_length = '0';" in result.stderr
 
 
 async def test_a_login_that_is_not_let_in_is_said_in_one_line(alone: Command, server: EmbeddedPostgres) -> None:
@@ -470,15 +480,17 @@ async def test_facilities_and_their_senders_are_listed_and_found(
     assert all(name in refused.stderr for name in wrong)
 
 
-async def test_refused_hl7_messages_are_listed_without_what_they_said(asm: Command, database: Database) -> None:
+async def test_refused_hl7_messages_are_listed_without_what_they_said(
+    asm: Command, database: Database, key_store: Path
+) -> None:
     empty = await asm("sender", "refused", "--json")
     assert (empty.exit_code, json.loads(empty.stdout)) == (DONE, [])
     connection = await database.connect("asm_intake")
     now = datetime.now(UTC)
     for tag, code, control in ((b"1", "AA", None), (b"2", "AE", "MSG2"), (b"2", "AE", "MSG2"), (b"3", "AR", "MSG3")):
-        await hospital.put_answer(
-            connection, tag * 16, ("HIS", "BV"), code, "…", control, ["wrong_date PID-7"] if control else [], now
-        )
+        names = seal_message_header(open_keyring(key_store), tag * 16, now, ("HIS", "BV", control)) if control else None
+        reasons = ["wrong_date PID-7"] if control else []
+        await hospital.put_answer(connection, tag * 16, code, "…", names, reasons, now)
     listed = await asm("sender", "refused", "--json")
     assert listed.exit_code == NO
     assert [(row["control_id"], row["answer"], row["times"], row["reasons"]) for row in json.loads(listed.stdout)] == [
@@ -733,7 +745,7 @@ async def test_a_job_runs_once_and_says_what_it_did(asm: Command, facility: Faci
     jobs = (
         "pull-hotels, seal-audit, refresh-keys, reencrypt, watch-keys, end-months, certify-retention, read-inbox, "
         "erase-imports, prepare-months, erase-expected, erase-hl7-messages, publish, erase-roster-plans, "
-        "compare, number-events, tell-deadlines, "
+        "compare, number-events, tell-deadlines, watch-witness, "
         "erase-events, tend-webhooks, sync"
     )
     assert jobs in unknown.stderr
@@ -844,3 +856,39 @@ async def test_an_operator_closes_an_alert(asm: Command, pools: Pools, clock: Cl
     assert (await asm("alerts", "close", "extra_stay", "range")).exit_code == DONE
     assert json.loads((await asm("alerts", "list", "--json")).stdout) == []
     assert json.loads((await asm("alerts", "list", "--closed", "--json")).stdout)[0]["closed_by"] == ME
+
+
+# -- the audit for others ----------------------------------------------------------------------------------------------
+
+
+async def test_a_witness_is_made_once_says_when_nobody_answers_and_needs_no_settings(tmp_path: Path) -> None:
+    async def run(*arguments: str) -> Result:
+        return await asyncio.to_thread(CliRunner().invoke, app, list(arguments), env={})
+
+    folder, log_key = tmp_path / "witness", tmp_path / "log.vkey"
+    log_key.write_text("sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8\n")
+    made = await run("witness", "init", "--folder", str(folder), "--name", "witness.test/w1")
+    assert made.stdout == (folder / "witness.vkey").read_text()
+    again = await run("witness", "init", "--folder", str(folder), "--name", "witness.test/w1")
+    assert (again.exit_code, "forgets" in again.stderr) == (UNREADY, True)
+    asked = ("--folder", str(folder), "--log-key", str(log_key), "--url", "http://127.0.0.1:1")
+    assert (await run("witness", "once", *asked)).exit_code == UNREADY
+    (folder / "evidence-20261128T200000.000000Z-forked.json").write_text("{}")
+    halted = await run("witness", "once", *asked)
+    assert (halted.exit_code, "ALARM" in halted.stderr) == (NO, True)
+    assert (await run("witness", "run", *asked)).exit_code == NO
+    assert "seen-evidence" in (await run("witness", "resume", "--folder", str(folder))).stdout
+    log_key.write_text("no key")
+    assert (await run("witness", "once", *asked)).exit_code == WRONG
+
+
+async def test_the_audit_is_exported_with_its_key_for_a_witness(asm: Command, tmp_path: Path) -> None:
+    empty = await asm("audit", "export", str(tmp_path / "audit"))
+    assert (empty.exit_code, "nothing has been sealed" in empty.stderr) == (UNREADY, True)
+    await asm("facility", "add", *options(FACILITY))
+    await asm("once", "seal-audit")
+    exported = await asm("audit", "export", str(tmp_path / "audit"))
+    assert orjson.loads(exported.stdout)["entries"] > 0
+    assert (tmp_path / "audit" / "checkpoint").read_text().startswith("asm.test.example/audit\n")
+    key = (await asm("audit", "key")).stdout
+    assert key.startswith("asm.test.example/audit+")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from datetime import UTC, datetime, timedelta, timezone
+from hashlib import sha256
 from pathlib import Path
 
 import pymerkle
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asm_daemon.crypto import KeyPurpose, Keyring, SigningKey
+from asm_daemon.crypto import KeyPurpose, Keyring, SigningKey, verify_signature
 from asm_daemon.keystores import create_store
 from asm_daemon.ledger import (
     EMPTY_ROOT,
@@ -24,19 +25,23 @@ from asm_daemon.ledger import (
     canonical_json,
     complete_subtrees,
     consistency_ranges,
+    cosign,
     fold_subtrees,
     inclusion_ranges,
     instant_text,
     leaf_hash,
     node_hash,
     open_checkpoint,
+    open_cosignature,
     open_note,
     read_checkpoint,
+    read_vkey,
     root,
     sign_checkpoint,
     sign_note,
     verify_consistency,
     verify_inclusion,
+    write_vkey,
 )
 
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
@@ -318,3 +323,60 @@ def test_one_bad_signature_under_our_key_spoils_the_note(key: SigningKey) -> Non
     forged = f"— {ours.name} {base64.b64encode(ours.key_id + bytes(64)).decode()}\n"
     with pytest.raises(BadNote, match="does not fit the text"):
         open_note(sign_note("text\n", ours.name, key) + forged, ours)
+
+
+# --- keys as text, and cosignatures ------------------------------------------------------------------------------
+
+# The example of C2SP tlog-cosignature: header and time are part of what is signed, the name is not.
+CHECKPOINT_TEXT = "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n"
+
+
+def test_a_verifier_key_is_the_one_that_the_go_checksum_database_publishes() -> None:
+    published = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"
+    assert read_vkey(published) == SUMDB
+    assert write_vkey(SUMDB.name, SUMDB.public_key) == published
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "sum.golang.org",
+        "sum.golang.org+033de0af+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8",
+        "sum.golang.com+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8",
+        "sum.golang.org+033de0ae+BM4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8",
+        "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8O",
+    ],
+)
+def test_a_verifier_key_that_was_changed_is_refused(text: str) -> None:
+    with pytest.raises(BadNote):
+        read_vkey(text)
+
+
+def test_a_cosignature_says_when_and_of_what_and_by_whom(key: SigningKey) -> None:
+    witness = NoteKey("witness.test/w1", key.public_key_bytes)
+    note = sign_note(CHECKPOINT_TEXT, "example.com/behind-the-sofa", key)
+    line = cosign(note, witness.name, witness.public_key, key.sign, 1679315147)
+    assert open_cosignature(note, line, witness) == datetime(2023, 3, 20, 12, 25, 47, tzinfo=UTC)
+    stamped = base64.b64decode(line.split()[2])
+    assert stamped[:12] == sha256(b"witness.test/w1\n\x04" + witness.public_key).digest()[:4] + bytes.fromhex(
+        "00000000641850cb"
+    )
+    signed = b"cosignature/v1\ntime 1679315147\n" + CHECKPOINT_TEXT.encode()
+    assert verify_signature(witness.public_key, signed, stamped[12:])
+    for wrong in (
+        line.replace("w1", "w2"),
+        line.replace("— ", "- "),
+        line.replace(" ", "  "),
+        _stamped(line, stamped[:11] + bytes([stamped[11] ^ 1]) + stamped[12:]),
+        _stamped(line, bytes(4) + stamped[4:]),
+        _stamped(line, stamped[:-1]),
+    ):
+        with pytest.raises(BadNote):
+            open_cosignature(note, wrong, witness)
+    with pytest.raises(BadNote, match="does not fit"):
+        open_cosignature(note.replace("\n20852163\n", "\n20852164\n"), line, witness)
+
+
+def _stamped(line: str, stamped: bytes) -> str:
+    return f"{line.rpartition(' ')[0]} {base64.b64encode(stamped).decode()}\n"

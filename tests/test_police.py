@@ -380,6 +380,52 @@ async def test_without_an_auditor_the_search_is_recorded_without_its_terms(
     assert intent["details"]["terms_sealed"] is None
 
 
+async def test_where_terms_are_required_nobody_searches_without_an_auditor_and_the_try_is_on_record(
+    desk: Desk, officer: Principal, clock: Clock, pools: Pools
+) -> None:
+    strict = replace(desk, auditor_public_key=None, terms_required=True)
+    with pytest.raises(Refused, match="audit_unavailable"):
+        await police.search(strict, officer, question(), clock())
+    [refusal] = await entries(pools)
+    assert (refusal["action"], refusal["details"]["problem"]) == ("police.search.refuse", "audit_unavailable")
+    assert await police.search(
+        replace(strict, auditor_public_key=desk.auditor_public_key), officer, question(), clock()
+    )
+
+
+async def test_a_process_that_ends_between_question_and_outcome_leaves_the_question_sealed(
+    ask: Ask, intake: Intake, facility: Facility, clock: Clock, pools: Pools
+) -> None:
+    await declare(intake, facility, clock)
+    blocker = await pools.database.connect()
+    watcher = await pools.database.connect("asm_audit")
+    async with asyncio.timeout(10), blocker.transaction():
+        await blocker.execute("LOCK TABLE stays IN ACCESS EXCLUSIVE MODE")
+        searching = asyncio.ensure_future(ask())
+        while not await watcher.fetchval("SELECT count(*) FROM audit_log WHERE body LIKE '%\"police.search\"%'"):
+            await asyncio.sleep(0.01)
+        searching.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await searching
+    assert await actions(pools) == ["police.search"]
+    assert await watcher.fetchval("SELECT max(size) FROM audit_checkpoints") == await watcher.fetchval(
+        "SELECT count(*) FROM audit_log"
+    )
+
+
+async def test_the_guard_is_asked_when_the_question_is_on_record_and_its_refusal_is_the_outcome(
+    desk: Desk, officer: Principal, clock: Clock, pools: Pools
+) -> None:
+    async def refuse(_now: object) -> None:
+        assert await actions(pools) == ["police.search"]
+        raise Refused("audit_not_witnessed")
+
+    with pytest.raises(Refused, match="audit_not_witnessed"):
+        await police.search(replace(desk, guard=refuse), officer, question(), clock())
+    _, outcome = await entries(pools)
+    assert outcome["details"] == {"problem": "audit_not_witnessed"}
+
+
 # -- what is found -----------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ from tests.conftest import Database
 
 GRANTS = [
     ("asm_audit", "audit_checkpoints", "SELECT, INSERT"),
+    ("asm_audit", "audit_cosignatures", "SELECT, INSERT, UPDATE"),
     ("asm_audit", "audit_head", "SELECT, UPDATE"),
     ("asm_audit", "audit_log", "SELECT, INSERT"),
     ("asm_audit", "audit_nodes", "SELECT, INSERT"),

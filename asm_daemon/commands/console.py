@@ -27,6 +27,7 @@ from asm_daemon.crypto import KeyStoreError, KeyStoreMissing
 from asm_daemon.daemon import NoSuchConnector
 from asm_daemon.embedded import EmbeddedPostgresError
 from asm_daemon.feeds import Leaking
+from asm_daemon.ledger import BadNote
 from asm_daemon.problems import Refused, from_validation
 from asm_daemon.settings import Settings, SettingsError, load_settings
 from asm_daemon.store import LOST
@@ -87,6 +88,8 @@ def _explain(error: Exception) -> tuple[int, str] | None:
             return UNREADY, f"the key store cannot be used: {error}"
         case NoSuchConnector():
             return WRONG, f"ASM_POPULATION_CONNECTOR: no installed package has a connector {error}"
+        case BadNote():
+            return WRONG, f"a key or a checkpoint cannot be believed: {error}"
         case Unready() | MigrationError() | EmbeddedPostgresError():
             return UNREADY, str(error)
         case asyncpg.PostgresError():

@@ -19,6 +19,7 @@ from pydantic import BeforeValidator, Field
 from asm_daemon import directory
 from asm_daemon.commands.console import NO, group, note, operator, pool, print_json, print_table, settings, validated
 from asm_daemon.daemon import utc_now
+from asm_daemon.keystores import store_of
 from asm_daemon.model import Facility, PrincipalKind, Scope, Sender
 from asm_daemon.store.accounts import KeyFacts
 from schemas.codes import Department, FacilityKind
@@ -433,7 +434,8 @@ def list_refused_messages(as_json: Annotated[bool, typer.Option("--json", help="
 
     What they said is not kept. Ends with 1 if there are any.
     """
-    count, refused = _in_directory(directory.refused_messages)
+    keyring = store_of(settings()).keyring()
+    count, refused = _in_directory(lambda opened: directory.refused_messages(opened, keyring))
     columns = ("received_at", "application", "sender", "control_id", "answer", "times", "reasons")
     rows = [
         {

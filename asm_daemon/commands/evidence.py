@@ -15,13 +15,13 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from asm_daemon import audit, feeds, rules
+from asm_daemon import audit, auditing, feeds, rules
 from asm_daemon.audit import FAULT_TEXTS, AuditVerification
 from asm_daemon.commands.console import NO, Unready, group, note, pool, print_json, settings
 from asm_daemon.crypto import KeyPurpose
 from asm_daemon.issuing import EVENTS, TRIAL_MARK
 from asm_daemon.keystores import store_of
-from asm_daemon.ledger import BadNote
+from asm_daemon.ledger import BadNote, write_vkey
 from asm_daemon.receipts import BadReceipt, VerifiedReceipt, verify_receipt
 from asm_daemon.settings import Settings
 from asm_daemon.store import audit as audit_store
@@ -85,6 +85,18 @@ def _verification(verified: AuditVerification) -> Mapping[str, Any]:
     }
 
 
+@audit_commands.command("key")
+def print_audit_key() -> None:
+    """Print the verifier key (khoá kiểm chứng) of the audit, for its witness.
+
+    It is the public key of its checkpoints with the name of the log, in one line (vkey, C2SP signed-note).
+    """
+    given = settings()
+    signer = store_of(given).keyring().signing_key(KeyPurpose.CHECKPOINT)
+    key = audit.note_key(given.deployment, signer.public_key_bytes)
+    typer.echo(write_vkey(key.name, key.public_key))
+
+
 @audit_commands.command("checkpoint")
 def print_checkpoint() -> None:
     """Print the newest checkpoint (điểm kiểm tra).
@@ -100,6 +112,26 @@ def print_checkpoint() -> None:
 async def _latest_checkpoint(given: Settings) -> str | None:
     async with pool(given.database_url, _AUDIT_LOGIN) as opened, opened.acquire() as connection:
         return await audit_store.latest_checkpoint(connection)
+
+
+@audit_commands.command("export")
+def export_audit(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", file_okay=False, help="a new folder, which is made")],
+) -> None:
+    """Write the audit as files that an auditor verifies offline (xuất nhật ký cho kiểm toán).
+
+    Tiles and entries as C2SP tlog-tiles says; docs/verify_audit.py verifies them with the public key alone.
+    """
+    try:
+        counts = asyncio.run(_export_audit(settings(), folder))
+    except audit.NotSealed:
+        raise Unready("nothing has been sealed yet; the daemon seals every second") from None
+    print_json(counts)
+
+
+async def _export_audit(given: Settings, folder: Path) -> Mapping[str, int]:
+    async with pool(given.database_url, _AUDIT_LOGIN) as opened, opened.acquire() as connection:
+        return await auditing.export(connection, folder)
 
 
 # -- receipts ----------------------------------------------------------------------------------------------------------

@@ -14,12 +14,14 @@ import typer
 from asm_daemon import daemon
 from asm_daemon.commands.console import (
     NO,
+    Unready,
     connect,
     note,
     require_database,
     settings,
 )
 from asm_daemon.daemon import Ports, open_daemon, until_signalled
+from asm_daemon.database_settings import check_database_settings
 from asm_daemon.log import configure_logging
 from asm_daemon.settings import Settings
 from asm_daemon.store.migrate import load_migrations, migrate, pending
@@ -46,10 +48,28 @@ async def _run(given: Settings) -> None:
     signalled = asyncio.create_task(until_signalled())
     signalled.add_done_callback(lambda _: stop.set())
     await require_database(given.database_url, *daemon.ROLES)
+    told_to_log = await _settings_that_log_values(given)
     async with open_daemon(given) as opened:
         configure_logging(given.log_level, given.deployment)  # what failed before that is a line for an operator
+        for name in told_to_log:
+            log.warning("database_logs_values", problem=name)
         _collect_garbage_seldom()
         await daemon.run(opened, stop, _announce)
+
+
+async def _settings_that_log_values(given: Settings) -> list[str]:
+    """Settings by which PostgreSQL would log values of one of our logins. Raises Unready for any in production."""
+    found: dict[str, str] = {}
+    for role in daemon.ROLES:
+        connection = await connect(given.database_url.replace(ROLE_PLACEHOLDER, role))
+        try:
+            found.update(await check_database_settings(connection))
+        finally:
+            await connection.close()
+    if found and given.environment == "production":
+        orders = " ".join(f"ALTER SYSTEM SET {name} = '{required}';" for name, required in found.items())
+        raise Unready(f"PostgreSQL is told to log values; as a superuser: {orders} SELECT pg_reload_conf();")
+    return sorted(found)
 
 
 def _collect_garbage_seldom() -> None:

@@ -31,6 +31,8 @@ class AlertKind(StrEnum):
     """A facility declares and cancels again, as one does who asks the population database about strangers."""
     WEBHOOK_DISABLED = "webhook_disabled"
     """An owner's endpoint failed for so long that nothing is sent to it any more."""
+    WITNESS_SILENT = "witness_silent"
+    """The witness has not confirmed the audit for so long that releases are not given out any more."""
     VERIFICATION_WITHHELD = "verification_withheld"
     """A facility had more guests verified in a day than its size explains; what was found is not told to it."""
 

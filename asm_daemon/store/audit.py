@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from asm_daemon.ledger import Subtree
@@ -141,6 +142,55 @@ async def checkpoints_between(connection: Connection, over: int, up_to: int) -> 
         "SELECT size, note FROM audit_checkpoints WHERE size > $1 AND size <= $2 ORDER BY size", over, up_to
     )
     return {row["size"]: row["note"] for row in rows}
+
+
+async def checkpoints_of(connection: Connection, sizes: Sequence[int]) -> dict[int, str]:
+    """The notes of the checkpoints of exactly these sizes, as far as there are any."""
+    rows = await connection.fetch("SELECT size, note FROM audit_checkpoints WHERE size = ANY($1::bigint[])", sizes)
+    return {row["size"]: row["note"] for row in rows}
+
+
+class Cosigned(NamedTuple):
+    """The newest cosignature of a witness, the checkpoint it is for, and when the first larger one was signed.
+
+    `note`, `line` are None before the first cosignature; `uncovered_at` while every checkpoint is covered.
+    """
+
+    note: str | None
+    line: str | None
+    uncovered_at: datetime | None
+
+
+async def read_cosignature(connection: Connection, witness: str) -> Cosigned:
+    """What the witness of this name has confirmed."""
+    [row] = await connection.fetch(
+        """
+        SELECT held.note, witnessed.line, (
+            SELECT signed_at FROM audit_checkpoints WHERE size > coalesce(held.size, 0) ORDER BY size LIMIT 1)
+        FROM (VALUES ($1::text)) AS asked (witness)
+        LEFT JOIN audit_cosignatures AS witnessed ON witnessed.witness = asked.witness
+        LEFT JOIN audit_checkpoints AS held ON held.size = witnessed.size
+        """,
+        witness,
+    )
+    return Cosigned(*row)
+
+
+async def keep_cosignature(connection: Connection, witness: str, size: int, cosigned_at: datetime, line: str) -> bool:
+    """Keep the newest cosignature of a witness; false if a newer one is kept already."""
+    status = await connection.execute(
+        """
+        INSERT INTO audit_cosignatures AS held (witness, size, cosigned_at, line) VALUES ($1, $2, $3, $4)
+        ON CONFLICT (witness) DO UPDATE
+        SET size = EXCLUDED.size, cosigned_at = EXCLUDED.cosigned_at, line = EXCLUDED.line
+        WHERE (held.size, held.cosigned_at) < (EXCLUDED.size, EXCLUDED.cosigned_at)
+        """,
+        witness,
+        size,
+        cosigned_at,
+        line,
+    )
+    return bool(status == "INSERT 0 1")
 
 
 async def nodes(connection: Connection, wanted: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], bytes]:

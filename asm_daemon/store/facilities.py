@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from hashlib import sha256
 
 import asyncpg
 
@@ -109,16 +110,19 @@ async def upsert_sender(
 
 
 async def find_sender(connection: Connection, sending_application: str, sending_facility: str) -> Sender | None:
-    """An HL7 sender that speaks for an open facility; None if there is none, or its facility is closed."""
+    """An HL7 sender that speaks for an open facility; None if there is none, or its facility is closed.
+
+    What is asked for is whatever somebody put into a message, so a log of statements gets its hash.
+    There are as few senders as hospitals: all are looked at.
+    """
     row = await connection.fetchrow(
         """
         SELECT id, code, name, kind, province, commune, address, zone, authority, capacity, sandbox,
             overnight_classes, charset, relative_role, certificate_sha256
         FROM mllp_senders JOIN facilities ON id = facility_id AND active
-        WHERE sending_application = $1 AND sending_facility = $2
+        WHERE sha256(convert_to(sending_application || E'\x1f' || sending_facility, 'UTF8')) = $1
         """,
-        sending_application,
-        sending_facility,
+        sha256(f"{sending_application}\x1f{sending_facility}".encode()).digest(),
     )
     return None if row is None else _sender(row)
 

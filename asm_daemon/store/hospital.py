@@ -10,12 +10,11 @@ from asm_daemon.store import Connection
 
 
 class RefusedMessage(NamedTuple):
-    """A message that was refused: whose it was, its control id (MSH-10), and `reasons` as code and place."""
+    """A message that was refused: its sealed header, and `reasons` as code and place."""
 
+    message_tag: bytes
     received_at: datetime
-    sending_application: str
-    sending_facility: str
-    control_id: str
+    header: bytes | None
     code: str
     reasons: list[str]
     times: int
@@ -32,10 +31,9 @@ async def find_taken(connection: Connection, message_tag: bytes) -> str | None:
 async def put_answer(
     connection: Connection,
     message_tag: bytes,
-    sender: tuple[str, str],
     code: str,
     answer: str,
-    control_id: str | None,
+    header: bytes | None,
     reasons: Sequence[str],
     received_at: datetime,
 ) -> None:
@@ -46,20 +44,18 @@ async def put_answer(
     """
     await connection.execute(
         """
-        INSERT INTO hl7_messages (message_tag, sending_application, sending_facility, code, answer, control_id, reasons,
-            times, received_at)
-        SELECT $1::bytea, $2::text, $3::text, $4::text, $5::text, $6::text, $7::text[], 1, $8::timestamptz
+        INSERT INTO hl7_messages (message_tag, code, answer, header, reasons, times, received_at)
+        SELECT $1::bytea, $2::text, $3::text, $4::bytea, $5::text[], 1, $6::timestamptz
         FROM set_config('synchronous_commit',
-            CASE WHEN $4 = 'AA' THEN 'off' ELSE current_setting('synchronous_commit') END, true)
+            CASE WHEN $2 = 'AA' THEN 'off' ELSE current_setting('synchronous_commit') END, true)
         ON CONFLICT (message_tag) DO UPDATE SET code = EXCLUDED.code, answer = EXCLUDED.answer,
-            control_id = EXCLUDED.control_id, reasons = EXCLUDED.reasons, times = hl7_messages.times + 1,
+            header = EXCLUDED.header, reasons = EXCLUDED.reasons, times = hl7_messages.times + 1,
             received_at = EXCLUDED.received_at
         """,
         message_tag,
-        *sender,
         code,
         answer,
-        control_id,
+        header,
         reasons,
         received_at,
     )
@@ -69,7 +65,7 @@ async def list_refused(connection: Connection, limit: int) -> list[RefusedMessag
     """The refused messages, the latest first."""
     rows = await connection.fetch(
         """
-        SELECT received_at, sending_application, sending_facility, control_id, code, reasons, times
+        SELECT message_tag, received_at, header, code, reasons, times
         FROM hl7_messages WHERE code <> 'AA' ORDER BY received_at DESC, message_tag LIMIT $1
         """,
         limit,

@@ -10,6 +10,7 @@ from typing import Any
 
 from asm_daemon.web.admin_api import admin_routes
 from asm_daemon.web.api import owner_routes
+from asm_daemon.web.audit_api import audit_routes
 from asm_daemon.web.documents_api import document_routes
 from asm_daemon.web.events_api import event_routes
 from asm_daemon.web.expected_api import expected_routes
@@ -23,6 +24,7 @@ from asm_daemon.web.police_api import police_routes
 from asm_daemon.web.public_api import public_routes
 from asm_daemon.web.rosters_api import roster_routes
 from asm_daemon.web.route import Table
+from asm_daemon.witnessing import Watch
 from schemas.generate import DIRECTORY
 
 _UNBOUND: Any = None
@@ -43,7 +45,8 @@ def unbound_table() -> Table:
         *document_routes(_UNBOUND),
         *kbtt_routes(_UNBOUND, _UNBOUND, _UNBOUND, _UNBOUND, 0, 0),
         *police_routes(_UNBOUND),
-        *feed_routes(_UNBOUND),
+        *feed_routes(_UNBOUND, _UNBOUND),
+        *audit_routes(Watch(_UNBOUND, _UNBOUND, None)),
         *admin_routes(_UNBOUND, _UNBOUND, _UNBOUND, _UNBOUND),
         *page_routes(_UNBOUND, False),
     )

@@ -26,6 +26,11 @@ DECLARATION: dict[str, Any] = {
     "room": "203",
     "reason": 1,
 }
+COSIGNATURE: dict[str, Any] = {
+    "size": 20852163,
+    "line": "— witness.example.com/w1 jWbPPwAAAABkGFDLEZMHwSRaJNiIDoe9DYn/zXcrtPHeolMI5OWXEhZCB9dlrDJsX3b2oyin1nPZqhf5n"
+    "No0xUe+mbIUBkBIfZ+qnA==",
+}
 EXPECTED: dict[str, Any] = {
     "source_ref": "PMS-123-1",
     "facility": "HY-KS-0001",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from datetime import date
+from collections.abc import Awaitable, Callable
+from datetime import date, datetime
 from functools import partial
 
 import asyncpg
@@ -19,13 +20,15 @@ from asm_daemon.web.route import DEPARTMENT, JSON, Call, Header, Route, Shown, T
 from schemas.codes import Department
 from schemas.feeds import ReleaseBody, ReleaseCell, ReleaseQuery, Releases, ReleasesQuery, ReleaseSummary
 
+Guard = Callable[[datetime], Awaitable[None]]
 CSV = "text/csv"
 _IF_NONE_MATCH = Header("If-None-Match", "ETag của lần đọc trước · The ETag of an earlier answer", '"9f86d081884c7d65"')
 _OWN = "private, no-cache"
 
 
-async def list_releases(pool: asyncpg.Pool, call: Call[ReleasesQuery, None]) -> web.Response:
+async def list_releases(pool: asyncpg.Pool, guard: Guard, call: Call[ReleasesQuery, None]) -> web.Response:
     """The releases of the caller's department, in order of publication."""
+    await guard(call.received_at)
     query = call.query
     found = await feeds.list_releases(pool, _department(call), query.after, query.limit)
     shown = [
@@ -45,8 +48,9 @@ async def list_releases(pool: asyncpg.Pool, call: Call[ReleasesQuery, None]) -> 
     return answer(Releases(releases=shown), headers=headers)
 
 
-async def read_release(pool: asyncpg.Pool, call: Call[ReleaseQuery, None]) -> web.Response:
+async def read_release(pool: asyncpg.Pool, guard: Guard, call: Call[ReleaseQuery, None]) -> web.Response:
     """One release, byte for byte as it was published; or its cells as a table."""
+    await guard(call.received_at)
     if call.path["template"] != feeds.DAILY:
         raise Refused("not_found")
     release = await feeds.read_release(pool, _department(call), _day(call.path["period"]), call.query.release_no)
@@ -86,17 +90,21 @@ def _table(body: bytes) -> str:
     return text.getvalue()
 
 
-def feed_routes(pool: asyncpg.Pool) -> Table:
-    """The routes of departments. `pool` connects as asm_feeds, which reaches published releases and nothing else."""
+def feed_routes(pool: asyncpg.Pool, guard: Guard) -> Table:
+    """The routes of departments. `pool` connects as asm_feeds, which reaches published releases and nothing else;
+    `guard` raises Refused while nothing may be given out."""
     page = {200: Shown("Các bản trích xuất", Releases, headers={"Link": "Trang sau (rel=next) · The next page"})}
     release = {
         200: Shown("Một bản trích xuất", ReleaseBody, media=(JSON, CSV), headers={"ETag": "SHA-256"}),
         304: Shown("Không đổi · Unchanged", media=()),
     }
     return (
-        Route("GET", "/v1/feeds", DEPARTMENT, partial(list_releases, pool), ReleasesQuery, NO_BODY, page,
-              "Các bản trích xuất của sở", "Releases of the own department", cache=_OWN),
+        Route("GET", "/v1/feeds", DEPARTMENT, partial(list_releases, pool, guard), ReleasesQuery, NO_BODY,
+              page,
+              "Các bản trích xuất của sở", "Releases of the own department",
+              ("audit_not_witnessed", "audit_unavailable"), cache=_OWN),
         Route("GET", "/v1/feeds/{template}/{period:[0-9]{4}-[0-9]{2}(?:-[0-9]{2})?}", DEPARTMENT,
-              partial(read_release, pool), ReleaseQuery, NO_BODY, release,
-              "Đọc một bản trích xuất", "Read a release", ("not_found",), (_IF_NONE_MATCH,), cache=_OWN),
+              partial(read_release, pool, guard), ReleaseQuery, NO_BODY, release,
+              "Đọc một bản trích xuất", "Read a release",
+              ("not_found", "audit_not_witnessed", "audit_unavailable"), (_IF_NONE_MATCH,), cache=_OWN),
     )  # fmt: skip

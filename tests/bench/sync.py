@@ -179,7 +179,9 @@ async def _measure_limit(premises: Premises, superuser: asyncpg.Connection) -> d
     """The bare statement: take 500 off a queue and write them into a log. No key, no HTTP, no order, no lanes."""
     figures = {}
     await superuser.execute("CREATE TABLE bench_queue (LIKE sync_queue INCLUDING ALL)")
-    await superuser.execute("CREATE TABLE bench_log (LIKE sync_log, PRIMARY KEY (facility_id, stay_id, version))")
+    await superuser.execute(
+        "CREATE TABLE bench_log (LIKE sync_log INCLUDING DEFAULTS, PRIMARY KEY (facility_id, stay_id, version))"
+    )
     for connections in (1, 2):
         await superuser.execute("TRUNCATE bench_queue, bench_log")
         await superuser.execute(f"{_QUEUE_ALL.replace('sync_queue', 'bench_queue')} LIMIT {BACKLOG}")

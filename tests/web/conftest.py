@@ -16,7 +16,7 @@ import structlog
 from aiohttp import ClientSession, web
 
 from asm_daemon import directory, operating
-from asm_daemon.crypto import Keyring
+from asm_daemon.crypto import KeyPurpose, Keyring
 from asm_daemon.daemon import HOTEL_EVENTS
 from asm_daemon.directory import Gate
 from asm_daemon.import_jobs import Importer
@@ -29,6 +29,7 @@ from asm_daemon.rosters import Rosters
 from asm_daemon.web.admin_api import admin_routes
 from asm_daemon.web.api import owner_routes
 from asm_daemon.web.app import Runner, make_app
+from asm_daemon.web.audit_api import audit_routes
 from asm_daemon.web.documents_api import document_routes
 from asm_daemon.web.events_api import event_routes
 from asm_daemon.web.expected_api import expected_routes
@@ -42,6 +43,7 @@ from asm_daemon.web.public_api import Check, public_routes
 from asm_daemon.web.rosters_api import roster_routes
 from asm_daemon.web.route import Table
 from asm_daemon.webhooks import Endpoints
+from asm_daemon.witnessing import Watch, Witness, watch
 from connectors import identity, kbtt_api, pms_ota
 from schemas.act import Connector
 from schemas.codes import Department
@@ -113,6 +115,19 @@ async def gate(pools: Pools) -> Gate:
 
 
 @pytest.fixture
+def believed_witness() -> Witness | None:
+    """Whose cosignatures count; a module that is about the witness has its own."""
+    return None
+
+
+@pytest.fixture
+async def watched(pools: Pools, keyring: Keyring, believed_witness: Witness | None) -> Watch:
+    """The watch over the audit."""
+    log_key = keyring.signing_key(KeyPurpose.CHECKPOINT).public_key_bytes
+    return watch(await pools.get("asm_audit"), DEPLOYMENT, log_key, believed_witness)
+
+
+@pytest.fixture
 async def table(
     intake: Intake,
     importer: Importer,
@@ -123,6 +138,7 @@ async def table(
     failing: set[str],
     rings: list[None],
     clock: Clock,
+    watched: Watch,
 ) -> Table:
     """The route table, as the daemon composes it."""
 
@@ -131,7 +147,9 @@ async def table(
 
     pool = await pools.get("asm_intake")
     connectors = installed_connectors()
-    desk = Desk(await pools.get("asm_police"), await pools.get("asm_audit"), keyring, DEPLOYMENT, None)
+    desk = Desk(
+        await pools.get("asm_police"), await pools.get("asm_audit"), keyring, DEPLOYMENT, None, watched.require_reads
+    )
     return (
         *public_routes(MAX_BODY_BYTES, MAX_BATCH_ROWS, list(connectors), {"database": _check(failing)}, True),
         *owner_routes(intake, pool, keyring, issuer, MAX_BODY_BYTES, MAX_BATCH_ROWS),
@@ -151,7 +169,8 @@ async def table(
         *document_routes(identity.read),
         *kbtt_routes(intake, gate, await pools.get("asm_auth"), PORTAL_ROWS, MAX_BODY_BYTES, MAX_BATCH_ROWS),
         *police_routes(desk),
-        *feed_routes(await pools.get("asm_feeds")),
+        *feed_routes(await pools.get("asm_feeds"), watched.require_releases),
+        *audit_routes(watched),
         *admin_routes(await pools.get("asm_sync"), lambda: rings.append(None), _nobody_answers, measure),
         *page_routes(pool, True),
     )

@@ -12,9 +12,9 @@ from asm_daemon.model import Facility, PrincipalKind, Scope
 from asm_daemon.rules import HANOI, RESIDENCE_RULES, local_day, residence_rule, thirtieth_day
 from schemas.act import ActKind
 from schemas.codes import FacilityKind
+from tests.at_rest import found_in, tables
 from tests.conftest import Database
 from tests.stack import Clock, FacilityMaker, command, declaration
-from tests.test_at_rest import found_in, tables
 from tests.web.conftest import Answer, KeyMaker, Web
 from tests.web.test_openapi import fits
 

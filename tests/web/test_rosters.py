@@ -24,9 +24,9 @@ from asm_daemon.store import rosters as store
 from schemas.act import ActKind
 from schemas.codes import FacilityKind
 from schemas.synthetic import person
+from tests.at_rest import found_in, tables
 from tests.conftest import Database
 from tests.stack import Clock, FacilityMaker, Pools, command
-from tests.test_at_rest import found_in, tables
 from tests.web.conftest import Answer, KeyMaker, Web
 from tests.web.test_openapi import fits
 
