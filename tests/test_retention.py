@@ -19,7 +19,16 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from asm_daemon import police, retention
-from asm_daemon.crypto import KeyPurpose, Keyring, Tampered, UnknownEpoch, epoch_at, epoch_bounds, next_epoch
+from asm_daemon.crypto import (
+    KeyPurpose,
+    Keyring,
+    RecordName,
+    Tampered,
+    UnknownEpoch,
+    epoch_at,
+    epoch_bounds,
+    next_epoch,
+)
 from asm_daemon.intake import Intake
 from asm_daemon.key_backups import expire_backups, list_backups, make_backup
 from asm_daemon.keystores import KeyStore, create_store
@@ -29,7 +38,7 @@ from asm_daemon.resealing import SETTLE, reencrypt_once
 from asm_daemon.retention import NotErasable, Periods, end_epochs_once, erase_stay, finish_once
 from asm_daemon.sealing import open_contents
 from asm_daemon.stay_proofs import verify_stays
-from asm_daemon.store import alerts
+from asm_daemon.store import alerts, sealed
 from asm_daemon.store import retention as retention_store
 from asm_daemon.store.alerts import AlertKind
 from asm_daemon.store.compare import forgotten
@@ -175,12 +184,35 @@ async def test_what_is_open_or_held_is_kept_readable_searchable_and_in_use_and_a
     await house.act(ActKind.CHECK_OUT, {"departed_at": clock().isoformat()}, stay_id=open_stay)
 
 
+async def test_a_mark_of_temporary_residence_is_kept_with_its_stay_and_goes_with_it(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, epoch: int
+) -> None:
+    kept, gone = await house.guest(1, leaves=False), await house.guest(2)
+    superuser = await pools.database.connect()
+    names = {each: RecordName("temporary_residence", epoch, house.facility.id, each, 1, 1) for each in (kept, gone)}
+    for each, name in names.items():
+        await superuser.execute(
+            "INSERT INTO temporary_residence VALUES ($1, $2, current_date, $3, now())",
+            house.facility.id,
+            each,
+            keyring.seal(name, b"TT-1"),
+        )
+    await end_epochs_once(await pools.get("asm_retention"), store, keyring, PERIODS, over)
+    [row] = await superuser.fetch("SELECT stay_id, sealed FROM temporary_residence")
+    assert (row["stay_id"], keyring.open(names[kept], row["sealed"]), row["sealed"][5]) == (kept, b"TT-1", 2)
+
+
+async def test_every_table_that_holds_sealed_records_is_gone_through_at_the_end_of_a_month(database: Database) -> None:
+    [function] = await (await database.connect()).fetch("SELECT prosrc FROM pg_proc WHERE proname = 'end_stay_month'")
+    unnamed = {table for table in sealed.TABLES if table not in function["prosrc"]}
+    assert unnamed == {"webhook_endpoints"}  # they outlive their month: while one is sealed under it, it waits
+
+
 async def test_what_a_lifted_hold_kept_is_forgotten_at_the_next_round_with_its_keys(
     house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, epoch: int, clock: Clock
 ) -> None:
     held = await house.guest(1)
     await house.guest(2)
-    begin = clock() - timedelta(days=1)
     hold = await house.hold(stay_id=held)
     pool = await pools.get("asm_retention")
     await end_epochs_once(pool, store, keyring, PERIODS, over)
@@ -192,7 +224,6 @@ async def test_what_a_lifted_hold_kept_is_forgotten_at_the_next_round_with_its_k
     assert [key for key in store.read() if key.name.epoch == epoch] == []
     actions = [body["action"] for body in await told(pools) if body["object"] == f"epoch/{epoch}"]
     assert actions == ["retention.begin", "retention.end"] * 2
-    assert begin < over
 
 
 async def test_a_hold_on_a_facility_and_a_time_keeps_whoever_was_there_then(

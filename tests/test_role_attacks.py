@@ -100,6 +100,9 @@ OTHERWISE = {
 FUNCTIONS = {
     "has_stay_partition(202601)": {"asm_intake", "asm_retention"},
     "create_stay_partitions(202601, gen_random_uuid(), gen_random_uuid())": {"asm_retention"},
+    "lock_stay_month(202601)": {"asm_retention"},
+    "end_stay_month(202601, gen_random_uuid(), gen_random_uuid())": {"asm_retention"},
+    "forget_stay(1, gen_random_uuid(), 202601)": {"asm_retention"},
 }
 CONNECTIONS = ("dblink('dbname=asm', 'SELECT 1')", "dblink_connect('dbname=asm')", "postgres_fdw_handler()")
 
@@ -253,7 +256,9 @@ async def test_the_catalogue_holds_no_way_around(database: Database) -> None:
 
     ours = "pronamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)"
     definers = await rows(f"SELECT proname FROM pg_proc WHERE prosecdef AND {ours} ORDER BY 1")
-    assert definers == ["create_stay_partitions", "has_stay_partition"]
+    assert definers == [
+        "create_stay_partitions", "end_stay_month", "forget_stay", "has_stay_partition", "lock_stay_month"
+    ]  # fmt: skip
     assert (
         await rows(
             f"""
