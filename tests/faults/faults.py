@@ -87,6 +87,7 @@ _DAEMON = ("kill", "restart", "pause")
 _POSTGRES = ("immediate_stop", "kill", "pause")
 _DATABASE = ("sessions_ended", "read_only", "read_only_new_sessions")
 _SIMULATOR = ("pause", "kill")
+_STAY_COLUMNS = "stay_id, version, status, facility_code, item, verification"  # the digest is made of the item
 _CLOCK = ("seconds_ahead", "hours_ahead", "seconds_behind")
 
 
@@ -108,6 +109,7 @@ PARTS: Mapping[str, Sequence[Kind]] = {
     "postgres": [Kind("postgres", name) for name in _POSTGRES],
     "database": [*(Kind("database", name) for name in _DATABASE), DISK_FULL],
     "simulator": [Kind("simulator", name) for name in _SIMULATOR],
+    "population": [Kind("population", "restored_from_backup")],
     "clock": [Kind("clock", name) for name in _CLOCK],
     **{f"link_{link}": [Kind(f"link_{link}", trouble.value) for trouble in TroubleKind] for link in LINKS},
     "answer": _answer_kinds(),
@@ -115,7 +117,7 @@ PARTS: Mapping[str, Sequence[Kind]] = {
 """Every kind of fault there is, by the part that suffers it. A plan draws the part first, then the kind."""
 _STRIKES_FEW = {TroubleKind.TRUNCATE, TroubleKind.DROP_ANSWER, TroubleKind.SILENCE}
 """Troubles that would let nobody in while they last: they strike a few connections."""
-_WEIGHTS = {"daemon": 3, "postgres": 2, "database": 3, "simulator": 1, "clock": 2, "answer": 5}
+_WEIGHTS = {"daemon": 3, "postgres": 2, "database": 3, "simulator": 1, "population": 2, "clock": 2, "answer": 5}
 KINDS = tuple(kind for kinds in PARTS.values() for kind in kinds)
 
 
@@ -271,6 +273,36 @@ async def _simulator(fault: Fault, site: Site, _place: Place) -> bool:
     return True
 
 
+async def _population(fault: Fault, site: Site, _place: Place) -> bool:
+    """Set the population database back to what it held a moment ago: what it confirmed since is lost, or stale."""
+    connection = await asyncpg.connect(
+        site.lane.population_url, timeout=5, command_timeout=5, server_settings={"lock_timeout": "3s"}
+    )
+    try:
+        async with connection.transaction():
+            await connection.execute("LOCK stays, effects IN SHARE MODE")
+            await connection.execute(
+                f"CREATE TEMP TABLE old_stays AS SELECT {_STAY_COLUMNS} FROM stays;"
+                "CREATE TEMP TABLE old_effects AS SELECT * FROM effects"
+            )
+        await asyncio.sleep(fault.seconds)
+        async with connection.transaction():
+            await connection.execute("LOCK stays, effects IN ACCESS EXCLUSIVE MODE")
+            lost: int = await connection.fetchval(
+                "SELECT count(*) FROM stays LEFT JOIN old_stays USING (stay_id, version) WHERE old_stays IS NULL"
+            )
+            await connection.execute(
+                "TRUNCATE stays, effects;"
+                f"INSERT INTO stays ({_STAY_COLUMNS}) SELECT * FROM old_stays;"
+                "INSERT INTO effects OVERRIDING SYSTEM VALUE SELECT * FROM old_effects"
+            )
+    except (asyncpg.PostgresError, TimeoutError):  # the simulator was stopped in the middle of something
+        return False
+    finally:
+        connection.terminate()
+    return lost > 0
+
+
 async def _clock(fault: Fault, site: Site, _place: Place) -> bool:
     offset = {
         "seconds_ahead": 1 + 29 * fault.measure,
@@ -350,6 +382,7 @@ _HANDS: Mapping[str, Callable[[Fault, Site, Place], Awaitable[bool]]] = {
     "postgres": _postgres,
     "database": _database,
     "simulator": _simulator,
+    "population": _population,
     "clock": _clock,
     **{f"link_{link}": _link for link in LINKS},
     "answer": _answer,

@@ -6,14 +6,22 @@ import asyncio
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import asyncpg
+
+from asm_daemon.compare import CompareLimits, compare_all
+from asm_daemon.daemon import utc_now
+from asm_daemon.pacing import DATABASE_AWAY
 from asm_daemon.samples_directory import GUESTHOUSE, HOSPITAL, HOTEL
+from asm_daemon.store.pool import open_pool
+from connectors.population.client import PopulationClient, open_client
 from tests.faults.auditor import audit_run, await_convergence
-from tests.faults.environment import Lane, Site, new_folder
+from tests.faults.environment import CREDENTIALS, Lane, Site, new_folder
 from tests.faults.faults import Plan, carry_out, make_plan
 from tests.faults.journal import Journal
 from tests.faults.load import Doors, run_load
@@ -23,6 +31,8 @@ LOAD_SECONDS, CLIENTS = 2.0, 6
 CALM_SECONDS = 20.0
 """How long the load may go on after that, when it is told to stop."""
 FACILITIES = (HOTEL, GUESTHOUSE, HOSPITAL)
+COMPARE = CompareLimits(answer_seconds=3.0)
+COMPARE_PAUSE_SECONDS = 0.3
 
 Spoil = Callable[[Site], Coroutine[Any, Any, None]]
 
@@ -37,6 +47,7 @@ class Result:
     counts: Mapping[str, int] = field(default_factory=dict)
     converge_seconds: float | None = None
     unasked_ends: int = 0
+    repaired: int = 0
     elapsed_seconds: float = 0.0
     folder: str = ""
 
@@ -94,10 +105,14 @@ async def _load_and_break(
     load = asyncio.create_task(
         run_load(plan.seed, doors, journal, acts=plan.acts, stop=stop, pace_seconds=pace_seconds)
     )
-    beside = [load] if meddle is None else [load, asyncio.ensure_future(meddle(site))]
+    comparing = asyncio.create_task(_compare_beside(site))
+    beside = [load, comparing] if meddle is None else [load, comparing, asyncio.ensure_future(meddle(site))]
     try:
         await carry_out(plan, site)
         await _come_to_rest(site, load, stop, result, bound_seconds)
+        comparing.cancel()
+        await asyncio.wait([comparing])
+        await _agree(site, result, bound_seconds)
     finally:
         for task in beside:
             task.cancel()
@@ -119,4 +134,52 @@ async def _come_to_rest(
     convergence = await await_convergence(site.databases, max(1.0, bound_seconds - waited))
     if convergence.stuck:
         result.faults.append(f"stuck: {bound_seconds:g} s after the last fault: {'; '.join(convergence.stuck)}")
+    result.converge_seconds = asyncio.get_running_loop().time() - site.healed_at
+
+
+# -- the comparison with the population database -----------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _both_sides(site: Site) -> AsyncIterator[tuple[asyncpg.Pool, PopulationClient]]:
+    """Ours and theirs, through the same proxies as the first daemon."""
+    port = {name: link.port for name, link in site.places[0].links.items()}
+    url = f"postgresql://{{role}}@127.0.0.1:{port['database']}/{site.lane.database}?sslmode=disable"
+    theirs = f"http://127.0.0.1:{port['population']}"
+    pool = await open_pool(url, "asm_sync", min_size=0, max_size=1, statement_timeout_seconds=5)
+    try:
+        async with open_client(theirs, CREDENTIALS["client_id"], CREDENTIALS["client_secret"]) as client:
+            yield pool, client
+    finally:
+        await pool.close()
+
+
+async def _compare_beside(site: Site) -> None:
+    """Compare while everything is in motion, a pass after the other; one that fails is gone on with at the next."""
+    async with _both_sides(site) as (pool, client):
+        while True:
+            with suppress(*DATABASE_AWAY):
+                await compare_all(pool, client, utc_now(), limits=COMPARE)
+            await asyncio.sleep(COMPARE_PAUSE_SECONDS)
+
+
+async def _agree(site: Site, result: Result, bound_seconds: float) -> None:
+    """What the population database lost is found, carried again, and a pass more finds nothing; nobody was alarmed
+    about stays that are ours."""
+    async with _both_sides(site) as (pool, client):
+        try:
+            async with asyncio.timeout(bound_seconds):
+                found = 1
+                while found:
+                    counts = await compare_all(pool, client, utc_now(), limits=COMPARE)
+                    found = counts["missing"] + counts["stale"] + counts["failed_requests"]
+                    result.repaired += counts["repaired"]
+                    await await_convergence(site.databases, bound_seconds)
+        except (TimeoutError, *DATABASE_AWAY) as error:
+            result.faults.append(f"stuck: both sides did not agree in the end: {type(error).__name__}")
+            return
+        false_alarms = await pool.fetchval("SELECT count(*) FROM operator_alerts WHERE kind = 'extra_stay'")
+        differing = await pool.fetchval("SELECT coalesce(sum(differing), 0) FROM comparisons")
+        if false_alarms or differing:
+            result.faults.append(f"comparison: {false_alarms} false alarms, {differing} that differ")
     result.converge_seconds = asyncio.get_running_loop().time() - site.healed_at
