@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import structlog
 
 from tests.faults.environment import Lane
 from tests.faults.faults import DATABASE_SILENCE, DISK_FULL, KINDS
@@ -37,6 +38,7 @@ _LINE_BYTES = 1 << 20
 
 async def _lane(only: str | None) -> int:
     """Run the seeds that come in, one a line; answer each with a line of JSON. The first line says what is left out."""
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # what we say is for the process above
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
