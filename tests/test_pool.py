@@ -143,6 +143,31 @@ async def test_a_connection_that_fell_silent_holds_up_neither_its_user_nor_the_e
         await link.close()
 
 
+async def test_the_locks_of_a_session_that_waits_for_the_rest_of_a_statement_are_given_up(
+    server: EmbeddedPostgres, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "_ANSWER_MARGIN_SECONDS", 0.3)
+    monkeypatch.setattr(pool_module, "ROLLBACK_SECONDS", 0.7)
+    link = Proxy("database", str(server.run_dir / f".s.PGSQL.{PORT}"))
+    await link.open()
+    url = f"postgresql://{{role}}@127.0.0.1:{link.port}/{database.name}?sslmode=disable"
+    pool = await open_pool(url, "asm_intake", statement_timeout_seconds=1)
+    other = await open_connection(database.url, "asm_intake")
+    try:
+        with pytest.raises(TimeoutError):
+            async with pool.acquire() as connection, connection.transaction():
+                await connection.execute("SELECT pg_advisory_xact_lock(7)")
+                # The server prepares the statement, and hears no more of it.
+                link.spoil(Trouble(TroubleKind.DROP_ANSWER, milliseconds=60_000, strikes=1))
+                await connection.fetchval("SELECT $1::int", 1)
+        assert link.struck[TroubleKind.DROP_ANSWER] == 1
+        await other.execute("SELECT pg_advisory_lock(7)", timeout=10)
+    finally:
+        other.terminate()
+        pool.terminate()
+        await link.close()
+
+
 async def test_a_pool_logs_in_as_its_audience_and_says_so(database: Database) -> None:
     pool = await open_pool(database.url, "asm_police")
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import asyncpg
 
@@ -18,6 +18,8 @@ ROLLBACK_SECONDS = 1.0
 """How long a transaction may take to be given up; what a silent server is to forget, it forgets with the connection."""
 CLOSE_SECONDS = 1.0
 """How long a pool waits for its connections to be given back and to say goodbye, before it ends them."""
+END_SESSION_SECONDS = 5.0
+"""How long each attempt may take to have the server end a session that fell silent; there are `_END_ATTEMPTS`."""
 
 ROLE_PLACEHOLDER = "{role}"
 _CONNECT_SECONDS = 10
@@ -25,6 +27,16 @@ _IDLE_CONNECTION_SECONDS = 300
 _QUERIES_LIMIT = 50_000  # of one connection, then it is replaced
 # PostgreSQL ends a slow statement itself and says so; the client gives up only when the server no longer answers.
 _ANSWER_MARGIN_SECONDS = 5
+_END_ATTEMPTS = 3
+
+# A firewall that forgot a connection tells nobody. The server's own defaults notice after two hours, and so long the
+# locks of a daemon that is gone would be held. Ignored on a unix socket.
+_KEEPALIVE = {
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "20000",
+}
 
 # A plan that was made and kept while this month's partition was empty would read all of it when it is full, until
 # PostgreSQL analyses it. Planning anew costs a fraction of a millisecond and sees the true sizes.
@@ -41,10 +53,34 @@ END $$
 """
 
 
+# Only one that is at something, and has been at the same thing for a moment: after a fail-over the same number may be
+# that of another session of ours.
+_END_SESSION = """
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+WHERE pid = $1 AND usename = current_user AND state <> 'idle' AND state_change < clock_timestamp() - interval '0.5 s'
+"""
+_ending: set[asyncio.Task[None]] = set()
+
+
 class _Connection(asyncpg.Connection):
-    """A connection that gives a transaction up at once: asyncpg's own would wait for a silent server once more."""
+    """A connection that gives a transaction up at once: asyncpg's own would wait for a silent server once more.
+
+    A session that is given up is ended over another connection as well. If it fell silent while its server waits for
+    the rest of a statement (asyncpg prepares with a Flush, not a Sync), PostgreSQL holds it for active: it heeds
+    neither a cancel request nor a timeout of statements or idle transactions, and would keep its locks for good.
+    """
 
     __slots__ = ()
+    dsn: ClassVar[str]
+
+    def terminate(self) -> None:
+        """As asyncpg's."""
+        cancelling = self._protocol._is_cancelling()  # type: ignore[attr-defined]  # asyncpg's pool asks so, too
+        if not self.is_closed() and (cancelling or self.is_in_transaction()):
+            task = asyncio.get_running_loop().create_task(_end_session(self.dsn, self.get_server_pid()))
+            _ending.add(task)
+            task.add_done_callback(_ending.discard)
+        super().terminate()
 
     async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:  # noqa: ASYNC109 - theirs
         """As asyncpg's; what asyncpg itself sends to roll back ends with the connection if it takes too long."""
@@ -55,6 +91,18 @@ class _Connection(asyncpg.Connection):
         except TimeoutError:
             self.terminate()
             return query
+
+
+async def _end_session(dsn: str, pid: int) -> None:
+    for _ in range(_END_ATTEMPTS):
+        with suppress(asyncpg.PostgresError, *LOST):
+            async with asyncio.timeout(END_SESSION_SECONDS):
+                connection = await asyncpg.connect(dsn, timeout=END_SESSION_SECONDS)
+                try:
+                    await connection.fetchval(_END_SESSION, pid)
+                finally:
+                    connection.terminate()
+            return
 
 
 class _Pool(asyncpg.Pool):
@@ -91,7 +139,7 @@ async def open_pool(
 
     Nothing that is asked of it waits without end. Connections lead to a server that takes writes. When one of them
     turns out to be read-only as it comes back, all are replaced before their next use. A session that says nothing
-    within a transaction is ended by the server, and its locks with it. Raises what asyncpg raises when the server
+    within a transaction is ended by the server, and its locks with it; so is one that does not answer. Raises what asyncpg raises when the server
     cannot be reached.
     """
 
@@ -108,7 +156,6 @@ async def open_pool(
         max_inactive_connection_lifetime=_IDLE_CONNECTION_SECONDS,
         reset=reset,
         loop=None,
-        connection_class=_Connection,
         record_class=asyncpg.Record,
         **_arguments(database_url, role, statement_timeout_seconds, idle_in_transaction_seconds),
     )
@@ -124,8 +171,7 @@ async def open_connection(
 ) -> asyncpg.Connection:
     """Open a connection outside any pool, for prepared statements, LISTEN and session locks. The caller closes it."""
     return await asyncpg.connect(
-        connection_class=_Connection,
-        **_arguments(database_url, role, statement_timeout_seconds, idle_in_transaction_seconds),
+        **_arguments(database_url, role, statement_timeout_seconds, idle_in_transaction_seconds)
     )
 
 
@@ -134,8 +180,15 @@ def _arguments(
 ) -> dict[str, Any]:
     if ROLE_PLACEHOLDER not in database_url:
         raise ValueError("the database URL has no place for the login: {role}")
+    address = database_url.replace(ROLE_PLACEHOLDER, role)
+
+    class Connection(_Connection):
+        __slots__ = ()
+        dsn = address
+
     return {
-        "dsn": database_url.replace(ROLE_PLACEHOLDER, role),
+        "dsn": address,
+        "connection_class": Connection,
         "timeout": _CONNECT_SECONDS,
         "command_timeout": statement_seconds + _ANSWER_MARGIN_SECONDS,
         "target_session_attrs": "read-write",
@@ -144,6 +197,7 @@ def _arguments(
             "timezone": "UTC",
             "statement_timeout": f"{round(statement_seconds * 1000)}",
             "idle_in_transaction_session_timeout": f"{round(idle_in_transaction_seconds * 1000)}",
+            **_KEEPALIVE,
             **_PLANNING,
         },
     }
