@@ -33,7 +33,7 @@ ALLOWED_KEYS = frozenset(
         # what was worked on
         "batch_id", "connector", "facility_id", "feed", "import_id", "job", "migration", "period", "release", "stay_id",
         # how much, and how it went
-        "accepted", "ambiguous", "attempt", "attempts", "bytes", "confirmed", "count", "duplicate", "lane", "lanes",
+        "accepted", "ambiguous", "attempt", "attempts", "bytes", "confirmed", "count", "duplicate", "epoch", "lane", "lanes",
         "outcome", "pending", "queued", "refused", "retry_in_ms", "rows", "stale", "waiting",
         # the process
         "environment", "listen", "pid", "port", "signal", "state", "version",

@@ -154,11 +154,11 @@ async def test_the_locks_of_a_session_that_waits_for_the_rest_of_a_statement_are
     pool = await open_pool(url, "asm_intake", statement_timeout_seconds=1)
     other = await open_connection(database.url, "asm_intake")
     try:
-        with pytest.raises(TimeoutError):
-            async with pool.acquire() as connection, connection.transaction():
-                await connection.execute("SELECT pg_advisory_xact_lock(7)")
-                # The server prepares the statement, and hears no more of it.
-                link.spoil(Trouble(TroubleKind.DROP_ANSWER, milliseconds=60_000, strikes=1))
+        async with pool.acquire() as connection:
+            await connection.execute("BEGIN; SELECT pg_advisory_xact_lock(7)")
+            # The server prepares the statement, and hears no more of it.
+            link.spoil(Trouble(TroubleKind.DROP_ANSWER, milliseconds=60_000, strikes=1))
+            with pytest.raises(TimeoutError):
                 await connection.fetchval("SELECT $1::int", 1)
         assert link.struck[TroubleKind.DROP_ANSWER] == 1
         await other.execute("SELECT pg_advisory_lock(7)", timeout=10)
@@ -166,6 +166,13 @@ async def test_the_locks_of_a_session_that_waits_for_the_rest_of_a_statement_are
         other.terminate()
         pool.terminate()
         await link.close()
+
+
+async def test_a_connection_that_is_closed_can_be_ended_again(database: Database) -> None:
+    connection = await open_connection(database.url, "asm_intake")
+    connection.terminate()
+    connection.terminate()
+    assert connection.is_closed()
 
 
 async def test_a_pool_logs_in_as_its_audience_and_says_so(database: Database) -> None:

@@ -75,8 +75,10 @@ class _Connection(asyncpg.Connection):
 
     def terminate(self) -> None:
         """As asyncpg's."""
-        cancelling = self._protocol._is_cancelling()  # type: ignore[attr-defined]  # asyncpg's pool asks so, too
-        if not self.is_closed() and (cancelling or self.is_in_transaction()):
+        # A connection that is closed has no protocol any more, and may be ended again.
+        if not self.is_closed() and (
+            self.is_in_transaction() or self._protocol._is_cancelling()  # type: ignore[attr-defined]  # asyncpg's pool asks so, too
+        ):
             task = asyncio.get_running_loop().create_task(_end_session(self.dsn, self.get_server_pid()))
             _ending.add(task)
             task.add_done_callback(_ending.discard)
@@ -139,8 +141,8 @@ async def open_pool(
 
     Nothing that is asked of it waits without end. Connections lead to a server that takes writes. When one of them
     turns out to be read-only as it comes back, all are replaced before their next use. A session that says nothing
-    within a transaction is ended by the server, and its locks with it; so is one that does not answer. Raises what asyncpg raises when the server
-    cannot be reached.
+    within a transaction is ended by the server, and its locks with it; one that does not answer, by us. Raises what
+    asyncpg raises when the server cannot be reached.
     """
 
     async def reset(connection: asyncpg.Connection) -> None:

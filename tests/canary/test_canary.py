@@ -69,6 +69,7 @@ NOTHING_PERSONAL = {
     "POST /v1/admin/sync:release": "ids and codes of ours",
     "POST /v1/admin/sync:replay": "ids and codes of ours",
     "POST /v1/admin/sync:settle": "ids and codes of ours",
+    "POST /v1/audit/cosignatures": "signatures of a witness",
     "POST /v1/police/alerts/{alert_id}:acknowledge": "a state",
     "POST /v1/police/alerts/{alert_id}:open": "a purpose and a case reference, which are on record",
     "POST /v1/rosters/{plan_id}:apply": "rows and decisions of a plan",
