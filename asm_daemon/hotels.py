@@ -194,6 +194,11 @@ def _name(facility_id: int, row_id: UUID) -> RecordName:
 # -- the worker --------------------------------------------------------------------------------------------------------
 
 
+def latest(now: datetime) -> datetime:
+    """A reservation that waits beyond this was put off by a clock that was wrong."""
+    return now + timedelta(seconds=max(RETRY_AFTER_LIMIT_SECONDS, BACKOFF_LONGEST_SECONDS))
+
+
 async def pull_once(
     pool: asyncpg.Pool,
     intake: Intake,
@@ -209,7 +214,7 @@ async def pull_once(
     the counts: fetched, gone (the system knows no such reservation), postponed, given_up.
     """
     async with pool.acquire() as connection:
-        due = await store.due_pulls(connection, now(), PULLS_PER_SYSTEM, PULLS_LIMIT)
+        due = await store.due_pulls(connection, now(), latest(now()), PULLS_PER_SYSTEM, PULLS_LIMIT)
         systems = await store.systems_of(connection, sorted({pull.system_id for pull in due})) if due else []
     counts: Counter[str] = Counter(fetched=0, gone=0, postponed=0, given_up=0)
     turns = asyncio.Semaphore(SYSTEMS_AT_ONCE)

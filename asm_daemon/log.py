@@ -31,9 +31,10 @@ ALLOWED_KEYS = frozenset(
         # a request
         "duration_ms", "method", "principal_id", "problem", "request_id", "route", "status", "trace_id",
         # what was worked on
-        "batch_id", "connector", "facility_id", "feed", "import_id", "job", "migration", "period", "release", "stay_id",
+        "batch_id", "connector", "epoch", "facility_id", "feed", "import_id", "job", "migration", "period", "release",
+        "stay_id",
         # how much, and how it went
-        "accepted", "ambiguous", "attempt", "attempts", "bytes", "confirmed", "count", "duplicate", "epoch", "lane", "lanes",
+        "accepted", "ambiguous", "attempt", "attempts", "bytes", "confirmed", "count", "duplicate", "lane", "lanes",
         "outcome", "pending", "queued", "refused", "retry_in_ms", "rows", "stale", "waiting",
         # the process
         "environment", "listen", "pid", "port", "signal", "state", "version",

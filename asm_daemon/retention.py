@@ -118,7 +118,7 @@ async def end_epochs_once(
         try:
             ended = await _end(pool, keys, keyring, found, periods, now)
         except _Waits as reason:
-            log.warning("retention.waits", epoch=found.epoch, reason=str(reason))
+            log.warning("retention.waits", epoch=found.epoch, outcome=str(reason))
             counts["waiting"] += 1
             continue
         counts["ended"] += 1

@@ -281,9 +281,30 @@ async def test_what_waits_for_a_closed_facility_takes_no_place_from_others(rung:
     pool = await rung.pools.get("asm_intake")
     connection = await rung.pools.database.connect()
     async with pool.acquire() as asking:
-        assert len(await store.due_pulls(asking, rung.clock(), 20, 1)) == 1
+        assert len(await store.due_pulls(asking, rung.clock(), hotels.latest(rung.clock()), 20, 1)) == 1
         await connection.execute("UPDATE facilities SET active = false")
-        assert await store.due_pulls(asking, rung.clock(), 20, 1) == []
+        assert await store.due_pulls(asking, rung.clock(), hotels.latest(rung.clock()), 20, 1) == []
+
+
+async def test_a_clock_that_was_hours_ahead_makes_no_reservation_wait_for_hours(
+    desk: Desk, secrets_of: Callable[[HotelSystem], Path]
+) -> None:
+    await desk.register(HotelSystem.APALEO, secrets_of(HotelSystem.APALEO))
+    desk.hotel.reservations["X-1"] = apaleo(desk.clock)
+    right = desk.clock()
+    desk.clock.instant += timedelta(hours=3)
+    await desk.ring(HotelSystem.APALEO, EVENT)
+    desk.clock.instant = right
+    assert await desk.pull() == {"fetched": 1}
+
+
+async def test_a_reservation_that_failed_by_a_clock_days_ahead_is_asked_for_again(rung: Desk) -> None:
+    right = rung.clock()
+    rung.clock.instant += timedelta(days=1)
+    rung.hotel.failing.append(web.Response(status=429, headers={"Retry-After": "900"}))
+    assert await rung.pull() == {"postponed": 1}
+    rung.clock.instant = right
+    assert await rung.pull() == {"fetched": 1}
 
 
 async def test_a_slow_system_gives_the_turn_back_and_keeps_what_is_due(

@@ -244,7 +244,8 @@ async def test_the_secrets_of_webhooks_are_sealed_anew_under_their_month_whateve
     name = RecordName("webhook", epoch, 0, endpoint, 1, 3)
     superuser = await pools.database.connect()
     await superuser.execute(
-        "INSERT INTO webhook_endpoints (id, principal_id, place, host, kinds, sealed_epoch, version, sealed, created_at) "
+        "INSERT INTO webhook_endpoints"
+        " (id, principal_id, place, host, kinds, sealed_epoch, version, sealed, created_at) "
         "VALUES ($1, $1, 1, 'pms.example', '{}', $2, 3, $3, now())",
         endpoint,
         epoch,
@@ -430,7 +431,8 @@ async def test_every_table_that_holds_sealed_records_is_gone_through(
         month_id, bytes(32), [blob("release", 0, 1), blob("release", 0, 2)],
     )  # fmt: skip
     await superuser.execute(
-        "INSERT INTO webhook_endpoints (id, principal_id, place, host, kinds, sealed_epoch, version, sealed, created_at) "
+        "INSERT INTO webhook_endpoints"
+        " (id, principal_id, place, host, kinds, sealed_epoch, version, sealed, created_at) "
         "VALUES ($1, $1, 1, 'pms.example', '{}', $2, 3, $3, now())",
         month_id, epoch, blob("webhook", 0, 3),
     )  # fmt: skip

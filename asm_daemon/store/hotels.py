@@ -181,20 +181,26 @@ async def ring(connection: Connection, rings: Sequence[Ring], now: datetime) -> 
     )
 
 
-async def due_pulls(connection: Connection, now: datetime, per_system: int, limit: int) -> list[Pull]:
+async def due_pulls(connection: Connection, now: datetime, latest: datetime, per_system: int, limit: int) -> list[Pull]:
     """At most `limit` reservations that are due at open facilities, the longest due first, no more than `per_system` of
-    one system."""
+    one system.
+
+    What was never tried is due whatever its time is, and so is what would wait beyond `latest`: the clock that said so
+    was wrong.
+    """
     rows = await connection.fetch(
         """
         SELECT system_id, reservation_tag, id, reservation_sealed, rung_at, rings, attempts FROM (
             SELECT p.*, row_number() OVER (PARTITION BY system_id ORDER BY due_at) AS place
             FROM hotel_pulls p JOIN hotel_systems h ON h.id = p.system_id
-            JOIN facilities f ON f.id = h.facility_id AND f.active WHERE due_at <= $1
+            JOIN facilities f ON f.id = h.facility_id AND f.active
+            WHERE due_at <= $1 OR attempts = 0 OR due_at > $4
         ) AS due WHERE place <= $2 ORDER BY due_at LIMIT $3
         """,
         now,
         per_system,
         limit,
+        latest,
     )
     return [Pull(*row) for row in rows]
 

@@ -173,13 +173,13 @@ async def _agree(site: Site, result: Result, bound_seconds: float) -> None:
                 while found:
                     counts = await compare_all(pool, client, utc_now(), limits=COMPARE)
                     found = counts["missing"] + counts["stale"] + counts["failed_requests"]
-                    result.repaired += counts["repaired"]
                     await await_convergence(site.databases, bound_seconds)
         except (TimeoutError, *DATABASE_AWAY) as error:
             result.faults.append(f"stuck: both sides did not agree in the end: {type(error).__name__}")
             return
         false_alarms = await pool.fetchval("SELECT count(*) FROM operator_alerts WHERE kind = 'extra_stay'")
-        differing = await pool.fetchval("SELECT coalesce(sum(differing), 0) FROM comparisons")
+        differing = await pool.fetchval("SELECT coalesce(sum(differing), 0)::int FROM comparisons")
+        result.repaired = await pool.fetchval("SELECT coalesce(sum(repaired), 0)::int FROM comparisons")
         if false_alarms or differing:
             result.faults.append(f"comparison: {false_alarms} false alarms, {differing} that differ")
     result.converge_seconds = asyncio.get_running_loop().time() - site.healed_at
