@@ -289,8 +289,7 @@ async def _act(
     """Change and record in one transaction. A dry run does the same and takes it back, so that it cannot differ."""
     choice = Choice(selection.stay_ids, selection.code, selection.facility, selection.before)
     if all(each is None for each in choice):
-        wrong = [violation("required", f"/{name}") for name in ("stay_ids", "code", "facility", "before")]
-        raise Refused("request_invalid", violations=wrong)
+        raise Refused("request_invalid", violations=[violation("none_chosen", "")])
     moved: list[UUID] = []
     try:
         async with pool.acquire() as connection, connection.transaction():

@@ -115,6 +115,12 @@ PROBLEMS = _table(
         "The stay's state does not allow this.",
     ),
     (
+        "webhook_state",
+        409,
+        "Webhook đang ở trạng thái khác: webhook đã tắt thì bật lại trước, đang bật thì không cần bật.",
+        "The webhook's state does not allow this: enable a disabled one first.",
+    ),
+    (
         "stay_cancelled",
         409,
         "Lượt lưu trú này đã bị huỷ. Nếu khách thật sự lưu trú: khai báo lại với mã tham chiếu mới.",

@@ -259,32 +259,32 @@ class Endpoints:
         return WebhookSecret(id=str(endpoint_id), secret=_shown(secret), previous_valid_until=until)
 
     async def enable(self, actor: Actor, endpoint_id: UUID, now: datetime) -> None:
-        """Send again what happens from now on. Refused not_found, wrong_state (it is not disabled)."""
+        """Send again what happens from now on. Refused not_found, webhook_state (it is not disabled)."""
         async with self.pool.acquire() as connection, connection.transaction():
             await self._locked(connection, actor, endpoint_id)
             if not await store.enable_endpoint(connection, endpoint_id):
-                raise Refused("wrong_state")
+                raise Refused("webhook_state")
             await _record(connection, actor, "webhook.enable", endpoint_id, now)
 
     async def disable(self, actor: Actor, endpoint_id: UUID, now: datetime) -> None:
-        """Let an operator stop what is sent. Refused not_found, wrong_state (it is disabled already)."""
+        """Let an operator stop what is sent. Refused not_found, webhook_state (it is disabled already)."""
         async with self.pool.acquire() as connection, connection.transaction(isolation="read_committed"):
             await self._locked(connection, actor, endpoint_id)
             if not await store.disable_endpoint(connection, endpoint_id, "operator", now):
-                raise Refused("wrong_state")
+                raise Refused("webhook_state")
             await _record(connection, actor, "webhook.disable", endpoint_id, now)
 
     async def test(self, actor: Actor, endpoint_id: UUID, now: datetime) -> WebhookTest:
         """Queue a test; while one waits, that one. Who tests wants to know soon: a rest is cut short, to no less than
         `TEST_REST_SECONDS`, however often it is asked for. What changes nothing is not recorded.
 
-        Refused not_found, wrong_state (the endpoint is disabled).
+        Refused not_found, webhook_state (the endpoint is disabled).
         """
         event_id, rest_until = uuid7(), now + timedelta(seconds=TEST_REST_SECONDS)
         async with self.pool.acquire() as connection, connection.transaction():
             row = await self._locked(connection, actor, endpoint_id)
             if row.disabled_at is not None:
-                raise Refused("wrong_state")
+                raise Refused("webhook_state")
             queued = await store.queue_test(connection, endpoint_id, event_id, now)
             shortened = await store.shorten_rest(connection, endpoint_id, rest_until)
             if queued == event_id or shortened:

@@ -13,6 +13,8 @@ TOLERANCE_SECONDS = 300
 
 def verify(secret, headers, body, now=None):
     """Return the id of the event, by which one that comes again is known. Raises ValueError for a forged one."""
+    if not {"webhook-id", "webhook-timestamp", "webhook-signature"} <= set(headers):
+        raise ValueError("a header is missing")
     sent_at = int(headers["webhook-timestamp"])
     if abs((time.time() if now is None else now) - sent_at) > TOLERANCE_SECONDS:
         raise ValueError("too old, or from the future")

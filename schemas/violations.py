@@ -41,6 +41,10 @@ def violation(code: str, pointer: str = "", place: str | None = None, **limits: 
 
 _SHAPE = {
     "required": Text("Thiếu thông tin bắt buộc.", "This is required."),
+    "none_chosen": Text(
+        "Cần nêu ít nhất một: lượt lưu trú, mã, cơ sở hoặc thời gian.",
+        "Say at least one: stays, a code, a facility or a time.",
+    ),
     "given_twice": Text("Tham số này được nêu hai lần.", "A parameter is given twice."),
     "unknown_field": Text("Trường này không có trong mẫu khai báo.", "This field is not part of the declaration."),
     "wrong_type": Text("Sai kiểu dữ liệu: cần {expected}.", "Wrong type: {expected} is wanted."),

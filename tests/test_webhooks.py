@@ -190,6 +190,10 @@ async def test_the_documented_lines_accept_what_is_sent_and_nothing_else(stage: 
     ):
         with pytest.raises(ValueError, match=r"signed by somebody else|too old"):
             script.verify(secret, {**message.headers, **headers}, body, at)
+    for missing in ("webhook-id", "webhook-timestamp", "webhook-signature"):
+        fewer = {name: value for name, value in message.headers.items() if name != missing}
+        with pytest.raises(ValueError, match="missing"):
+            script.verify(made.secret, fewer, message.body, now)
 
 
 def test_each_secret_signs_each_attempt(clock: Clock) -> None:
@@ -565,11 +569,11 @@ async def test_gone_disables_at_once_and_what_waits_is_dropped(stage: Stage, rec
     count = len(receiver.messages)
     assert await stage.deliver() == {}
     endpoints = await stage.endpoints()
-    with pytest.raises(Refused, match="wrong_state"):
+    with pytest.raises(Refused, match="webhook_state"):
         await endpoints.test(BOSS, UUID(made.id), stage.clock())
     receiver.status = 204
     await endpoints.enable(BOSS, UUID(made.id), stage.clock())
-    with pytest.raises(Refused, match="wrong_state"):
+    with pytest.raises(Refused, match="webhook_state"):
         await endpoints.enable(BOSS, UUID(made.id), stage.clock())
     after = await stage.happens()
     assert await stage.deliver() == {"delivered": 1}

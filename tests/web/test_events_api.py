@@ -155,7 +155,7 @@ async def test_a_webhook_is_rotated_tested_and_enabled(asm: Web, owner_key: str,
     assert rotated.json["previous_valid_until"] is not None
     tested = await asm.ask("POST", f"{path}:test", owner_key)
     assert tested.status == 202
-    assert (await asm.ask("POST", f"{path}:enable", owner_key)).problem == (409, "wrong_state")
+    assert (await asm.ask("POST", f"{path}:enable", owner_key)).problem == (409, "webhook_state")
     connection = await pools.database.connect()
     waiting = await connection.fetchval("SELECT event_id FROM webhook_deliveries")
     assert str(waiting) == tested.json["event_id"]
@@ -164,7 +164,7 @@ async def test_a_webhook_is_rotated_tested_and_enabled(asm: Web, owner_key: str,
     [shown] = (await asm.ask("GET", "/v1/webhooks", owner_key)).json["webhooks"]
     assert (shown["disabled_code"], shown["waiting"]) == ("failing", 1)
     assert [(each["code"], each["failures"]) for each in shown["failures"]] == [("timeout", 3)]
-    assert (await asm.ask("POST", f"{path}:test", owner_key)).problem == (409, "wrong_state")
+    assert (await asm.ask("POST", f"{path}:test", owner_key)).problem == (409, "webhook_state")
     assert (await asm.ask("POST", f"{path}:enable", owner_key)).status == 204
     actions = await connection.fetch("SELECT convert_from(body, 'UTF8')::json->>'action' AS a FROM audit_pending")
     assert [row["a"] for row in actions if row["a"].startswith("webhook")] == [
