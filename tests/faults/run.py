@@ -112,6 +112,8 @@ async def _load_and_break(
         await _come_to_rest(site, load, stop, result, bound_seconds)
         comparing.cancel()
         await asyncio.wait([comparing])
+        if not comparing.cancelled():
+            comparing.result()  # it died, and nobody compared beside the load
         await _agree(site, result, bound_seconds)
     finally:
         for task in beside:
