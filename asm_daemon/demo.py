@@ -152,6 +152,7 @@ async def _running(
         summary.steps["start PostgreSQL"] = {"version": server.major}
         await summary.step("migrate", prepare_databases(server))
         secret, admin_token = secrets.token_hex(16), secrets.token_hex(16)
+        _write_private(directory / "population.admin", admin_token.encode())  # for who wants to see failures
         population_port = await stack.enter_async_context(
             _background(
                 lambda ready: simulator.serve(
@@ -241,6 +242,7 @@ def _settings(
         "ASM_POPULATION_CLIENT_ID": CLIENT_ID,
         "ASM_POPULATION_CLIENT_SECRET_FILE": str(secret_file.absolute()),
         "ASM_AUDITOR_PUBLIC_KEY_FILE": str(auditor.absolute()),
+        "ASM_WEBHOOK_NETWORKS": "127.0.0.0/8",
         "ASM_LOG_LEVEL": "warning",
     }
     lines = "".join(f"{name}={shlex.quote(value)}\n" for name, value in environment.items())
