@@ -563,7 +563,8 @@ class Worker:
         opened = self.breaker.opened
         self.breaker.failed(_clock(), pause_seconds)
         if self.breaker.opened > opened:
-            log.warning("sync.breaker", state="open", attempts=self.breaker.failures)
+            pause_ms = round(1000 * max(self.breaker.open_seconds, pause_seconds or 0.0))
+            log.warning("sync.breaker", state="open", attempts=self.breaker.failures, retry_in_ms=pause_ms)
         findings.failed_requests += 1
         for letter in letters:
             unclear = letter.task.work.reason is WaitReason.AMBIGUOUS  # and it stays so until it was asked for

@@ -245,7 +245,10 @@ def list_alerts(
     query = _asked(OperatorAlertsQuery, closed=closed, limit=LIST_ROWS)
     found = _run(lambda opened: operating.list_alerts(opened, query))
     columns = ("kind", "subject", "raised_at", "last_at", "occurrences", "details", "closed_by")
-    _show([each.model_dump(mode="json") for each in found.alerts], columns, None, as_json=as_json)
+    rows = [each.model_dump(mode="json") for each in found.alerts]
+    if not as_json:
+        rows = [{**row, "details": " ".join(f"{name}={told}" for name, told in row["details"].items())} for row in rows]
+    _show(rows, columns, None, as_json=as_json)
 
 
 @alert_commands.command("close")

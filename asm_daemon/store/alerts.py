@@ -50,27 +50,37 @@ class Alert(NamedTuple):
     closed_by: str | None
 
 
+_LASTING = frozenset({AlertKind.EXTRA_STAY})
+"""Alerts of what lasts until somebody else changes it, and is found again as long as it does."""
+
+
 async def raise_alert(
     connection: Connection, kind: AlertKind, subject: str, details: Mapping[str, int | str], now: datetime
 ) -> bool:
-    """Alert the operator; true if it is new or was closed before, false if it is one more occurrence."""
+    """Alert the operator; true if it is new or open again, false if it is one more occurrence.
+
+    One that was closed is open again, but what lasts only if its details are others than those that were looked at.
+    """
     is_new: bool = await connection.fetchval(
         """
         INSERT INTO operator_alerts AS held (kind, subject, raised_at, last_at, occurrences, details)
         VALUES ($1, $2, $4, $4, 1, $3::jsonb)
         ON CONFLICT (kind, subject) DO UPDATE
-        SET last_at = EXCLUDED.last_at,
-            details = EXCLUDED.details,
-            raised_at = CASE WHEN held.closed_at IS NULL THEN held.raised_at ELSE EXCLUDED.raised_at END,
-            occurrences = CASE WHEN held.closed_at IS NULL THEN held.occurrences + 1 ELSE 1 END,
-            closed_at = NULL,
-            closed_by = NULL
+        SET (last_at, details, raised_at, occurrences, closed_at, closed_by) = (
+            SELECT EXCLUDED.last_at, EXCLUDED.details,
+                CASE WHEN again THEN EXCLUDED.raised_at ELSE held.raised_at END,
+                CASE WHEN again THEN 1 ELSE held.occurrences + 1 END,
+                CASE WHEN again THEN NULL ELSE held.closed_at END,
+                CASE WHEN again THEN NULL ELSE held.closed_by END
+            FROM (VALUES (held.closed_at IS NOT NULL AND NOT ($5 AND held.details = EXCLUDED.details))) AS c (again)
+        )
         RETURNING occurrences = 1
         """,
         kind,
         subject,
         orjson.dumps(details).decode(),
         now,
+        kind in _LASTING,
     )
     return is_new
 
