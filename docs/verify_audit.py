@@ -13,6 +13,8 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+# A key that is named for anything else than checkpoints signs none.
+KEYS = re.compile(rb"(?:^(\w+)/\d+\s+)?(-+BEGIN PUBLIC KEY-+.+?-+END PUBLIC KEY-+)", re.DOTALL | re.MULTILINE)
 NOTE = re.compile(r"((\S+)\n([0-9]+)\n(\S+)\n(?:.+\n)*)\n((?:— \S+ \S+\n)+)")
 
 
@@ -71,7 +73,7 @@ def root_of(frontier):
 
 
 def main(folder, pem, *others):
-    keys = [load_pem_public_key(each) for each in re.findall(rb"-+BEGIN.+?-+END PUBLIC KEY-+", pem, re.DOTALL)]
+    keys = [load_pem_public_key(each) for name, each in KEYS.findall(pem) if name in (b"", b"checkpoint")]
     name, size, root = open_checkpoint(folder / "checkpoint", keys)
     kept = [(path, *open_checkpoint(path, keys)) for path in others]
     roots, frontier, count = {0: sha256()}, [], 0

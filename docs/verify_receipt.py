@@ -1,7 +1,6 @@
 """Verify a receipt (biên nhận) offline: python verify_receipt.py RECEIPT.json KEYS.pem [DECLARED.json]
 
-Needs only Python and `cryptography`. RECEIPT.json is a receipt as the API gives it, KEYS.pem the output of `asm-daemon
-keys public`, DECLARED.json the `declaration` of GET /v1/stays/{id}?view=full. docs/adr/0005 describes the format.
+RECEIPT.json as the API gives it, KEYS.pem of `asm-daemon keys public`, DECLARED.json: GET /v1/stays/{id}?view=full.
 """
 
 import base64
@@ -13,8 +12,9 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-UNSIGNED = {"salt", "leaf_index", "proof", "checkpoint"}  # what leads from the signed members to the signature
-NOTE = re.compile(r"((\S+/receipts(?:/trial)?)/[0-9a-f-]{36}\n([0-9]+)\n(\S+)\nsigned_at (\S+)\n)\n((?:— \S+ \S+\n)+)")
+CANONICAL = {"sort_keys": True, "separators": (",", ":"), "ensure_ascii": False}
+KEYS = re.compile(rb"(?:^(\w+)/\d+\s+)?(-+BEGIN PUBLIC KEY-+.+?-+END PUBLIC KEY-+)", re.DOTALL | re.MULTILINE)
+NOTE = re.compile(r"((\S+/receipts(/trial)?)/[0-9a-f-]{36}\n([0-9]+)\n(\S+)\nsigned_at (\S+)\n)\n((?:— \S+ \S+\n)+)")
 
 
 def require(holds, otherwise):
@@ -26,35 +26,35 @@ def sha256(*parts):
     return hashlib.sha256(b"".join(parts)).digest()
 
 
-def canonical(value):
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def verify(receipt, key, declared=None, *others):
-    """Return the name of the signer and the time of signing. Raises an exception if anything does not fit."""
-    require(receipt["receipt_version"] == 1, "another version of the format")
-    text, name, size, root, signed_at, lines = NOTE.fullmatch(receipt["checkpoint"]).groups()
-    keys = {sha256(name.encode(), b"\n\x01", each.public_bytes_raw())[:4]: each for each in (key, *others)}
-    signatures = map(base64.b64decode, re.findall(f"— {re.escape(name)} (\\S+)\n", lines))
-    ours = [(keys[signature[:4]], signature[4:]) for signature in signatures if signature[:4] in keys]
+def verify(receipt, pem, declared=None):
+    """Return all that is proven (docs/adr/0005 has the format). Raises an exception if anything does not fit."""
+    text, name, trial, size, root, signed_at, lines = NOTE.fullmatch(receipt["checkpoint"]).groups()
+    fit = {
+        b"",
+        b"receipt_trial" if trial else b"receipt",
+    }  # a key that is named for anything else signs no such receipt
+    published = [load_pem_public_key(each) for purpose, each in KEYS.findall(pem) if purpose in fit]
+    keys = {sha256(name.encode(), b"\n\x01", each.public_bytes_raw())[:4]: each for each in published}
+    lines = map(base64.b64decode, re.findall(f"— {re.escape(name)} (\\S+)\n", lines))
+    ours = [(keys[each[:4]], each[4:]) for each in lines if each[:4] in keys]
     require(ours and all(signer.verify(each, text.encode()) is None for signer, each in ours), "signed by another key")
-    node = sha256(b"\0", canonical({member: receipt[member] for member in receipt.keys() - UNSIGNED}))
+    signed = {member: receipt[member] for member in receipt.keys() - {"salt", "leaf_index", "proof", "checkpoint"}}
+    node = sha256(b"\0", json.dumps(signed, **CANONICAL).encode())
     index, last = receipt["leaf_index"], int(size) - 1
-    require(type(index) is int and 0 <= index <= last, "no such leaf")
+    require(receipt["receipt_version"] == 1 and type(index) is int and 0 <= index <= last, "another format, or no leaf")
     for step in map(bytes.fromhex, receipt["proof"]):
         while index % 2 == 0 and index == last > 0:  # a last node without a sibling moves up unchanged
             index, last = index // 2, last // 2
         node = sha256(b"\1", step, node) if index % 2 else sha256(b"\1", node, step)
         index, last = index // 2, last // 2
     require(last == 0 and node == base64.b64decode(root), "the content is not what was signed")
-    digest = sha256(bytes.fromhex(receipt["salt"]), canonical(declared)).hex()
+    digest = sha256(bytes.fromhex(receipt["salt"]), json.dumps(declared, **CANONICAL).encode()).hex()
     require(declared is None or digest == receipt["declared_digest"], "other fields were declared")
-    return name, signed_at
+    return {"signer": name, "signed_at": signed_at, **signed}
 
 
 if __name__ == "__main__":
-    receipt, pem, *declared = [Path(name).read_bytes() for name in sys.argv[1:]] if sys.argv[2:] else sys.exit(__doc__)
-    key, *others = map(load_pem_public_key, re.findall(rb"-+BEGIN.+?-+END PUBLIC KEY-+", pem, re.DOTALL))
-    shown, fields = json.loads(receipt), json.loads(declared[0]) if declared else None
-    signer, signed_at = verify(shown.get("signed", shown), key, fields, *others)
-    sys.stdout.write(f"Hợp lệ / valid: {signer}, {signed_at}\n")
+    sys.excepthook = lambda kind, error, _: sys.stderr.write(f"Không hợp lệ / not valid: {kind.__name__}: {error}\n")
+    receipt, pem, *declared = [Path(name).read_bytes() for name in sys.argv[1:]] or sys.exit(__doc__)
+    proven = verify((shown := json.loads(receipt)).get("signed", shown), pem, *map(json.loads, declared))
+    sys.stdout.writelines(["Hợp lệ / valid\n", *(f"{member}: {value}\n" for member, value in sorted(proven.items()))])

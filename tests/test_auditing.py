@@ -28,7 +28,7 @@ def key(keyring: Keyring) -> SigningKey:
 @pytest.fixture
 def public(key: SigningKey, tmp_path: Path) -> Path:
     path = tmp_path / "keys.pem"
-    path.write_text(f"checkpoint\n{key.public_key_pem}")
+    path.write_text(f"{key.key_id}\n{key.public_key_pem}")
     return path
 
 
@@ -77,6 +77,16 @@ async def test_a_log_that_was_changed_gets_no_checkpoint(
     with pytest.raises(AuditBroken):
         await auditing.export(sealer, tmp_path / "audit")
     assert not (tmp_path / "audit" / "checkpoint").exists()
+
+
+async def test_a_key_that_is_published_for_receipts_signs_no_checkpoint(
+    database: Database, sealer: asyncpg.Connection, key: SigningKey, tmp_path: Path, public: Path
+) -> None:
+    await fill(database, sealer, key, 1)
+    await auditing.export(sealer, tmp_path / "audit")
+    public.write_text(f"receipt/1\n{key.public_key_pem}")
+    status, said = verify(tmp_path / "audit", public)
+    assert (status, "is signed by another key" in said) == (1, True)
 
 
 @pytest.mark.parametrize("sizes", [(1,), (255, 1), (256, 1), (300, 212), (700, 7)])

@@ -16,8 +16,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from typer.testing import CliRunner
 
+from asm_daemon.__main__ import app
 from asm_daemon.crypto import KeyPurpose, Keyring, SigningKey, WrongPurpose
 from asm_daemon.keystores import create_store
 from asm_daemon.ledger import Checkpoint, canonical_json, sign_checkpoint, sign_note
@@ -91,7 +92,7 @@ def agree(standalone: ModuleType, shown: Any, key: SigningKey) -> bool:
     except BadReceipt:
         accepted = False
     try:
-        standalone.verify(shown, load_pem_public_key(key.public_key_pem.encode()))
+        standalone.verify(shown, key.public_key_pem.encode())
     except Exception:  # noqa: BLE001 - whatever it raises, it does not accept
         assert not accepted
     else:
@@ -173,6 +174,23 @@ def test_a_trial_receipt_does_not_pass_for_a_real_one(
     assert not agree(standalone, shown, trial_key)
 
 
+@pytest.mark.parametrize("purpose", [KeyPurpose.RECEIPT_TRIAL, KeyPurpose.CHECKPOINT])
+def test_a_published_key_for_something_else_signs_no_receipt_under_its_name(
+    standalone: ModuleType, keyring: Keyring, key: SigningKey, purpose: KeyPurpose, tmp_path: Path
+) -> None:
+    other = keyring.signing_key(purpose)
+    leaves, signed = batch(key, 1)
+    text = signed.note.rpartition("\n\n")[0] + "\n"
+    shown = receipt(leaves[0], SALT, 0, signed.tree, sign_note(text, "asm.test/receipts", other))
+    paths = [tmp_path / name for name in ("receipt.json", "published.pem")]
+    paths[0].write_text(json.dumps(shown))
+    paths[1].write_text("".join(f"{each.key_id}\n{each.public_key_pem}" for each in (key, other)))
+    with pytest.raises(ValueError, match="signed by another key"):
+        standalone.verify(shown, paths[1].read_bytes())
+    told = CliRunner().invoke(app, ["receipt", "verify", str(paths[0]), "--public-key", str(paths[1])])
+    assert (told.exit_code, "not signed by this key" in told.stdout) == (1, True)
+
+
 @pytest.mark.parametrize(
     "checkpoint",
     [
@@ -209,14 +227,13 @@ def test_a_salt_of_the_wrong_size_is_refused(salt: bytes) -> None:
 def test_other_declared_fields_or_another_salt_are_not_what_was_declared(
     standalone: ModuleType, good: dict[str, Any], key: SigningKey
 ) -> None:
-    public_key = load_pem_public_key(key.public_key_pem.encode())
     other_salt = {**good, "salt": "00" * 16}
     for shown, declared in ((good, {**DECLARED, "room": "203"}), (other_salt, DECLARED)):
         assert not verify_receipt(shown, key.public_key_bytes).proves(declared)
         with pytest.raises(ValueError, match="other fields were declared"):
-            standalone.verify(shown, public_key, declared)
+            standalone.verify(shown, key.public_key_pem.encode(), declared)
     assert verify_receipt(good, key.public_key_bytes).proves(DECLARED)
-    standalone.verify(good, public_key, DECLARED)
+    standalone.verify(good, key.public_key_pem.encode(), DECLARED)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 6, 7, 8, 13, 100])
@@ -265,8 +282,10 @@ def test_the_standalone_verifier_runs_as_a_program(tmp_path: Path, good: dict[st
     paths = [tmp_path / name for name in ("receipt.json", "key.pem", "declared.json")]
     paths[1].write_text(key.public_key_pem)
     paths[2].write_text(json.dumps(DECLARED))
-    for shown, status in ((good, 0), ({**good, "late_minutes": 0}, 1)):
-        paths[0].write_text(json.dumps(shown))
+    for shown, status in ((good, 0), ({**good, "late_minutes": 0}, 1), (7, 1), ({"signed": 7}, 1)):
+        paths[0].write_text(json.dumps(shown), encoding="utf-8-sig")
         done = subprocess.run([sys.executable, SCRIPT, *paths], capture_output=True, check=False, timeout=30)
         assert done.returncode == status
-        assert (b"asm.test/receipts" in done.stdout) == (status == 0)
+        assert (b"facility: HY-KS-0001\n" in done.stdout) == (status == 0)
+        assert done.stderr.startswith(b"" if status == 0 else "Không hợp lệ / not valid: ".encode())
+        assert done.stderr.count(b"\n") == status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from asm_daemon import audit, auditing, feeds, rules
 from asm_daemon.audit import FAULT_TEXTS, AuditVerification
 from asm_daemon.commands.console import NO, Unready, group, note, pool, print_json, settings
 from asm_daemon.crypto import KeyPurpose
-from asm_daemon.issuing import EVENTS, TRIAL_MARK
+from asm_daemon.issuing import EVENTS, TRIAL_MARK, TRIAL_ORIGIN
 from asm_daemon.keystores import store_of
 from asm_daemon.ledger import BadNote, write_vkey
 from asm_daemon.receipts import BadReceipt, VerifiedReceipt, verify_receipt
@@ -32,7 +33,10 @@ audit_commands = group("The audit (nhật ký kiểm toán).")
 receipt_commands = group("Receipts (biên nhận).")
 extract_commands = group("Extracts (bản trích xuất) of the departments.")
 _AUDIT_LOGIN, _READER_LOGIN = "asm_audit", "asm_feeds"
-_PUBLIC_KEY = re.compile(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", re.DOTALL)
+# As `keys public` writes them: the key's name before it, which says what it signs. One that is not named is believed.
+_PUBLIC_KEY = re.compile(
+    rb"(?:^(\w+)/\d+\s+)?(-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----)", re.DOTALL | re.MULTILINE
+)
 
 
 # -- the audit ---------------------------------------------------------------------------------------------------------
@@ -152,11 +156,11 @@ def verify_receipt_file(
     Needs nothing but the public key: no settings, no database. FILE holds the receipt as the API gives it, or only its
     member `signed`. Ends with 1 if it proves nothing.
     """
-    keys = [_raw_key(pem) for pem in _PUBLIC_KEY.findall(public_key.read_bytes())]
-    if not keys:
+    published = [(name.decode(), _raw_key(pem)) for name, pem in _PUBLIC_KEY.findall(public_key.read_bytes())]
+    if not published:
         raise Unready(f"{public_key} holds no public key (PEM)")
     try:
-        verified = _verify_with_any(_signed_part(file.read_bytes()), keys)
+        verified = _verify_with(_signed_part(file.read_bytes()), published)
     except BadReceipt as error:
         typer.echo(f"Biên nhận này không chứng minh điều gì.\nThis receipt proves nothing: {error}.")
         raise typer.Exit(NO) from None
@@ -175,7 +179,7 @@ def _raw_key(pem: bytes) -> bytes:
 
 def _signed_part(content: bytes) -> Mapping[str, Any]:
     try:
-        receipt = orjson.loads(content)
+        receipt = orjson.loads(content.removeprefix(BOM_UTF8))
     except orjson.JSONDecodeError:
         raise BadReceipt("it is not JSON") from None
     if isinstance(receipt, dict) and "signed" in receipt:
@@ -185,15 +189,17 @@ def _signed_part(content: bytes) -> Mapping[str, Any]:
     return receipt
 
 
-def _verify_with_any(receipt: Mapping[str, Any], keys: list[bytes]) -> VerifiedReceipt:
-    """Verify with whichever key holds; the reasons of all, if none does."""
+def _verify_with(receipt: Mapping[str, Any], published: list[tuple[str, bytes]]) -> VerifiedReceipt:
+    """Verify with those keys that are published for this kind of receipt; the reasons of all, if none holds."""
+    trial = TRIAL_ORIGIN in str(receipt.get("checkpoint")).partition("\n")[0]
+    purpose = KeyPurpose.RECEIPT_TRIAL if trial else KeyPurpose.RECEIPT
     reasons: dict[str, None] = {}
-    for key in keys:
+    for key in [key for name, key in published if name in ("", purpose)]:
         try:
             return verify_receipt(receipt, key)
         except BadReceipt as error:
             reasons[str(error)] = None
-    raise BadReceipt("; ".join(reasons))
+    raise BadReceipt("; ".join(reasons) or f"no key named {purpose} is among the published ones")
 
 
 def _what_it_proves(verified: VerifiedReceipt) -> Iterator[str]:
@@ -213,6 +219,8 @@ def _what_it_proves(verified: VerifiedReceipt) -> Iterator[str]:
         f"Valid: {verified.deployment} received from facility {leaf.facility} at {received}: {event_en}, stay "
         f"{leaf.stay_id}, version {leaf.version}; due {deadline}, {late_en}; signed at {signed}."
     )
+    yield "Chỉ những điều trên được ký; tên, địa chỉ và lời văn khác trong tệp thì không."
+    yield "Only this is signed; names, addresses and words that stand beside it in the file are not."
 
 
 def _local(instant: datetime) -> str:
