@@ -1,8 +1,9 @@
 """Retention (thời hạn lưu giữ): legal holds, the end of a month, the erasure of single stays, and their certificates.
 
-A month ends when everybody who left in it left long enough ago. What is not forgotten yet (stays that have not ended,
-left too recently, or are under a hold) is sealed anew under new keys of the month and takes the month's place; then the
-old partitions are dropped and the old keys destroyed. Each step is a row's state, so a crash between two is made good
+A month ends when everybody who left in it left long enough ago, which for some kinds of facility is sooner than for
+others. What is not forgotten yet (stays that have not ended, left too recently for their facility's kind, or are under
+a hold) is sealed anew under new keys of the month and takes the month's place; then the old partitions are dropped and
+the old keys destroyed. Each step is a row's state, so a crash between two is made good
 by the next run. A certificate names the day after which no copy can exist, and is final only then.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -36,9 +37,13 @@ from asm_daemon.store import sealed as sealed_store
 from asm_daemon.store import stays as stays_store
 from asm_daemon.store.alerts import AlertKind, raise_alert
 from asm_daemon.store.retention import Erasure, Hold, Round
+from schemas.codes import FacilityKind
 
 ROUND = timedelta(days=30)
 """The least time between two rounds of a month of which something was kept: each drops tables and destroys keys."""
+LATE = timedelta(days=91)
+"""How long those who left after their month wait for a round of their own while the period of another kind still runs:
+each seals all that is kept anew."""
 LOCK_MILLISECONDS = 2_000
 """How long the end of a month waits for those who use it. They wait as long for it, so it rather tries again later."""
 LOCK_ATTEMPTS = 5
@@ -49,11 +54,19 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Periods:
-    """For how long things are kept, in days: stays after their end, backups of the database and of the key store."""
+    """For how long things are kept, in days: stays after their end, backups of the database and of the key store.
+
+    `stay_days_by_kind` are the kinds of facility whose stays are kept for another time than `stay_days`.
+    """
 
     stay_days: int
     database_backup_days: int
     key_backup_days: int
+    stay_days_by_kind: Mapping[FacilityKind, int] = field(default_factory=dict)
+
+    def stay_days_of(self, kind: FacilityKind) -> int:
+        """How long the stays of a kind of facility are kept."""
+        return self.stay_days_by_kind.get(kind, self.stay_days)
 
 
 class NotErasable(Exception):
@@ -129,7 +142,8 @@ async def end_epochs_once(
 
 async def _due(pool: asyncpg.Pool, keys: KeyStore, periods: Periods, now: datetime) -> list[Round]:
     """The rounds to go on with, and those that begin now."""
-    cutoff, versions = now - timedelta(days=periods.stay_days), _newest(keys, KeyPurpose.INDEX)
+    versions = _newest(keys, KeyPurpose.INDEX)
+    cutoff, cutoffs = now - timedelta(days=periods.stay_days), _cutoffs(periods, now)
     async with pool.acquire() as connection:
         last = {each.epoch: each for each in await store.rounds(connection)}
         months = {*await sealed_store.partitioned_months(connection), *versions, *last}
@@ -139,18 +153,31 @@ async def _due(pool: asyncpg.Pool, keys: KeyStore, periods: Periods, now: dateti
             if before is not None and before.state in {"begun", "parted"}:
                 due.append(before)
                 continue
-            if _end_of(epoch) > cutoff or (before is not None and not _again(before, now)):
+            if not _may_begin(epoch, before, periods, now):
                 continue
-            stays, forgettable = await store.forgettable(connection, *epoch_bounds(epoch), cutoff)
+            stays, forgettable = await store.forgettable(connection, *epoch_bounds(epoch), cutoff, cutoffs)
             if stays and not forgettable:
                 continue
-            number = before.round + 1 if before else 1
-            due.append(Round(epoch, number, "new", cutoff, versions.get(epoch, 0), now, None, None, None, None))
+            number, newest = before.round + 1 if before else 1, versions.get(epoch, 0)
+            due.append(Round(epoch, number, "new", cutoff, newest, now, None, None, None, None, cutoffs))
     return due
 
 
-def _again(before: Round, now: datetime) -> bool:
-    return bool(before.kept) and before.ended_at is not None and before.ended_at + ROUND <= now
+def _cutoffs(periods: Periods, now: datetime) -> str:
+    """Until when those left who are forgotten, of the kinds of facility that have a period of their own: JSON."""
+    own = {kind.value: instant_text(now - timedelta(days=days)) for kind, days in periods.stay_days_by_kind.items()}
+    return orjson.dumps(own, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _may_begin(epoch: int, before: Round | None, periods: Periods, now: datetime) -> bool:
+    """Whether it is time for a round of a month: once for each period when it is over, and for those who left late."""
+    turns = [_end_of(epoch) + timedelta(days=periods.stay_days_of(kind)) for kind in FacilityKind]
+    if before is None:
+        return min(turns) <= now
+    if not before.kept or before.ended_at is None or before.ended_at + ROUND > now:
+        return False
+    its_turn = any(before.begun_at < turn <= now for turn in turns)
+    return its_turn or max(turns) <= now or before.ended_at + LATE <= now
 
 
 async def _end(
@@ -171,7 +198,7 @@ async def _begin(pool: asyncpg.Pool, found: Round) -> Round:
     async with pool.acquire() as connection, connection.transaction():
         if not await store.begin_round(connection, begun):
             raise _Waits("another process began")
-        details = {"round": begun.round, "cutoff": instant_text(begun.cutoff_at)}
+        details = {"round": begun.round, **_by_when(begun)}
         await audit.append(connection, _entry("retention.begin", f"epoch/{begun.epoch}", details, begun.begun_at))
     return begun
 
@@ -180,7 +207,7 @@ async def _succeed(pool: asyncpg.Pool, keys: KeyStore, keyring: Keyring, found: 
     """Make the keys for what is kept, if anything is."""
     async with pool.acquire() as connection:
         bounds = epoch_bounds(found.epoch)
-        stays, forgettable = await store.forgettable(connection, *bounds, found.cutoff_at)
+        stays, forgettable = await store.forgettable(connection, *bounds, found.cutoff_at, found.cutoffs)
         if await store.endpoints_of(connection, found.epoch):
             raise _Waits("a webhook is sealed under this month")
     if stays > forgettable:
@@ -220,7 +247,7 @@ async def _part_locked(connection: Connection, keyring: Keyring, found: Round, n
     bounds = epoch_bounds(found.epoch)
     why: Counter[str] = Counter()
     if await store.lock_month(connection, found.epoch):
-        kept = await store.kept_stays(connection, *bounds, found.cutoff_at)
+        kept = await store.kept_stays(connection, *bounds, found.cutoff_at, found.cutoffs)
         why = Counter(f"kept_{reason}" for _, reason in kept)
         await _keep(connection, keyring, found, [row for row, _ in kept], now)
     forgotten = await store.end_month(connection, found.epoch, *bounds)
@@ -299,12 +326,18 @@ def _certificate(ended: Round, gone: Sequence[str]) -> dict[str, Any]:
     counts: Mapping[str, int] = orjson.loads(ended.counts or "{}")
     return {
         "round": ended.round,
-        "cutoff": instant_text(ended.cutoff_at),
+        **_by_when(ended),
         "keys": list(gone),
         "kept": ended.kept or 0,
         **counts,
         "no_copy_after": instant_text(ended.final_at) if ended.final_at else None,
     }
+
+
+def _by_when(found: Round) -> dict[str, Any]:
+    """Until when those left who are forgotten, and the kinds of facility for which it is another instant."""
+    own: Mapping[str, str] = orjson.loads(found.cutoffs)
+    return {"cutoff": instant_text(found.cutoff_at), **{f"cutoff_{kind}": at for kind, at in own.items()}}
 
 
 # -- erasures of single stays ------------------------------------------------------------------------------------------
