@@ -8,3 +8,6 @@ COMMENT ON COLUMN retention_epochs.cutoffs IS
 -- What an operator dealt with, and passes of the comparison that are over.
 GRANT DELETE ON operator_alerts TO asm_retention;
 GRANT SELECT (id, finished_at), DELETE ON comparisons TO asm_retention;
+
+-- What is kept waits there before the month is locked: who is no longer kept by then, or has changed, is taken back.
+GRANT DELETE ON held_stays, held_stay_versions TO asm_retention;

@@ -412,6 +412,57 @@ def test_a_month_is_gone_through_once_for_each_period_and_seldom_in_between(
     assert retention._may_begin(epoch, before, SHORT, end + timedelta(days=days)) is may_begin
 
 
+# -- what happens while a month is parted ------------------------------------------------------------------------------
+
+
+async def test_what_changes_before_the_month_is_locked_is_kept_or_forgotten_as_it_is_then(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Until then nobody waits: a kept stay is corrected, one gets a hold, another loses it, one is ended."""
+    corrected, ended = await house.guest(1, leaves=False), await house.guest(2, leaves=False)
+    freed, caught, same = await house.guest(3), await house.guest(4), await house.guest(5, leaves=False)
+    pool, hold = await pools.get("asm_retention"), await house.hold(stay_id=freed)
+    lock = retention_store.lock_month
+
+    async def changed_before(connection: asyncpg.Connection, month: int) -> bool:
+        monkeypatch.setattr(retention_store, "lock_month", lock)
+        await house.act(ActKind.CORRECT, {"room": "406"}, source_ref="R-1")
+        await house.act(ActKind.CHECK_OUT, {"departed_at": clock().isoformat()}, stay_id=ended)
+        await retention.lift_hold(pool, hold, "hết thời hạn", "operator:test", over)
+        await house.hold(stay_id=caught)
+        return await lock(connection, month)
+
+    monkeypatch.setattr(retention_store, "lock_month", changed_before)
+    counts = await end_epochs_once(pool, store, keyring, PERIODS, over)
+    assert (counts["forgotten"], counts["kept"]) == (2, 3)
+    assert await stays_left(pools.database) == {corrected, caught, same}
+    connection = await pools.database.connect()
+    assert await readable(connection, keyring) == (8, 8)
+    [room] = [
+        open_contents(keyring, each).declared["room"] for each in await sealed_stays(connection) if each.id == corrected
+    ]
+    assert room == "406"
+    assert (await verify_stays(pool, await pools.get("asm_audit"), keyring, [], sample=None)).faults == []
+    for table in ("held_stays", "held_stay_versions"):
+        assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+async def test_what_is_kept_is_sealed_anew_in_pages(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, rows: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(retention, "PAGE_ROWS", rows)
+    kept = {await house.guest(index, leaves=False) for index in (1, 2, 3)}
+    await house.guest(4)
+    pool = await pools.get("asm_retention")
+    await end_epochs_once(pool, store, keyring, PERIODS, over)
+    assert await stays_left(pools.database) == kept
+    assert await readable(await pools.database.connect(), keyring) == (6, 6)
+    assert (await verify_stays(pool, await pools.get("asm_audit"), keyring, [], sample=None)).faults == []
+
+
 # -- crashes -----------------------------------------------------------------------------------------------------------
 
 

@@ -254,23 +254,33 @@ async def set_lock_timeout(connection: Connection, milliseconds: int) -> None:
     await connection.execute("SELECT set_config('lock_timeout', $1, true)", str(milliseconds))
 
 
-async def kept_stays(
-    connection: Connection, lo: UUID, hi: UUID, cutoff: datetime, cutoffs: str
-) -> list[tuple[StayRow, str]]:
-    """The stays of a month that are not to be forgotten by the cutoffs of a Round, and why: open, recent or held."""
+class Kept(NamedTuple):
+    """A stay that is not to be forgotten, as it is now, and why: open, recent or held."""
+
+    facility_id: int
+    id: UUID
+    version: int
+    why: str
+
+
+async def kept_stays(connection: Connection, lo: UUID, hi: UUID, cutoff: datetime, cutoffs: str) -> set[Kept]:
+    """The stays of a month that are not to be forgotten by the cutoffs of a Round."""
     rows = await connection.fetch(
         f"""
-        SELECT {_COLUMNS}, CASE WHEN held THEN 'held' WHEN status = 'declared' THEN 'open' ELSE 'recent' END AS why
-        FROM (SELECT {_COLUMNS}, {_HELD} AS held, {_OVER} AS past FROM {_MONTH} WHERE id >= $1 AND id < $2) AS stays
+        SELECT facility_id, id, version,
+            CASE WHEN held THEN 'held' WHEN status = 'declared' THEN 'open' ELSE 'recent' END AS why
+        FROM (
+            SELECT facility_id, id, version, status, {_HELD} AS held, {_OVER} AS past
+            FROM {_MONTH} WHERE id >= $1 AND id < $2
+        ) AS found
         WHERE held OR NOT past
-        ORDER BY id
         """,  # noqa: S608 - SQL of our own
         lo,
         hi,
         cutoff,
         cutoffs,
     )
-    return [(StayRow(*row[:-1]), row["why"]) for row in rows]
+    return {Kept(*row) for row in rows}
 
 
 async def insert_held(connection: Connection, rows: Sequence[tuple[StayRow, Tags]]) -> None:
@@ -287,6 +297,17 @@ async def insert_held_versions(connection: Connection, rows: Sequence[StayRow]) 
     await connection.executemany(
         f"INSERT INTO held_stay_versions ({columns}) VALUES ({_places(16)})",  # noqa: S608
         [_values(row) for row in rows],
+    )
+
+
+async def delete_held(connection: Connection, stay_ids: Sequence[UUID]) -> None:
+    """Take stays back from where kept ones wait: they are not kept after all, or are others by now."""
+    await connection.execute(
+        """
+        WITH versions AS (DELETE FROM held_stay_versions WHERE stay_id = ANY($1::uuid[]))
+        DELETE FROM held_stays WHERE id = ANY($1::uuid[])
+        """,
+        stay_ids,
     )
 
 
