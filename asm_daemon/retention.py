@@ -371,10 +371,9 @@ def _certificate(ended: Round, gone: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _by_when(found: Round) -> dict[str, Any]:
-    """Until when those left who are forgotten, and the kinds of facility for which it is another instant."""
-    own: Mapping[str, str] = orjson.loads(found.cutoffs)
-    return {"cutoff": instant_text(found.cutoff_at), **{f"cutoff_{kind}": at for kind, at in own.items()}}
+def _by_when(found: Round) -> dict[str, str]:
+    """Until when those left who are forgotten: of most kinds of facility, and (JSON) of the others."""
+    return {"cutoff": instant_text(found.cutoff_at), "cutoffs": found.cutoffs}
 
 
 # -- erasures of single stays ------------------------------------------------------------------------------------------
