@@ -29,6 +29,7 @@ from asm_daemon import (
     audit,
     compare,
     events,
+    expiry,
     feeds,
     hotels,
     import_jobs,
@@ -85,6 +86,7 @@ from connectors.hotels import client as hotel_client
 from connectors.population.client import open_client
 from connectors.webhooks.client import WebhookClient
 from schemas.act import Connector
+from schemas.codes import FacilityKind
 from schemas.hotels import HotelSystem
 
 ROLES = ("asm_auth", "asm_intake", "asm_sync", "asm_police", "asm_feeds", "asm_publish", "asm_audit", "asm_retention")
@@ -269,6 +271,7 @@ async def open_daemon(
             auditor.read_bytes() if auditor else None,
             watched.require_reads,
             terms_required=not trial,
+            kept_days={kind: periods_of(settings).stay_days_of(kind) for kind in FacilityKind},
         )
         worker = Worker(
             pools["asm_sync"],
@@ -556,6 +559,15 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
             pools["asm_retention"], daemon.key_store, daemon.keyring, periods_of(daemon.settings), now()
         )
 
+    async def expire() -> Mapping[str, int]:
+        settings = daemon.settings
+        return await expiry.expire_once(
+            pools["asm_retention"],
+            now(),
+            withheld_days=settings.withheld_days,
+            operator_record_days=settings.operator_record_days,
+        )
+
     async def certify() -> Mapping[str, int]:
         folder, days = daemon.settings.key_backups, daemon.settings.key_backup_days
         expired = 0 if folder is None else expire_backups(folder, days, now())
@@ -599,6 +611,7 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
         Job("watch-keys", CronTrigger(minute=15), watch_keys, at_start=True),
         Job("end-months", CronTrigger(hour="1-5", minute=50), end_months),
         Job("certify-retention", CronTrigger(minute=55), certify),
+        Job("expire", CronTrigger(hour=3, minute=30), expire),
         Job("read-inbox", IntervalTrigger(seconds=5), read_inbox, everywhere=True),
         Job("erase-imports", IntervalTrigger(minutes=10), erase_imports),
         Job("prepare-months", CronTrigger(hour=2, minute=10), prepare_months),
@@ -617,7 +630,12 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
 
 def periods_of(settings: Settings) -> retention.Periods:
     """For how long things are kept, as the settings say."""
-    return retention.Periods(settings.stay_retention_days, settings.database_backup_days, settings.key_backup_days)
+    return retention.Periods(
+        settings.stay_retention_days,
+        settings.database_backup_days,
+        settings.key_backup_days,
+        settings.stay_retention_days_by_kind or {},
+    )
 
 
 def open_hotel(system: Registered) -> AbstractAsyncContextManager[hotel_client.HotelClient]:

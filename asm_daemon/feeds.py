@@ -128,14 +128,16 @@ async def publish_once(pool: asyncpg.Pool, keyring: Keyring, day: date, now: dat
 
     Counts: releases `published`; corrections `deferred` because what changed is itself too small to be told; `exposed`
     numbers that earlier releases tell, `unreadable` stays (counted under the nationality group `other`). Raises Leaking
-    if the audit of a first release finds something, when the other departments have theirs; UnknownEpoch if this month
-    has no keys.
+    if the audit of a first release finds something, when the other departments have theirs, and if the day has a
+    release, or one beside it, of which is not kept any more what it withheld; UnknownEpoch if this month has no keys.
     """
     start, end = day_bounds(day)
     async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         places = await store.places(connection, end)
         fold = await _fold(connection, keyring, start, end)
         around = await store.latest_releases(connection, DAILY, [day + timedelta(days=step) for step in (-1, 0, 1)])
+    if not all(sealed for _, sealed in around):
+        raise Leaking("what its releases or those of the days beside it withheld is not kept any more to check it by")
     earlier = {(each.department, each.period): _read_back(keyring, each, sealed) for each, sealed in around}
     counts = {"published": 0, "deferred": 0, "exposed": 0, "unreadable": fold.unreadable}
     leaking = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -43,6 +43,7 @@ from asm_daemon.store import police as store
 from asm_daemon.store import police_alerts as alerts_store
 from asm_daemon.store.police import Hit, Span
 from asm_daemon.store.police_alerts import PoliceAlertRow
+from schemas.codes import FacilityKind
 from schemas.police import (
     AlertAcknowledgement,
     AlertOpening,
@@ -86,6 +87,8 @@ class Desk:
     guard: Callable[[datetime], Awaitable[None]] | None = None
     """Raises Refused while the audit is not confirmed by others; asked after the question is on record."""
     terms_required: bool = False
+    kept_days: Mapping[FacilityKind, int] = field(default_factory=dict)
+    """Days that stays of each kind of facility are kept after their end: a search beyond them says so."""
 
 
 async def purposes(pool: asyncpg.Pool) -> list[Purpose]:
@@ -115,6 +118,7 @@ async def search(desk: Desk, officer: Principal, question: DocumentSearch, now: 
     return SearchResult(
         trace=str(intent.id),
         searched_from=_window_start(allowed, now),
+        forgotten_before=_forgotten_before(desk, allowed, now),
         stays=found.stays,
         more=found.more,
         unreadable=len(found.unreadable),
@@ -322,6 +326,11 @@ def _oldest_id(since: datetime) -> UUID:
 
 def _window_start(purpose: Purpose, now: datetime) -> datetime:
     return now - timedelta(days=purpose.window_days)
+
+
+def _forgotten_before(desk: Desk, purpose: Purpose, now: datetime) -> dict[FacilityKind, datetime]:
+    """Kinds of facility whose stays are kept for less than the window: what ended before these instants may be gone."""
+    return {kind: now - timedelta(days=days) for kind, days in desk.kept_days.items() if days < purpose.window_days}
 
 
 def _found_stay(hit: Hit, contents: Contents) -> FoundStay:

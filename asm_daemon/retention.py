@@ -1,8 +1,9 @@
 """Retention (thời hạn lưu giữ): legal holds, the end of a month, the erasure of single stays, and their certificates.
 
-A month ends when everybody who left in it left long enough ago. What is not forgotten yet (stays that have not ended,
-left too recently, or are under a hold) is sealed anew under new keys of the month and takes the month's place; then the
-old partitions are dropped and the old keys destroyed. Each step is a row's state, so a crash between two is made good
+A month ends when everybody who left in it left long enough ago, which for some kinds of facility is sooner than for
+others. What is not forgotten yet (stays that have not ended, left too recently for their facility's kind, or are under
+a hold) is sealed anew under new keys of the month and takes the month's place; then the old partitions are dropped and
+the old keys destroyed. Each step is a row's state, so a crash between two is made good
 by the next run. A certificate names the day after which no copy can exist, and is final only then.
 """
 
@@ -10,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -29,19 +30,25 @@ from asm_daemon.keystores import KeyStore
 from asm_daemon.ledger import instant_text
 from asm_daemon.model import StayRow, Tags
 from asm_daemon.sealing import reseal_contents
-from asm_daemon.stay_proofs import as_signed, pairs_root, read_proofs
+from asm_daemon.stay_proofs import Proofs, as_signed, pairs_root, read_proofs
 from asm_daemon.store import Connection
 from asm_daemon.store import retention as store
 from asm_daemon.store import sealed as sealed_store
 from asm_daemon.store import stays as stays_store
 from asm_daemon.store.alerts import AlertKind, raise_alert
-from asm_daemon.store.retention import Erasure, Hold, Round
+from asm_daemon.store.retention import Erasure, Hold, Kept, Round
+from schemas.codes import FacilityKind
 
 ROUND = timedelta(days=30)
 """The least time between two rounds of a month of which something was kept: each drops tables and destroys keys."""
+LATE = timedelta(days=91)
+"""How long those who left after their month wait for a round of their own while the period of another kind still runs:
+each seals all that is kept anew."""
 LOCK_MILLISECONDS = 2_000
 """How long the end of a month waits for those who use it. They wait as long for it, so it rather tries again later."""
 LOCK_ATTEMPTS = 5
+PAGE_ROWS = 1_000
+"""How many stays are sealed anew at once: a session that is silent for longer than a page takes is ended."""
 REASON = "retention"
 
 log = structlog.get_logger()
@@ -49,11 +56,19 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Periods:
-    """For how long things are kept, in days: stays after their end, backups of the database and of the key store."""
+    """For how long things are kept, in days: stays after their end, backups of the database and of the key store.
+
+    `stay_days_by_kind` are the kinds of facility whose stays are kept for another time than `stay_days`.
+    """
 
     stay_days: int
     database_backup_days: int
     key_backup_days: int
+    stay_days_by_kind: Mapping[FacilityKind, int] = field(default_factory=dict)
+
+    def stay_days_of(self, kind: FacilityKind) -> int:
+        """How long the stays of a kind of facility are kept."""
+        return self.stay_days_by_kind.get(kind, self.stay_days)
 
 
 class NotErasable(Exception):
@@ -129,7 +144,8 @@ async def end_epochs_once(
 
 async def _due(pool: asyncpg.Pool, keys: KeyStore, periods: Periods, now: datetime) -> list[Round]:
     """The rounds to go on with, and those that begin now."""
-    cutoff, versions = now - timedelta(days=periods.stay_days), _newest(keys, KeyPurpose.INDEX)
+    versions = _newest(keys, KeyPurpose.INDEX)
+    cutoff, cutoffs = now - timedelta(days=periods.stay_days), _cutoffs(periods, now)
     async with pool.acquire() as connection:
         last = {each.epoch: each for each in await store.rounds(connection)}
         months = {*await sealed_store.partitioned_months(connection), *versions, *last}
@@ -139,18 +155,31 @@ async def _due(pool: asyncpg.Pool, keys: KeyStore, periods: Periods, now: dateti
             if before is not None and before.state in {"begun", "parted"}:
                 due.append(before)
                 continue
-            if _end_of(epoch) > cutoff or (before is not None and not _again(before, now)):
+            if not _may_begin(epoch, before, periods, now):
                 continue
-            stays, forgettable = await store.forgettable(connection, *epoch_bounds(epoch), cutoff)
+            stays, forgettable = await store.forgettable(connection, *epoch_bounds(epoch), cutoff, cutoffs)
             if stays and not forgettable:
                 continue
-            number = before.round + 1 if before else 1
-            due.append(Round(epoch, number, "new", cutoff, versions.get(epoch, 0), now, None, None, None, None))
+            number, newest = before.round + 1 if before else 1, versions.get(epoch, 0)
+            due.append(Round(epoch, number, "new", cutoff, newest, now, None, None, None, None, cutoffs))
     return due
 
 
-def _again(before: Round, now: datetime) -> bool:
-    return bool(before.kept) and before.ended_at is not None and before.ended_at + ROUND <= now
+def _cutoffs(periods: Periods, now: datetime) -> str:
+    """Until when those left who are forgotten, of the kinds of facility that have a period of their own: JSON."""
+    own = {kind.value: instant_text(now - timedelta(days=days)) for kind, days in periods.stay_days_by_kind.items()}
+    return orjson.dumps(own, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _may_begin(epoch: int, before: Round | None, periods: Periods, now: datetime) -> bool:
+    """Whether it is time for a round of a month: once for each period when it is over, and for those who left late."""
+    turns = [_end_of(epoch) + timedelta(days=periods.stay_days_of(kind)) for kind in FacilityKind]
+    if before is None:
+        return min(turns) <= now
+    if not before.kept or before.ended_at is None or before.ended_at + ROUND > now:
+        return False
+    its_turn = any(before.begun_at < turn <= now for turn in turns)
+    return its_turn or max(turns) <= now or before.ended_at + LATE <= now
 
 
 async def _end(
@@ -171,7 +200,7 @@ async def _begin(pool: asyncpg.Pool, found: Round) -> Round:
     async with pool.acquire() as connection, connection.transaction():
         if not await store.begin_round(connection, begun):
             raise _Waits("another process began")
-        details = {"round": begun.round, "cutoff": instant_text(begun.cutoff_at)}
+        details = {"round": begun.round, **_by_when(begun)}
         await audit.append(connection, _entry("retention.begin", f"epoch/{begun.epoch}", details, begun.begun_at))
     return begun
 
@@ -180,7 +209,7 @@ async def _succeed(pool: asyncpg.Pool, keys: KeyStore, keyring: Keyring, found: 
     """Make the keys for what is kept, if anything is."""
     async with pool.acquire() as connection:
         bounds = epoch_bounds(found.epoch)
-        stays, forgettable = await store.forgettable(connection, *bounds, found.cutoff_at)
+        stays, forgettable = await store.forgettable(connection, *bounds, found.cutoff_at, found.cutoffs)
         if await store.endpoints_of(connection, found.epoch):
             raise _Waits("a webhook is sealed under this month")
     if stays > forgettable:
@@ -218,11 +247,18 @@ async def _part_locked(connection: Connection, keyring: Keyring, found: Round, n
     if current is None or current.state != "begun":
         raise _Waits("another process went on")
     bounds = epoch_bounds(found.epoch)
+    ahead = await store.kept_stays(connection, *bounds, found.cutoff_at, found.cutoffs)
+    pairs = await _keep(connection, keyring, found, ahead)  # nobody waits meanwhile, so some may change
     why: Counter[str] = Counter()
     if await store.lock_month(connection, found.epoch):
-        kept = await store.kept_stays(connection, *bounds, found.cutoff_at)
-        why = Counter(f"kept_{reason}" for _, reason in kept)
-        await _keep(connection, keyring, found, [row for row, _ in kept], now)
+        kept = await store.kept_stays(connection, *bounds, found.cutoff_at, found.cutoffs)
+        why = Counter(f"kept_{each.why}" for each in kept)
+        changed = {each.id for each in ahead - kept}
+        await store.delete_held(connection, sorted(changed))
+        pairs = {stay_id: each for stay_id, each in pairs.items() if stay_id not in changed}
+        pairs |= await _keep(connection, keyring, found, kept - ahead)
+        await _keep_marks(connection, keyring, kept)
+        await _record(connection, keyring, found.epoch, [pair for each in pairs.values() for pair in each], now)
     forgotten = await store.end_month(connection, found.epoch, *bounds)
     counts = orjson.dumps({**why, **forgotten}, option=orjson.OPT_SORT_KEYS).decode()
     parted = current._replace(state="parted", kept=why.total(), counts=counts)
@@ -230,30 +266,56 @@ async def _part_locked(connection: Connection, keyring: Keyring, found: Round, n
     return parted
 
 
-async def _keep(connection: Connection, keyring: Keyring, found: Round, rows: Sequence[StayRow], now: datetime) -> None:
-    """Seal what is kept under the month's new keys: each version, its tags, and marks of temporary residence."""
-    if not rows:
-        return
-    if keyring.index_versions(found.epoch) <= 1:
-        raise _Waits("what is kept has no new keys yet")
-    places = [row.facility_id for row in rows], [row.id for row in rows]
-    versions = await stays_store.read_versions(connection, *places)
-    proofs = await read_proofs(connection, [*rows, *versions])
-    pairs: list[bytes] = []
+async def _keep(
+    connection: Connection, keyring: Keyring, found: Round, kept: Collection[Kept]
+) -> dict[UUID, list[bytes]]:
+    """Seal what is kept under the month's new keys, a page at a time: each version and its tags.
 
-    def anew(row: StayRow) -> tuple[StayRow, Tags]:
+    Returns what became of the blobs of each stay. Raises _NotAsSigned.
+    """
+    if kept and keyring.index_versions(found.epoch) <= 1:
+        raise _Waits("what is kept has no new keys yet")
+    pairs: dict[UUID, list[bytes]] = {}
+    places = sorted((each.id, each.facility_id) for each in kept)
+    for at in range(0, len(places), PAGE_ROWS):
+        page = places[at : at + PAGE_ROWS]
+        wanted = [facility_id for _, facility_id in page], [stay_id for stay_id, _ in page]
+        stays = await stays_store.read_stays(connection, *wanted)
+        versions = await stays_store.read_versions(connection, *wanted)
+        proofs = await read_proofs(connection, [*stays, *versions])
+        anew = await asyncio.to_thread(_anew, keyring, [*stays, *versions], proofs)
+        await store.insert_held(connection, [(each.row, each.tags) for each in anew[: len(stays)]])
+        await store.insert_held_versions(connection, [each.row for each in anew[len(stays) :]])
+        for each in anew:
+            pairs.setdefault(each.row.id, []).append(each.pair)
+    return pairs
+
+
+class _Anew(NamedTuple):
+    """A version that was sealed anew, its tags, and SHA-256 of its blob before and after."""
+
+    row: StayRow
+    tags: Tags
+    pair: bytes
+
+
+def _anew(keyring: Keyring, rows: Sequence[StayRow], proofs: Proofs) -> list[_Anew]:
+    """Seal versions anew. Raises _NotAsSigned."""
+    done = []
+    for row in rows:
         contents = as_signed(keyring, row, proofs)
         if contents is None:
             raise _NotAsSigned
         sealed = reseal_contents(keyring, row, contents)
-        pairs.append(sha256(row.sealed).digest() + sha256(sealed).digest())
-        return replace(row, sealed=sealed), tags_of(keyring, row.id, contents.declared["guest"])
+        pair = sha256(row.sealed).digest() + sha256(sealed).digest()
+        done.append(_Anew(replace(row, sealed=sealed), tags_of(keyring, row.id, contents.declared["guest"]), pair))
+    return done
 
-    await store.insert_held(connection, [anew(row) for row in rows])
-    await store.insert_held_versions(connection, [anew(row)[0] for row in versions])
-    marks = await store.marks_of(connection, list(zip(*places, strict=True)))
+
+async def _keep_marks(connection: Connection, keyring: Keyring, kept: Collection[Kept]) -> None:
+    """Seal the marks of temporary residence of what is kept anew. Its row is held from then on."""
+    marks = await store.marks_of(connection, [(each.facility_id, each.id) for each in kept])
     await store.replace_marks(connection, [_mark_anew(keyring, *mark) for mark in marks])
-    await _record(connection, found.epoch, keyring.sealing_version(found.epoch), pairs, now)
 
 
 def _mark_anew(keyring: Keyring, facility_id: int, stay_id: UUID, sealed: bytes) -> tuple[int, UUID, bytes]:
@@ -261,9 +323,11 @@ def _mark_anew(keyring: Keyring, facility_id: int, stay_id: UUID, sealed: bytes)
     return facility_id, stay_id, keyring.seal(name, keyring.open(name, sealed))
 
 
-async def _record(connection: Connection, epoch: int, version: int, pairs: Sequence[bytes], now: datetime) -> None:
+async def _record(connection: Connection, keyring: Keyring, epoch: int, pairs: Sequence[bytes], now: datetime) -> None:
     """Keep what became of each blob, and have the audit sign it, as every re-encryption does."""
-    reseal_id = uuid7()
+    if not pairs:
+        return
+    reseal_id, version = uuid7(), keyring.sealing_version(epoch)
     details = {
         "epoch": epoch, "key_version": version, "table": "stays", "records": len(pairs), "root": pairs_root(pairs)
     }  # fmt: skip
@@ -299,12 +363,17 @@ def _certificate(ended: Round, gone: Sequence[str]) -> dict[str, Any]:
     counts: Mapping[str, int] = orjson.loads(ended.counts or "{}")
     return {
         "round": ended.round,
-        "cutoff": instant_text(ended.cutoff_at),
+        **_by_when(ended),
         "keys": list(gone),
         "kept": ended.kept or 0,
         **counts,
         "no_copy_after": instant_text(ended.final_at) if ended.final_at else None,
     }
+
+
+def _by_when(found: Round) -> dict[str, str]:
+    """Until when those left who are forgotten: of most kinds of facility, and (JSON) of the others."""
+    return {"cutoff": instant_text(found.cutoff_at), "cutoffs": found.cutoffs}
 
 
 # -- erasures of single stays ------------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticUndefined
 
+from schemas.codes import FacilityKind
+
 PREFIX = "ASM_"
 # Read elsewhere, on purpose: where the demo's and the tests' PostgreSQL comes from is nothing the daemon may depend on.
 _NOT_OURS = re.compile(r"ASM_POSTGRES_BIN|ASM_TEST_.*")
@@ -124,6 +126,28 @@ def _networks(text: object) -> object:
 _Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_networks)]
 
 
+_STAY_DAYS = range(366, 3661)
+
+
+def _days_by_kind(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    found: dict[str, int] = {}
+    faults = []
+    for place, each in enumerate(text.split(","), 1):
+        kind, _, days = (part.strip() for part in each.partition("="))
+        if kind not in set(FacilityKind):
+            faults.append(f"entry {place} names no kind of facility")
+        elif kind in found:
+            faults.append(f"entry {place} names a kind again")
+        found[kind] = int(days) if re.fullmatch("[0-9]{1,4}", days) else 0
+        if found[kind] not in _STAY_DAYS:
+            faults.append(f"entry {place} needs {_STAY_DAYS[0]} to {_STAY_DAYS[-1]} days")
+    if faults:
+        raise ValueError(f"must be kind=days with commas between; {', '.join(faults)}")
+    return found
+
+
 def _vault_url(text: str) -> str:
     parts = _split_url(text)
     plain = not (parts.query or parts.fragment or "@" in parts.netloc)
@@ -144,6 +168,7 @@ _Listen = Annotated[Address, BeforeValidator(_address)]
 _AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 _File = Annotated[Path, AfterValidator(_readable_file)]
 _WebUrl = Annotated[str, AfterValidator(_web_url)]
+_DaysByKind = Annotated[dict[FacilityKind, int], BeforeValidator(_days_by_kind)]
 
 
 class Settings(BaseModel):
@@ -233,10 +258,31 @@ class Settings(BaseModel):
     )
     stay_retention_days: int = Field(
         default=1096,
-        ge=366,
-        le=3660,
+        ge=_STAY_DAYS[0],
+        le=_STAY_DAYS[-1],
         description="Days that a stay is kept after its end; months are forgotten whole, so it may be 31 days more. "
-        "Shorter makes searches of the police miss what their purpose would allow. It cannot be taken back.",
+        "Shorter makes searches of the police miss what their purpose would allow; each answer tells. It cannot be "
+        "taken back.",
+    )
+    stay_retention_days_by_kind: _DaysByKind | None = Field(
+        default=None,
+        description="Kinds of facility whose stays are kept for another time, as kind=days with commas between. The "
+        "kind counts that a facility has in the directory when its month is gone through. Whoever left after their "
+        "month waits for up to 91 days more while another kind is still kept. Absent: one period for all.",
+    )
+    withheld_days: int = Field(
+        default=92,
+        ge=31,
+        le=366,
+        description="Days after the publication of an extract for which is kept, sealed, what it did not tell. Later "
+        "releases of that day and its neighbours are checked against it: after that they can no longer be corrected.",
+    )
+    operator_record_days: int = Field(
+        default=366,
+        ge=31,
+        le=3660,
+        description="Days that closed alerts of operators and finished comparisons with the population database are "
+        "kept. They hold ids and counts.",
     )
     listen: _Listen = Field(
         default=Address("127.0.0.1", 8080), description="host:port of the HTTP server. Put a TLS terminator in front."
@@ -540,6 +586,7 @@ _EXAMPLES = {
     "mllp_tls_key_file": "/etc/asm-daemon/mllp.key",
     "mllp_tls_client_ca_file": "/etc/asm-daemon/hospitals-ca.pem",
     "webhook_networks": "10.20.0.0/16",
+    "stay_retention_days_by_kind": "hotel_4_star=732,medical_facility=366",
     "population_url": "https://population.example",
     "population_client_id": "asm-hungyen",
     "population_client_secret_file": "/etc/asm-daemon/population-secret",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from schemas.codes import FacilityKind
 from schemas.folding import fold_document
 from schemas.stay import Input, Output, Tidy, refuse
 
@@ -111,6 +112,11 @@ class SearchResult(Output):
 
     trace: str = Field(description="The audit entry under which this search is recorded, for the case file")
     searched_from: datetime = Field(description="Registrations since then were searched")
+    forgotten_before: dict[FacilityKind, datetime] = Field(
+        description="Kinds of facility whose stays are kept for less than the purpose's window: of those that ended "
+        "before, some or all are forgotten, and that none was found means nothing (quá thời hạn lưu giữ). Empty: all "
+        "that was registered since searched_from is kept"
+    )
     stays: list[FoundStay]
     more: bool = Field(description="true: there are more than the purpose lets one answer hold")
     unreadable: int = Field(description="Stays that carry this number's tag but whose seal is broken; reported")

@@ -743,9 +743,9 @@ async def test_a_job_runs_once_and_says_what_it_did(asm: Command, facility: Faci
     unknown = await asm("once", "dance")
     assert unknown.exit_code == WRONG
     jobs = (
-        "pull-hotels, seal-audit, refresh-keys, reencrypt, watch-keys, end-months, certify-retention, read-inbox, "
-        "erase-imports, prepare-months, erase-expected, erase-hl7-messages, publish, erase-roster-plans, compare, "
-        "number-events, tell-deadlines, watch-witness, erase-events, tend-webhooks, sync"
+        "pull-hotels, seal-audit, refresh-keys, reencrypt, watch-keys, end-months, certify-retention, expire, "
+        "read-inbox, erase-imports, prepare-months, erase-expected, erase-hl7-messages, publish, erase-roster-plans, "
+        "compare, number-events, tell-deadlines, watch-witness, erase-events, tend-webhooks, sync"
     )
     assert jobs in unknown.stderr
     assert json.loads((await asm("once", "prepare-months")).stdout) == {"keys": 0, "partitions": 0}

@@ -329,6 +329,18 @@ async def test_a_department_that_must_not_be_told_keeps_nothing_from_the_others(
     assert await read_release(pool, Department.HEALTH, today) is not None
 
 
+@pytest.mark.parametrize("days", [0, 1, -1])
+async def test_a_day_is_not_published_again_when_what_it_or_its_neighbour_withheld_is_not_kept_any_more(
+    pools: Pools, database: Database, keyring: Keyring, clock: Clock, town: dict[str, Facility], today: date, days: int
+) -> None:
+    pool, superuser = await pools.get("asm_publish"), await database.connect()
+    await publish_once(pool, keyring, today, clock())
+    await superuser.execute("UPDATE releases SET withheld_sealed = '{}'")
+    with pytest.raises(Leaking, match="not kept any more"):
+        await publish_once(pool, keyring, today + timedelta(days=days), clock())
+    assert await superuser.fetchval("SELECT count(*) FROM releases") == len(Department)
+
+
 async def test_publishing_again_says_nothing_new(
     pools: Pools, keyring: Keyring, clock: Clock, town: dict[str, Facility], today: date
 ) -> None:

@@ -31,6 +31,7 @@ from asm_daemon.model import Facility, Principal, PrincipalKind, StayRow
 from asm_daemon.police import Desk
 from asm_daemon.problems import Refused, from_validation
 from schemas.act import ActKind
+from schemas.codes import FacilityKind
 from schemas.police import DocumentSearch, QueryKind, SearchResult
 from schemas.synthetic import person
 from tests.stack import DEPLOYMENT, Clock, FacilityMaker, Pools, command, declaration
@@ -435,6 +436,20 @@ async def test_nobody_of_this_number_is_an_answer_too(
     await declare(intake, facility, clock, index=2)
     result = await ask()
     assert (result.stays, result.more, result.unreadable) == ([], False, 0)
+
+
+async def test_a_search_beyond_what_is_kept_says_of_which_kinds_of_facility(
+    desk: Desk, officer: Principal, clock: Clock
+) -> None:
+    kept = {FacilityKind.HOTEL_4_STAR: 732, FacilityKind.MEDICAL_FACILITY: 366, FacilityKind.GUESTHOUSE: 1096}
+    short = replace(desk, kept_days=kept)
+    result = await police.search(short, officer, question(purpose="criminal_investigation"), clock())
+    assert result.forgotten_before == {
+        FacilityKind.HOTEL_4_STAR: clock() - timedelta(days=732),
+        FacilityKind.MEDICAL_FACILITY: clock() - timedelta(days=366),
+    }
+    within = await police.search(short, officer, question(purpose="residence_check"), clock())
+    assert within.forgotten_before == {}
 
 
 async def test_a_stay_is_found_with_its_guest_facility_and_times(

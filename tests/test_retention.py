@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from asm_daemon.crypto import (
     next_epoch,
 )
 from asm_daemon.intake import Intake
+from asm_daemon.issuing import Issuer
 from asm_daemon.key_backups import expire_backups, list_backups, make_backup
 from asm_daemon.keystores import KeyStore, create_store
 from asm_daemon.model import Facility, Principal, PrincipalKind, StayRow
@@ -40,16 +41,19 @@ from asm_daemon.sealing import open_contents
 from asm_daemon.stay_proofs import verify_stays
 from asm_daemon.store import alerts, sealed
 from asm_daemon.store import retention as retention_store
+from asm_daemon.store import stays as stays_store
 from asm_daemon.store.alerts import AlertKind
 from asm_daemon.store.compare import forgotten
 from asm_daemon.store.retention import Hold
 from schemas.act import ActKind
+from schemas.codes import FacilityKind
 from schemas.police import DocumentSearch
 from schemas.synthetic import person
 from tests.conftest import Database
-from tests.stack import DEPLOYMENT, Clock, Pools, command, declaration
+from tests.stack import DEPLOYMENT, Clock, FacilityMaker, Pools, command, declaration
 
 PERIODS = Periods(stay_days=1096, database_backup_days=35, key_backup_days=30)
+SHORT = replace(PERIODS, stay_days_by_kind={FacilityKind.HOTEL_4_STAR: 366})
 
 
 @pytest.fixture
@@ -71,6 +75,12 @@ def epoch(clock: Clock) -> int:
 def over(clock: Clock) -> datetime:
     """When the retention of this month's stays is over; the month after it has its turn too."""
     return clock() + timedelta(days=PERIODS.stay_days + 70)
+
+
+@pytest.fixture
+def short_over(clock: Clock) -> datetime:
+    """When the retention of this month's stays is over for the kind that has a short one, and for no other."""
+    return clock() + timedelta(days=366 + 70)
 
 
 @dataclass
@@ -113,6 +123,12 @@ async def house(intake: Intake, facility: Facility, clock: Clock, pools: Pools) 
     return House(intake, facility, clock, pools)
 
 
+@pytest.fixture
+async def rental(intake: Intake, make_facility: FacilityMaker, clock: Clock, pools: Pools) -> House:
+    """A house of a kind whose stays are kept for as long as most."""
+    return House(intake, await make_facility("HY-NT-0001", FacilityKind.BOARDING_HOUSE), clock, pools)
+
+
 async def stays_left(database: Database) -> set[UUID]:
     connection = await database.connect()
     return {row["id"] for row in await connection.fetch("SELECT id FROM stays")}
@@ -121,7 +137,8 @@ async def stays_left(database: Database) -> set[UUID]:
 async def told(pools: Pools) -> list[dict[str, Any]]:
     """What the audit says of retention, oldest first."""
     connection = await pools.database.connect("asm_audit")
-    rows = await connection.fetch("SELECT body FROM audit_pending ORDER BY arrival")
+    rows = await connection.fetch("SELECT body FROM audit_log ORDER BY position")
+    rows += await connection.fetch("SELECT body FROM audit_pending ORDER BY arrival")
     bodies = [orjson.loads(row["body"]) for row in rows]
     return [body for body in bodies if body["action"].startswith(("retention.", "erasure.", "hold."))]
 
@@ -282,6 +299,170 @@ async def test_somebody_who_uses_the_month_makes_its_end_wait(
     assert (counts["forgotten"], counts["waiting"]) == (1, 0)
 
 
+# -- kinds of facility with a period of their own ---------------------------------------------------------------------
+
+
+async def sealed_stays(connection: asyncpg.Connection) -> list[StayRow]:
+    return [StayRow(*row) for row in await connection.fetch(f"SELECT {', '.join(StayRow.__slots__)} FROM stays")]
+
+
+async def receipt(connection: asyncpg.Connection, issuer: Issuer, keyring: Keyring, house: House, stay: UUID) -> Any:
+    """The receipt of a stay's newest version, made again from what is stored."""
+    [row] = [each for each in await sealed_stays(connection) if each.id == stay]
+    [batch] = (await stays_store.read_batches(connection, [row.receipt_batch_id])).values()
+    return issuer.receipt(house.facility, row, open_contents(keyring, row), batch)
+
+
+async def test_nothing_of_a_kind_is_forgotten_because_another_kind_is_over(
+    house: House, rental: House, pools: Pools, store: KeyStore, keyring: Keyring, short_over: datetime, over: datetime
+) -> None:
+    long = replace(PERIODS, stay_days_by_kind={FacilityKind.HOTEL_4_STAR: 1827})
+    hotel, pool = await house.guest(1), await pools.get("asm_retention")
+    kept = await rental.guest(2)
+    assert (await end_epochs_once(pool, store, keyring, PERIODS, short_over))["ended"] == 0
+    counts = await end_epochs_once(pool, store, keyring, SHORT, short_over - timedelta(days=71))
+    assert counts["forgotten"] == 0  # the day before its own period is over
+    assert await stays_left(pools.database) == {hotel, kept}
+    await end_epochs_once(pool, store, keyring, long, over)
+    assert await stays_left(pools.database) == {hotel}
+
+
+async def test_a_kind_with_a_short_period_is_forgotten_and_the_rest_of_its_month_is_as_before(
+    house: House, rental: House, pools: Pools, store: KeyStore, keyring: Keyring, issuer: Issuer, clock: Clock,
+    short_over: datetime, over: datetime, epoch: int,
+) -> None:  # fmt: skip
+    gone, held, kept = await house.guest(1), await house.guest(2), await rental.guest(3)
+    hold = await house.hold(stay_id=held)
+    pool, connection = await pools.get("asm_retention"), await pools.database.connect()
+    backup = await sealed_stays(connection)
+    receipts = [await receipt(connection, issuer, keyring, *each) for each in ((house, held), (rental, kept))]
+    counts = await end_epochs_once(pool, store, keyring, SHORT, short_over)
+    assert (counts["forgotten"], counts["kept"]) == (1, 2)
+    assert await stays_left(pools.database) == {held, kept}
+    for each in backup:
+        with pytest.raises((Tampered, UnknownEpoch)):
+            open_contents(keyring, each)
+    assert [await receipt(connection, issuer, keyring, *each) for each in ((house, held), (rental, kept))] == receipts
+    assert await found_by_police(pools, keyring, 3, clock()) == [str(kept)]
+    assert await found_by_police(pools, keyring, 1, clock()) == []
+    assert await connection.fetchval("SELECT count(*) FROM source_refs WHERE stay_id = $1", gone) == 0
+    [end] = [
+        each for each in await told(pools) if (each["action"], each["object"]) == ("retention.end", f"epoch/{epoch}")
+    ]
+    assert orjson.loads(end["details"]["cutoffs"])["hotel_4_star"] > end["details"]["cutoff"]
+    assert (end["details"]["stays"], end["details"]["kept_held"], end["details"]["kept_recent"]) == (1, 1, 1)
+    assert (await verify_stays(pool, await pools.get("asm_audit"), keyring, [], sample=None)).faults == []
+    # Said again it finds nothing to do; then the others have their turn, and the hold wins until it is lifted.
+    for later in (timedelta(0), timedelta(days=200)):
+        assert (await end_epochs_once(pool, store, keyring, SHORT, short_over + later))["ended"] == 0
+    assert (await end_epochs_once(pool, store, keyring, SHORT, over))["forgotten"] == 1
+    assert await stays_left(pools.database) == {held}
+    await retention.lift_hold(pool, hold, "hết thời hạn", "operator:test", over)
+    assert (await end_epochs_once(pool, store, keyring, SHORT, over + retention.ROUND))["forgotten"] == 1
+    assert [key for key in store.read() if key.name.epoch == epoch] == []
+
+
+async def test_the_kind_counts_that_a_facility_has_when_its_month_is_gone_through(
+    house: House, rental: House, pools: Pools, store: KeyStore, keyring: Keyring, short_over: datetime
+) -> None:
+    hotel = await house.guest(1)
+    await rental.guest(2)
+    superuser = await pools.database.connect()
+    await superuser.execute("UPDATE facilities SET kind = 'guesthouse' WHERE id = $1", house.facility.id)
+    await superuser.execute("UPDATE facilities SET kind = 'hotel_4_star' WHERE id = $1", rental.facility.id)
+    await end_epochs_once(await pools.get("asm_retention"), store, keyring, SHORT, short_over)
+    assert await stays_left(pools.database) == {hotel}
+
+
+async def test_a_round_that_was_begun_goes_on_by_the_periods_it_began_with(
+    house: House, rental: House, pools: Pools, store: KeyStore, keyring: Keyring, short_over: datetime, epoch: int
+) -> None:
+    """The audit said what was about to be done; settings that change meanwhile are for the next round."""
+    await house.guest(1)
+    kept, pool = await rental.guest(2), await pools.get("asm_retention")
+    [found, *_] = await retention._due(pool, store, SHORT, short_over)
+    assert found.epoch == epoch
+    await retention._begin(pool, found)
+    shorter = replace(PERIODS, stay_days=366)
+    assert (await end_epochs_once(pool, store, keyring, shorter, short_over))["forgotten"] == 1
+    assert await stays_left(pools.database) == {kept}
+
+
+@pytest.mark.parametrize(
+    ("last_round", "days", "may_begin"),
+    [
+        (None, 365, False),
+        (None, 366, True),
+        (366, 395, False),  # each round drops tables and destroys keys
+        (366, 396, False),  # who left late waits, since all of the other kinds would be sealed anew for them
+        (366, 457, True),
+        (366, 1095, True),
+        (1080, 1096, False),  # the turn of the others, too soon after the last round
+        (1080, 1110, True),
+        (1096, 1125, False),
+        (1096, 1126, True),  # no other kind waits any more
+    ],
+)
+def test_a_month_is_gone_through_once_for_each_period_and_seldom_in_between(
+    epoch: int, last_round: int | None, days: int, may_begin: bool
+) -> None:
+    end = retention._end_of(epoch)
+    at = end + timedelta(days=last_round or 0)
+    before = retention_store.Round(epoch, 1, "final", at, 1, at, 7, "{}", at, at) if last_round else None
+    assert retention._may_begin(epoch, before, SHORT, end + timedelta(days=days)) is may_begin
+
+
+# -- what happens while a month is parted ------------------------------------------------------------------------------
+
+
+async def test_what_changes_before_the_month_is_locked_is_kept_or_forgotten_as_it_is_then(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Until then nobody waits: a kept stay is corrected, one gets a hold, another loses it, one is ended."""
+    corrected, ended = await house.guest(1, leaves=False), await house.guest(2, leaves=False)
+    freed, caught, same = await house.guest(3), await house.guest(4), await house.guest(5, leaves=False)
+    pool, hold = await pools.get("asm_retention"), await house.hold(stay_id=freed)
+    lock = retention_store.lock_month
+
+    async def changed_before(connection: asyncpg.Connection, month: int) -> bool:
+        monkeypatch.setattr(retention_store, "lock_month", lock)
+        await house.act(ActKind.CORRECT, {"room": "406"}, source_ref="R-1")
+        await house.act(ActKind.CHECK_OUT, {"departed_at": clock().isoformat()}, stay_id=ended)
+        await retention.lift_hold(pool, hold, "hết thời hạn", "operator:test", over)
+        await house.hold(stay_id=caught)
+        return await lock(connection, month)
+
+    monkeypatch.setattr(retention_store, "lock_month", changed_before)
+    counts = await end_epochs_once(pool, store, keyring, PERIODS, over)
+    assert (counts["forgotten"], counts["kept"]) == (2, 3)
+    assert await stays_left(pools.database) == {corrected, caught, same}
+    connection = await pools.database.connect()
+    assert await readable(connection, keyring) == (8, 8)
+    [room] = [
+        open_contents(keyring, each).declared["room"] for each in await sealed_stays(connection) if each.id == corrected
+    ]
+    assert room == "406"
+    assert (await verify_stays(pool, await pools.get("asm_audit"), keyring, [], sample=None)).faults == []
+    for table in ("held_stays", "held_stay_versions"):
+        assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+async def test_what_is_kept_is_sealed_anew_in_pages(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, rows: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(retention, "PAGE_ROWS", rows)
+    kept = {await house.guest(index, leaves=False) for index in (1, 2, 3)}
+    await house.guest(4)
+    pool = await pools.get("asm_retention")
+    await end_epochs_once(pool, store, keyring, PERIODS, over)
+    assert await stays_left(pools.database) == kept
+    assert await readable(await pools.database.connect(), keyring) == (6, 6)
+    assert (await verify_stays(pool, await pools.get("asm_audit"), keyring, [], sample=None)).faults == []
+
+
 # -- crashes -----------------------------------------------------------------------------------------------------------
 
 
@@ -342,13 +523,17 @@ async def test_a_crash_right_after_keys_were_made_or_destroyed_is_made_good_by_t
     assert {str(key.name) for key in store.read() if key.name.epoch == epoch} == {f"data/{epoch}/2", f"index/{epoch}/2"}
 
 
+@pytest.mark.parametrize("kept_by", ["hold", "the period of its kind"])
 async def test_a_crash_between_any_two_steps_is_made_good_by_the_next_run(
-    house: House, pools: Pools, store: KeyStore, over: datetime, epoch: int
-) -> None:
+    house: House, rental: House, pools: Pools, store: KeyStore, over: datetime, short_over: datetime, epoch: int,
+    kept_by: str,
+) -> None:  # fmt: skip
     """Dies at every single use of database and key store, each time on the state that the death before it left."""
     await house.guest(1)
-    held = await house.guest(2)
-    await house.hold(stay_id=held)
+    periods, at = (PERIODS, over) if kept_by == "hold" else (SHORT, short_over)
+    kept = await (house if kept_by == "hold" else rental).guest(2)
+    if kept_by == "hold":
+        await house.hold(stay_id=kept)
     pool, deaths = await pools.get("asm_retention"), 0
     states = set()
     while True:
@@ -356,17 +541,17 @@ async def test_a_crash_between_any_two_steps_is_made_good_by_the_next_run(
         mortal_pool: Any = Mortal(pool, fuse)
         mortal_store: Any = Mortal(store, fuse)
         try:
-            await end_epochs_once(mortal_pool, mortal_store, store.keyring(), PERIODS, over)
+            await end_epochs_once(mortal_pool, mortal_store, store.keyring(), periods, at)
             break
         except Crashed:
             deaths += 1
         async with pool.acquire() as connection:
             states |= {(each.epoch, each.state) for each in await retention_store.rounds(connection)}
         opened, records = await readable(await pools.database.connect(), store.keyring())
-        assert held in await stays_left(pools.database)
+        assert kept in await stays_left(pools.database)
         assert opened in (3, records)
     assert {(epoch, "begun"), (epoch, "parted"), (epoch, "ended")} <= states
-    assert await stays_left(pools.database) == {held}
+    assert await stays_left(pools.database) == {kept}
     assert await readable(await pools.database.connect(), store.keyring()) == (3, 3)
     actions = Counter(body["action"] for body in await told(pools) if body["object"] == f"epoch/{epoch}")
     assert actions == {"retention.begin": 1, "retention.end": 1}

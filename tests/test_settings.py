@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from asm_daemon.daemon import periods_of
 from asm_daemon.settings import Address, Settings, SettingsError, example, load_settings
+from schemas.codes import FacilityKind
 
 SECRET = "tra-cuu-bi-mat"
 EXAMPLE = Path(__file__).resolve().parents[1] / "deploy" / "asm-daemon.env.example"
@@ -134,6 +136,23 @@ def test_a_root_key_elsewhere_is_named_whole_or_not_at_all(
         [fault] = faults(chosen | {other: value for other, value in whole.items() if other != name})
         assert fault.startswith(f"ASM_KEY_PROVIDER: {provider} needs ")
     assert load_settings(environment | whole).key_provider == "file"
+
+
+def test_a_period_of_a_kind_of_facility_is_within_bounds_and_every_wrong_one_is_told(
+    environment: dict[str, str],
+) -> None:
+    name = "ASM_STAY_RETENTION_DAYS_BY_KIND"
+    [fault] = faults(environment | {name: "hotel_4_star=365,hotel=732,guesthouse=732,guesthouse=732,medical_facility"})
+    assert fault == (
+        f"{name}: must be kind=days with commas between; entry 1 needs 366 to 3660 days, entry 2 names no kind of "
+        "facility, entry 4 names a kind again, entry 5 needs 366 to 3660 days"
+    )
+    settings = load_settings(environment | {name: "hotel_4_star=732, medical_facility = 366"})
+    assert settings.stay_retention_days_by_kind == {
+        FacilityKind.HOTEL_4_STAR: 732, FacilityKind.MEDICAL_FACILITY: 366
+    }  # fmt: skip
+    periods = periods_of(settings)
+    assert [periods.stay_days_of(kind) for kind in (FacilityKind.HOTEL_4_STAR, FacilityKind.GUESTHOUSE)] == [732, 1096]
 
 
 def test_the_least_environment_gives_the_defaults(environment: dict[str, str]) -> None:

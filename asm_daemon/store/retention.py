@@ -21,6 +21,10 @@ _HELD = """EXISTS (
         hold.stay_id = stays.id
         OR (stays.arrived_at < hold.present_until AND coalesce(stays.departed_at, 'infinity') >= hold.present_from)))"""
 _ENDED_AT = "coalesce(stays.departed_at, stays.received_at)"  # of a cancelled one: when it was cancelled
+# The stays of a month with the kind of their facility as it is now, and whether their period is over: $3 is the cutoff
+# of most kinds, $4 maps those that have one of their own.
+_MONTH = "stays LEFT JOIN (SELECT id AS facility_id, kind FROM facilities) AS place USING (facility_id)"
+_OVER = f"(status <> 'declared' AND {_ENDED_AT} <= coalesce(($4::jsonb ->> kind)::timestamptz, $3))"
 
 
 # -- legal holds -------------------------------------------------------------------------------------------------------
@@ -120,7 +124,10 @@ async def held_in(connection: Connection, lo: UUID, hi: UUID) -> int:
 
 
 class Round(NamedTuple):
-    """One going through a month, and the step it is at: begun, parted (kept from forgotten), ended, final."""
+    """One going through a month, and the step it is at: begun, parted (kept from forgotten), ended, final.
+
+    Who left by `cutoff_at` is forgotten; `cutoffs` is a JSON object of the kinds of facility that have another one.
+    """
 
     epoch: int
     round: int
@@ -132,6 +139,7 @@ class Round(NamedTuple):
     counts: str | None
     ended_at: datetime | None
     final_at: datetime | None
+    cutoffs: str = "{}"
 
 
 async def rounds(connection: Connection) -> list[Round]:
@@ -139,7 +147,7 @@ async def rounds(connection: Connection) -> list[Round]:
     rows = await connection.fetch(
         """
         SELECT DISTINCT ON (epoch) epoch, round, state, cutoff_at, index_version, begun_at, kept, counts, ended_at,
-            final_at
+            final_at, cutoffs
         FROM retention_epochs ORDER BY epoch, round DESC
         """
     )
@@ -150,7 +158,8 @@ async def unfinal(connection: Connection) -> list[Round]:
     """Rounds whose keys are destroyed and whose certificate is not final, the oldest first."""
     rows = await connection.fetch(
         """
-        SELECT epoch, round, state, cutoff_at, index_version, begun_at, kept, counts, ended_at, final_at
+        SELECT epoch, round, state, cutoff_at, index_version, begun_at, kept, counts, ended_at, final_at,
+            cutoffs
         FROM retention_epochs WHERE state = 'ended' ORDER BY ended_at, epoch, round
         """
     )
@@ -161,14 +170,15 @@ async def begin_round(connection: Connection, found: Round) -> bool:
     """Begin a round; false if another process did."""
     begun = await connection.fetchval(
         """
-        INSERT INTO retention_epochs (epoch, round, state, cutoff_at, index_version, begun_at)
-        VALUES ($1, $2, 'begun', $3, $4, $5) ON CONFLICT DO NOTHING RETURNING epoch
+        INSERT INTO retention_epochs (epoch, round, state, cutoff_at, index_version, begun_at, cutoffs)
+        VALUES ($1, $2, 'begun', $3, $4, $5, $6) ON CONFLICT DO NOTHING RETURNING epoch
         """,
         found.epoch,
         found.round,
         found.cutoff_at,
         found.index_version,
         found.begun_at,
+        found.cutoffs,
     )
     return begun is not None
 
@@ -177,7 +187,8 @@ async def lock_round(connection: Connection, epoch: int, number: int) -> Round |
     """Hold and return a round."""
     row = await connection.fetchrow(
         """
-        SELECT epoch, round, state, cutoff_at, index_version, begun_at, kept, counts, ended_at, final_at
+        SELECT epoch, round, state, cutoff_at, index_version, begun_at, kept, counts, ended_at, final_at,
+            cutoffs
         FROM retention_epochs WHERE epoch = $1 AND round = $2 FOR UPDATE
         """,
         epoch,
@@ -211,17 +222,17 @@ async def is_ending(connection: Connection, epoch: int) -> bool:
     return found
 
 
-async def forgettable(connection: Connection, lo: UUID, hi: UUID, cutoff: datetime) -> tuple[int, int]:
-    """(stays of a month, how many of them are to be forgotten)."""
+async def forgettable(connection: Connection, lo: UUID, hi: UUID, cutoff: datetime, cutoffs: str) -> tuple[int, int]:
+    """(stays of a month, how many of them are to be forgotten), by the cutoffs of a Round."""
     [row] = await connection.fetch(
         f"""
-        SELECT count(*) AS stays,
-            count(*) FILTER (WHERE status <> 'declared' AND {_ENDED_AT} <= $3 AND NOT {_HELD}) AS forgettable
-        FROM stays WHERE id >= $1 AND id < $2
+        SELECT count(*) AS stays, count(*) FILTER (WHERE {_OVER} AND NOT {_HELD}) AS forgettable
+        FROM {_MONTH} WHERE id >= $1 AND id < $2
         """,  # noqa: S608 - SQL of our own
         lo,
         hi,
         cutoff,
+        cutoffs,
     )
     return row["stays"], row["forgettable"]
 
@@ -243,20 +254,33 @@ async def set_lock_timeout(connection: Connection, milliseconds: int) -> None:
     await connection.execute("SELECT set_config('lock_timeout', $1, true)", str(milliseconds))
 
 
-async def kept_stays(connection: Connection, lo: UUID, hi: UUID, cutoff: datetime) -> list[tuple[StayRow, str]]:
-    """The stays of a month that are not to be forgotten, and why: open, recent or held."""
+class Kept(NamedTuple):
+    """A stay that is not to be forgotten, as it is now, and why: open, recent or held."""
+
+    facility_id: int
+    id: UUID
+    version: int
+    why: str
+
+
+async def kept_stays(connection: Connection, lo: UUID, hi: UUID, cutoff: datetime, cutoffs: str) -> set[Kept]:
+    """The stays of a month that are not to be forgotten by the cutoffs of a Round."""
     rows = await connection.fetch(
         f"""
-        SELECT {_COLUMNS}, CASE WHEN held THEN 'held' WHEN status = 'declared' THEN 'open' ELSE 'recent' END AS why
-        FROM (SELECT {_COLUMNS}, {_HELD} AS held FROM stays WHERE id >= $1 AND id < $2) AS stays
-        WHERE held OR status = 'declared' OR {_ENDED_AT} > $3
-        ORDER BY id
+        SELECT facility_id, id, version,
+            CASE WHEN held THEN 'held' WHEN status = 'declared' THEN 'open' ELSE 'recent' END AS why
+        FROM (
+            SELECT facility_id, id, version, status, {_HELD} AS held, {_OVER} AS past
+            FROM {_MONTH} WHERE id >= $1 AND id < $2
+        ) AS found
+        WHERE held OR NOT past
         """,  # noqa: S608 - SQL of our own
         lo,
         hi,
         cutoff,
+        cutoffs,
     )
-    return [(StayRow(*row[:-1]), row["why"]) for row in rows]
+    return {Kept(*row) for row in rows}
 
 
 async def insert_held(connection: Connection, rows: Sequence[tuple[StayRow, Tags]]) -> None:
@@ -273,6 +297,17 @@ async def insert_held_versions(connection: Connection, rows: Sequence[StayRow]) 
     await connection.executemany(
         f"INSERT INTO held_stay_versions ({columns}) VALUES ({_places(16)})",  # noqa: S608
         [_values(row) for row in rows],
+    )
+
+
+async def delete_held(connection: Connection, stay_ids: Sequence[UUID]) -> None:
+    """Take stays back from where kept ones wait: they are not kept after all, or are others by now."""
+    await connection.execute(
+        """
+        WITH versions AS (DELETE FROM held_stay_versions WHERE stay_id = ANY($1::uuid[]))
+        DELETE FROM held_stays WHERE id = ANY($1::uuid[])
+        """,
+        stay_ids,
     )
 
 

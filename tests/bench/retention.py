@@ -1,7 +1,8 @@
 """`python -m tests.bench.retention`: how long the end of a month takes, and what can be read of it afterwards, as JSON.
 
-A month of 100,000 stays that are over and 1,000 that have not ended; the current database and a copy of it from before;
-the current key store and a backup of it. Then everything is tried against everything.
+A month of 100,000 stays that are over and 1,000 that have not ended, and one where it is the other way round; the
+current database and a copy of it from before; the current key store and a backup of it. Then everything is tried
+against everything.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from asm_daemon.store.pool import open_pool
 from asm_daemon.store.stays import create_partitions
 from tests.stack import declaration
 
-OVER, OPEN = 100_000, 1_000
+CASES = ((100_000, 1_000), (1_000, 100_000))
+"""(stays that are over, stays that have not ended) of the month."""
 AGO = timedelta(days=1200)
 PERIODS = retention.Periods(stay_days=1096, database_backup_days=35, key_backup_days=35)
 CODE = "HY-KS-0001"
@@ -58,9 +60,9 @@ def stays(keyring: Keyring, at: datetime, count: int, *, open_stays: bool) -> It
         )  # fmt: skip
 
 
-async def fill(connection: asyncpg.Connection, keyring: Keyring, at: datetime) -> None:
+async def fill(connection: asyncpg.Connection, keyring: Keyring, at: datetime, over: int, still_open: int) -> None:
     """The month, with its receipts, references and confirmations."""
-    for count, open_stays in ((OVER, False), (OPEN, True)):
+    for count, open_stays in ((over, False), (still_open, True)):
         made = list(stays(keyring, at, count, open_stays=open_stays))
         records = [
             (*(getattr(row, name) for name in StayRow.__slots__), *tags_of(keyring, row.id, contents.declared["guest"]))
@@ -98,7 +100,27 @@ async def opened(url: str, keyring: Keyring) -> str:
     return f"{count} of {len(rows)}"
 
 
-async def measure(folder: Path) -> dict[str, Any]:
+async def locked(url: str, epoch: int, done: asyncio.Event) -> float:
+    """For how long nobody can change a stay of the month, in seconds."""
+    first = last = 0.0
+    connection = await asyncpg.connect(url)
+    try:
+        while not done.is_set():
+            held = await connection.fetchval(
+                "SELECT EXISTS (SELECT FROM pg_locks WHERE mode = 'ShareRowExclusiveLock'"
+                " AND relation = (SELECT oid FROM pg_class WHERE relname = $1))",
+                f"stays_{epoch}",
+            )
+            if held:
+                last = time.perf_counter()
+                first = first or last
+            await asyncio.sleep(0.01)
+    finally:
+        await connection.close()
+    return last - first
+
+
+async def measure(folder: Path, over: int, still_open: int) -> dict[str, Any]:
     """Ends the month, and tries to read it."""
     now = datetime.now(UTC)
     at = (now - AGO).replace(day=15)
@@ -116,7 +138,7 @@ async def measure(folder: Path) -> dict[str, Any]:
             "INSERT INTO facilities (code, name, kind, province, commune, address, authority, capacity, sandbox,"
             f" created_at) VALUES ('{CODE}', 'Cơ sở mẫu', 'hotel_4_star', '109', '11953', 'Mẫu', 'CA', 9, false, now())"
         )
-        await fill(connection, keyring, at)
+        await fill(connection, keyring, at, over, still_open)
         await connection.close()
         await admin.execute("CREATE DATABASE old TEMPLATE asm")
         made = make_backup(keys, backups, now)
@@ -124,14 +146,18 @@ async def measure(folder: Path) -> dict[str, Any]:
         stolen.chmod(0o700)
         shutil.copy(keys / "root.key", stolen)
         async with await open_pool(server.dsn("{role}", "asm"), "asm_retention", min_size=0, max_size=2) as pool:
+            done = asyncio.Event()
+            other = asyncio.create_task(locked(server.dsn(database="asm"), epoch_at(at), done))
             started = time.perf_counter()
             counts = await retention.end_epochs_once(pool, store, keyring, PERIODS, now)
             seconds = time.perf_counter() - started
+            done.set()
             await retention.finish_once(pool, store, PERIODS, [now], now)
         current, old = server.dsn(database="asm"), server.dsn(database="old")
         result = {
             "counts": counts,
             "seconds": round(seconds, 2),
+            "seconds_locked": round(await other, 2),
             "current_database_current_keys": await opened(current, KeyStore(keys).keyring()),
             "old_database_current_keys": await opened(old, KeyStore(keys).keyring()),
             "old_database_key_backup_within_its_age": await opened(old, KeyStore(stolen).keyring()),
@@ -145,6 +171,8 @@ async def measure(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(prefix="asm-bench-") as directory:
-        found = asyncio.run(measure(Path(directory)))
+    found = []
+    for case in CASES:
+        with tempfile.TemporaryDirectory(prefix="asm-bench-") as directory:
+            found.append(asyncio.run(measure(Path(directory), *case)))
     sys.stdout.buffer.write(orjson.dumps(found, option=orjson.OPT_INDENT_2) + b"\n")
