@@ -29,7 +29,7 @@ from asm_daemon.keystores import KeyStore
 from asm_daemon.ledger import instant_text
 from asm_daemon.model import StayRow, Tags
 from asm_daemon.sealing import reseal_contents
-from asm_daemon.stay_proofs import as_signed, pairs_root, read_proofs
+from asm_daemon.stay_proofs import as_signed, forgotten_root, pairs_root, read_proofs
 from asm_daemon.store import Connection
 from asm_daemon.store import retention as store
 from asm_daemon.store import sealed as sealed_store
@@ -42,6 +42,7 @@ ROUND = timedelta(days=30)
 LOCK_MILLISECONDS = 2_000
 """How long the end of a month waits for those who use it. They wait as long for it, so it rather tries again later."""
 LOCK_ATTEMPTS = 5
+CHECKED_ROWS = 500
 REASON = "retention"
 
 log = structlog.get_logger()
@@ -172,6 +173,7 @@ async def _begin(pool: asyncpg.Pool, found: Round) -> Round:
         if not await store.begin_round(connection, begun):
             raise _Waits("another process began")
         details = {"round": begun.round, "cutoff": instant_text(begun.cutoff_at)}
+        details["index_version"] = begun.index_version
         await audit.append(connection, _entry("retention.begin", f"epoch/{begun.epoch}", details, begun.begun_at))
     return begun
 
@@ -204,12 +206,12 @@ async def _part(pool: asyncpg.Pool, keyring: Keyring, found: Round, now: datetim
             await asyncio.sleep(0.1 * attempt)
         except _NotAsSigned:
             await _alert(pool, found, now)
-            raise _Waits("a record that is kept is not what was signed") from None
+            raise _Waits("a record is not what was signed") from None
     raise AssertionError("unreachable")
 
 
 class _NotAsSigned(Exception):
-    """A record that is to be kept does not open, or is not what its receipt was signed over."""
+    """A record does not open or is not what was signed and sealed, or somebody else wrote into the forgotten places."""
 
 
 async def _part_locked(connection: Connection, keyring: Keyring, found: Round, now: datetime) -> Round:
@@ -220,14 +222,51 @@ async def _part_locked(connection: Connection, keyring: Keyring, found: Round, n
     bounds = epoch_bounds(found.epoch)
     why: Counter[str] = Counter()
     if await store.lock_month(connection, found.epoch):
+        await _check_month(connection, keyring, found.epoch)
         kept = await store.kept_stays(connection, *bounds, found.cutoff_at)
         why = Counter(f"kept_{reason}" for _, reason in kept)
         await _keep(connection, keyring, found, [row for row, _ in kept], now)
     forgotten = await store.end_month(connection, found.epoch, *bounds)
-    counts = orjson.dumps({**why, **forgotten}, option=orjson.OPT_SORT_KEYS).decode()
+    entry = _entry("retention.part", f"epoch/{found.epoch}", {"round": found.round, "kept": why.total()}, now)
+    signed = await _sign_forgotten(
+        connection, keyring, entry.id, found.epoch, forgotten.get("stays", 0) + forgotten.get("stay_versions", 0)
+    )
+    told = {**why, **forgotten, "forgotten_root": signed["forgotten_root"]}
+    counts = orjson.dumps(told, option=orjson.OPT_SORT_KEYS).decode()
+    await audit.append(connection, replace(entry, details={**entry.details, "counts": counts, **signed}))
     parted = current._replace(state="parted", kept=why.total(), counts=counts)
     await store.keep_round(connection, parted)
     return parted
+
+
+async def _check_month(connection: Connection, keyring: Keyring, epoch: int) -> None:
+    """Hold every stay of a month against its receipt, for by its columns is decided who is forgotten.
+
+    A month whose keys were destroyed by hand cannot be asked any more. Raises _NotAsSigned.
+    """
+    if epoch not in keyring.epochs():
+        return
+    lo, hi = epoch_bounds(epoch)
+    after = UUID(int=lo.int - 1)
+    while page := await store.stays_after(connection, after, hi, CHECKED_ROWS):
+        proofs = await read_proofs(connection, page)
+        if not await asyncio.to_thread(lambda rows, by: all(as_signed(keyring, row, by) for row in rows), page, proofs):
+            raise _NotAsSigned
+        after = page[-1].id
+
+
+async def _sign_forgotten(
+    connection: Connection, keyring: Keyring, entry_id: UUID, epoch: int, places: int
+) -> dict[str, str]:
+    """What the audit entry of this id says of the places that this transaction added to those forgotten.
+
+    Raises _NotAsSigned if there are others that nobody signed: they are not of us, and are not signed either.
+    """
+    added = await store.claim_forgotten(connection, epoch, entry_id)
+    if sum(len(row.indexes) for row in added) != places:
+        raise _NotAsSigned
+    root = forgotten_root((row.batch_id, index) for row in added for index in row.indexes)
+    return {"forgotten_root": root, "forgotten_tag": keyring.forgotten_tag(entry_id, bytes.fromhex(root)).hex()}
 
 
 async def _keep(connection: Connection, keyring: Keyring, found: Round, rows: Sequence[StayRow], now: datetime) -> None:
@@ -296,7 +335,7 @@ async def _destroy(
 
 def _certificate(ended: Round, gone: Sequence[str]) -> dict[str, Any]:
     """What was forgotten and kept, which keys were destroyed, and when no copy of them can exist any more."""
-    counts: Mapping[str, int] = orjson.loads(ended.counts or "{}")
+    counts: Mapping[str, int | str] = orjson.loads(ended.counts or "{}")
     return {
         "round": ended.round,
         "cutoff": instant_text(ended.cutoff_at),
@@ -327,13 +366,14 @@ async def erase_stay(
     was erased before, it makes that erasure urgent. Raises NotErasable.
     """
     epoch = epoch_of(stay_id)
-    newest = _newest(keys, KeyPurpose.DATA).get(epoch)
+    newest, keyring = _newest(keys, KeyPurpose.DATA).get(epoch), await asyncio.to_thread(keys.keyring)
     async with pool.acquire() as connection, connection.transaction():
         before = await store.find_erasure(connection, stay_id)
         if before is not None:
             erasure = await _hasten(connection, before, newest, by, now) if urgent else before
         else:
-            erasure = await _erase(connection, stay_id, epoch, newest if urgent else None, reason, by, periods, now)
+            version = newest if urgent else None
+            erasure = await _erase(connection, keyring, stay_id, epoch, version, reason, by, periods, now)
     if erasure.urgent:
         _renew(keys, erasure, now)
     return erasure
@@ -341,6 +381,7 @@ async def erase_stay(
 
 async def _erase(
     connection: Connection,
+    keyring: Keyring,
     stay_id: UUID,
     epoch: int,
     key_version: int | None,
@@ -360,10 +401,25 @@ async def _erase(
         raise NotErasable("the stay is on its way to the population database, which the law demands; try again later")
     final_at = None if key_version else now + timedelta(days=periods.database_backup_days)
     erasure = Erasure(stay_id, found.facility_id, epoch, "erased", key_version is not None, key_version, now, final_at)
-    await store.forget_stay(connection, found.facility_id, stay_id, epoch)
+    entry = _by(by, "erasure.erase", f"stay/{stay_id}", _told(erasure, reason), now)
+    try:
+        places = await _places_of(connection, keyring, found.facility_id, stay_id)
+        await store.forget_stay(connection, found.facility_id, stay_id, epoch)
+        signed = await _sign_forgotten(connection, keyring, entry.id, epoch, places)
+    except _NotAsSigned:
+        raise NotErasable("its record is not what was signed: somebody changed the database, keep it") from None
     await store.insert_erasure(connection, erasure)
-    await audit.append(connection, _by(by, "erasure.erase", f"stay/{stay_id}", _told(erasure, reason), now))
+    await audit.append(connection, replace(entry, details={**entry.details, **signed}))
     return erasure
+
+
+async def _places_of(connection: Connection, keyring: Keyring, facility_id: int, stay_id: UUID) -> int:
+    """How many versions of a stay there are to forget. Raises _NotAsSigned if the current one is not what was signed."""
+    current = await stays_store.read_stays(connection, [facility_id], [stay_id])
+    proofs = await read_proofs(connection, current)
+    if epoch_of(stay_id) in keyring.epochs() and not all(as_signed(keyring, row, proofs) for row in current):
+        raise _NotAsSigned
+    return len(current) + len(await stays_store.read_versions(connection, [facility_id], [stay_id]))
 
 
 async def _hasten(connection: Connection, before: Erasure, newest: int | None, by: str, now: datetime) -> Erasure:
@@ -378,6 +434,7 @@ async def _hasten(connection: Connection, before: Erasure, newest: int | None, b
 
 def _told(erasure: Erasure, reason: str | None) -> dict[str, Any]:
     return {
+        "facility": erasure.facility_id,
         "epoch": erasure.epoch,
         "reason": reason,
         "urgent": int(erasure.urgent),

@@ -223,7 +223,7 @@ async def test_what_a_lifted_hold_kept_is_forgotten_at_the_next_round_with_its_k
     assert await stays_left(pools.database) == set()
     assert [key for key in store.read() if key.name.epoch == epoch] == []
     actions = [body["action"] for body in await told(pools) if body["object"] == f"epoch/{epoch}"]
-    assert actions == ["retention.begin", "retention.end"] * 2
+    assert actions == ["retention.begin", "retention.part", "retention.end"] * 2
 
 
 async def test_a_hold_on_a_facility_and_a_time_keeps_whoever_was_there_then(
@@ -369,7 +369,7 @@ async def test_a_crash_between_any_two_steps_is_made_good_by_the_next_run(
     assert await stays_left(pools.database) == {held}
     assert await readable(await pools.database.connect(), store.keyring()) == (3, 3)
     actions = Counter(body["action"] for body in await told(pools) if body["object"] == f"epoch/{epoch}")
-    assert actions == {"retention.begin": 1, "retention.end": 1}
+    assert actions == {"retention.begin": 1, "retention.part": 1, "retention.end": 1}
     assert {str(key.name) for key in store.read() if key.name.epoch == epoch} == {f"data/{epoch}/2", f"index/{epoch}/2"}
 
 

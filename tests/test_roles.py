@@ -74,7 +74,7 @@ GRANTS = [
     ("asm_retention", "erasures", "SELECT, INSERT, UPDATE"),
     ("asm_retention", "expected_stays", "SELECT (facility_id, ref_tag, id, version, sealed), UPDATE (sealed)"),
     ("asm_retention", "facilities", "SELECT"),
-    ("asm_retention", "forgotten_receipts", "SELECT"),
+    ("asm_retention", "forgotten_receipts", "SELECT, UPDATE (audit_entry_id)"),
     ("asm_retention", "held_stay_versions", "SELECT, INSERT"),
     ("asm_retention", "held_stays", "SELECT, INSERT"),
     ("asm_retention", "hl7_messages", "SELECT, DELETE"),

@@ -43,6 +43,14 @@ FAULT_TEXTS: Mapping[str, tuple[str, str]] = {
         "Thời điểm đến hoặc dự kiến đi cạnh bản ghi khác với nội dung khai báo.",
         "Arrival or planned departure beside the record are not those declared.",
     ),
+    "state_changed": (
+        "Trạng thái, thời điểm khách đi hoặc dấu nội dung cạnh bản ghi khác với những gì được niêm phong trong đó.",
+        "State, departure or content tag beside the record are not those sealed in it.",
+    ),
+    "forgotten_not_signed": (
+        "Danh sách biên nhận đã xoá theo quy định không do hệ thống này ký: có thể che một bản ghi bị xoá lén.",
+        "A list of what was forgotten on purpose is not what we signed: it may hide that a record was removed.",
+    ),
     "record_missing": (
         "Biên nhận đã ký nhưng bản ghi không còn, hoặc đã bị đưa về phiên bản cũ.",
         "A receipt was signed and its record is gone, or was rolled back.",
