@@ -265,7 +265,7 @@ async def _sign_forgotten(
     added = await store.claim_forgotten(connection, epoch, entry_id)
     if sum(len(row.indexes) for row in added) != places:
         raise _NotAsSigned
-    root = forgotten_root((row.batch_id, index) for row in added for index in row.indexes)
+    root = forgotten_root(added)
     return {"forgotten_root": root, "forgotten_tag": keyring.forgotten_tag(entry_id, bytes.fromhex(root)).hex()}
 
 
@@ -414,7 +414,7 @@ async def _erase(
 
 
 async def _places_of(connection: Connection, keyring: Keyring, facility_id: int, stay_id: UUID) -> int:
-    """How many versions of a stay there are to forget. Raises _NotAsSigned if the current one is not what was signed."""
+    """How many versions of a stay there are to forget. Raises _NotAsSigned if the current one is not what it was."""
     current = await stays_store.read_stays(connection, [facility_id], [stay_id])
     proofs = await read_proofs(connection, current)
     if epoch_of(stay_id) in keyring.epochs() and not all(as_signed(keyring, row, proofs) for row in current):

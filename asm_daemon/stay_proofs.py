@@ -20,11 +20,12 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from asm_daemon.crypto import Keyring, Tampered, UnknownEpoch, epoch_bounds
+from asm_daemon.crypto import KeyPurpose, Keyring, Tampered, UnknownEpoch, epoch_bounds
 from asm_daemon.decisions import content_tag_of, tags_of
 from asm_daemon.issuing import leaf_of, tree_of
 from asm_daemon.ledger import HASH_BYTES, Tree, leaf_hash
 from asm_daemon.model import Contents, ReceiptBatch, StayRow, Tags
+from asm_daemon.receipts import signs_batch
 from asm_daemon.sealing import open_contents
 from asm_daemon.store import Connection
 from asm_daemon.store import audit as audit_store
@@ -126,9 +127,13 @@ def pairs_root(pairs: Iterable[bytes]) -> str:
     return Tree(leaf_hash(pair) for pair in pairs).root.hex()
 
 
-def forgotten_root(places: Iterable[tuple[UUID, int]]) -> str:
-    """The Merkle root over forgotten places (batch ‖ index, in order), as the audit has it."""
-    ordered = sorted(batch_id.bytes + index.to_bytes(4, "big") for batch_id, index in places)
+def forgotten_root(rows: Iterable[retention_store.Forgotten]) -> str:
+    """The Merkle root over forgotten places (month ‖ batch ‖ index, in order), as the audit has it."""
+    ordered = sorted(
+        row.epoch.to_bytes(4, "big") + row.batch_id.bytes + index.to_bytes(4, "big")
+        for row in rows
+        for index in row.indexes
+    )
     return Tree(map(leaf_hash, ordered)).root.hex()
 
 
@@ -179,7 +184,7 @@ async def verify_stays(
         if sample is None:
             for batch_id, forgotten in (await _forgotten(connection, audit_pool, keyring, found)).items():
                 seen.setdefault(batch_id, set()).update(forgotten)
-            batches = await _check_batches(connection, seen, found)
+            batches = await _check_batches(connection, keyring, seen, found)
     if sample is None:
         audited = await _audited_roots(audit_pool)
         for batch_id, signed_root in batches.items():
@@ -217,6 +222,7 @@ async def _check_rows(
 ) -> None:
     proofs = await read_proofs(connection, rows)
     tags = await store.tags(connection, [row.facility_id for row in rows], [row.id for row in rows])
+    named: dict[tuple[int, bytes], UUID] = {}
     for row in rows:
         found.versions += 1
         where = f"stays/{row.id}/{row.version}"
@@ -226,6 +232,8 @@ async def _check_rows(
             continue
         if tags.get((row.id, row.version)) not in (None, _tags(keyring, row, contents)):
             found.fault("tags_changed", where)
+        if contents.source_ref is not None:
+            named[row.facility_id, keyring.reference_tag(row.facility_id, contents.source_ref)] = row.id
         if not _times_agree(row, contents):
             found.fault("times_changed", where)
         if not _state_agrees(keyring, row, contents):
@@ -234,6 +242,15 @@ async def _check_rows(
             found.reencrypted += 1
             if not _leads(chains, contents.signed_sha256, sha256(row.sealed).digest()):
                 found.fault("reencryption_not_recorded", where)
+    await _check_names(connection, named, found)
+
+
+async def _check_names(connection: Connection, named: dict[tuple[int, bytes], UUID], found: StaysVerification) -> None:
+    """The senders' references lead to the stays that were declared under them."""
+    leads_to = await store.named_stays(connection, [place for place, _ in named], [tag for _, tag in named])
+    for name, stay_id in named.items():
+        if leads_to.get(name) != stay_id:
+            found.fault("reference_changed", f"stays/{stay_id}")
 
 
 def _tags(keyring: Keyring, row: StayRow, contents: Contents) -> Tags:
@@ -241,16 +258,18 @@ def _tags(keyring: Keyring, row: StayRow, contents: Contents) -> Tags:
 
 
 async def _check_batches(
-    connection: Connection, seen: dict[UUID, set[int]], found: StaysVerification
+    connection: Connection, keyring: Keyring, seen: dict[UUID, set[int]], found: StaysVerification
 ) -> dict[UUID, str]:
     """Every leaf of every batch has its record, and the batch's note signs its leaves; return the signed roots."""
+    signers = [keyring.signing_key(each).public_key_bytes for each in (KeyPurpose.RECEIPT, KeyPurpose.RECEIPT_TRIAL)]
     roots: dict[UUID, str] = {}
     after = UUID(int=0)
     while batches := await store.batches_after(connection, after, _PAGE):
         for batch in batches:
             found.batches += 1
-            roots[batch.id] = base64.b64encode(tree_of(batch).root).decode("ascii")
-            if batch.checkpoint.split("\n", 3)[2] != roots[batch.id]:
+            tree = tree_of(batch)
+            roots[batch.id] = base64.b64encode(tree.root).decode("ascii")
+            if not signs_batch(batch.checkpoint, batch.id, tree, batch.signed_at, signers):
                 found.fault("receipts_changed", f"receipt_batches/{batch.id}")
             for index in set(range(len(batch.leaves) // HASH_BYTES)) - seen.get(batch.id, set()):
                 found.fault("record_missing", f"receipt_batches/{batch.id}/{index}")
@@ -262,25 +281,25 @@ async def _forgotten(
     connection: Connection, audit_pool: asyncpg.Pool, keyring: Keyring, found: StaysVerification
 ) -> dict[UUID, set[int]]:
     """The places that were forgotten on purpose, as far as we signed the list; the rest is a fault, and misses."""
-    lists: dict[UUID, list[tuple[UUID, int]]] = {}
+    lists: dict[UUID, list[retention_store.Forgotten]] = {}
     for row in await retention_store.forgotten_receipts(connection):
         if row.audit_entry_id is None:
             found.fault("forgotten_not_signed", f"receipt_batches/{row.batch_id}")
         else:
-            lists.setdefault(row.audit_entry_id, []).extend((row.batch_id, index) for index in row.indexes)
+            lists.setdefault(row.audit_entry_id, []).append(row)
     async with audit_pool.acquire() as auditors:
         bodies = await store.audited_bodies(auditors, list(lists))
     places: dict[UUID, set[int]] = {}
-    for entry_id, forgotten in lists.items():
+    for entry_id, rows in lists.items():
         body = bodies.get(entry_id)
         told = orjson.loads(body)["details"] if body else {}
-        root = forgotten_root(forgotten)
+        root = forgotten_root(rows)
         tag = keyring.forgotten_tag(entry_id, bytes.fromhex(root)).hex()
         if (told.get("forgotten_root"), told.get("forgotten_tag")) != (root, tag):
             found.fault("forgotten_not_signed", f"audit/{entry_id}")
             continue
-        for batch_id, index in forgotten:
-            places.setdefault(batch_id, set()).add(index)
+        for row in rows:
+            places.setdefault(row.batch_id, set()).update(row.indexes)
     return places
 
 

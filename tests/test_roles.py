@@ -90,6 +90,7 @@ GRANTS = [
     ("asm_retention", "retention_epochs", "SELECT, INSERT, UPDATE"),
     ("asm_retention", "roster_plan_parts", "SELECT, UPDATE (sealed)"),
     ("asm_retention", "roster_plans", "SELECT (id, facility_id)"),
+    ("asm_retention", "source_refs", "SELECT"),
     ("asm_retention", "stay_versions", "SELECT, UPDATE (sealed)"),
     ("asm_retention", "stays", "SELECT, UPDATE (sealed)"),
     ("asm_retention", "sync_queue", "SELECT (facility_id, stay_id)"),

@@ -1,0 +1,114 @@
+"""SQL of what the audit also tells of: each table as it stands, to be held against that. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+import asyncpg
+
+from asm_daemon.store import Connection
+
+
+class PendingBody(NamedTuple):
+    """An audit entry that waits for its place."""
+
+    entry_id: UUID
+    body: bytes
+
+
+async def pending(connection: Connection) -> list[PendingBody]:
+    """The audit entries that wait for their place, in order of arrival, as asm_audit."""
+    rows = await connection.fetch("SELECT entry_id, body FROM audit_pending ORDER BY arrival")
+    return [PendingBody(*row) for row in rows]
+
+
+async def holds(connection: Connection) -> list[asyncpg.Record]:
+    """Every legal hold, as asm_retention."""
+    return list(await connection.fetch("SELECT * FROM legal_holds"))
+
+
+async def rounds(connection: Connection) -> list[asyncpg.Record]:
+    """Every round of every month that was gone through, as asm_retention."""
+    return list(
+        await connection.fetch(
+            """
+            SELECT epoch, round, state, cutoff_at, index_version, begun_at, kept, counts, ended_at, final_at
+            FROM retention_epochs
+            """
+        )
+    )
+
+
+async def erasures(connection: Connection) -> list[asyncpg.Record]:
+    """Every erasure of a single stay, as asm_retention."""
+    return list(await connection.fetch("SELECT * FROM erasures"))
+
+
+class ReleaseFacts(NamedTuple):
+    """A release, and whether the hash beside its body is the body's."""
+
+    id: UUID
+    department: str
+    template: str
+    period: str
+    release_no: int
+    published_at: datetime
+    sha256: bytes
+    sound: bool
+
+
+async def releases(connection: Connection, limit: int) -> AsyncIterator[ReleaseFacts]:
+    """Every release, the bodies hashed by the database and not fetched, as asm_feeds."""
+    after = UUID(int=0)
+    while rows := await connection.fetch(
+        """
+        SELECT id, department, template, period::text, release_no, published_at, sha256(body), sha256(body) = sha256
+        FROM releases WHERE id > $1 ORDER BY id LIMIT $2
+        """,
+        after,
+        limit,
+    ):
+        for row in rows:
+            yield ReleaseFacts(*row)
+        after = rows[-1]["id"]
+
+
+async def facilities(connection: Connection) -> list[asyncpg.Record]:
+    """Every facility (the columns of `model.Facility`), and whether it is open, as asm_auth."""
+    return list(
+        await connection.fetch(
+            """
+            SELECT id, code, name, kind, province, commune, address, zone, authority, capacity, sandbox, active
+            FROM facilities
+            """
+        )
+    )
+
+
+async def principals(connection: Connection) -> list[asyncpg.Record]:
+    """What the audit tells of every principal, as asm_auth."""
+    return list(await connection.fetch("SELECT id, kind, department, active FROM principals"))
+
+
+async def keys(connection: Connection) -> list[asyncpg.Record]:
+    """Every API key, as asm_auth."""
+    return list(
+        await connection.fetch(
+            "SELECT id, principal_id, secret_sha256, expires_at, revoked_at IS NOT NULL AS revoked FROM api_keys"
+        )
+    )
+
+
+async def grants(connection: Connection) -> list[asyncpg.Record]:
+    """Every grant with the code of its facility, as asm_auth."""
+    return list(
+        await connection.fetch(
+            """
+            SELECT principal_id, code, scopes, revoked_at IS NOT NULL AS revoked
+            FROM grants JOIN facilities ON facilities.id = facility_id
+            """
+        )
+    )
