@@ -24,8 +24,8 @@ from asm_daemon.store import audit as audit_store
 from asm_daemon.store import told as store
 
 _PAGE = 2_000
-_TOLD = (b'"hold.', b'"retention.', b'"erasure.', b'"extract.publish"', b'"facility.add"', b'"principal.add"',
-         b'"key.create"', b'"key.revoke"', b'"grant.')  # fmt: skip
+_TOLD = (b'"hold.', b'"retention.', b'"erasure.', b'"extract.publish"', b'"facility.add"', b'"sender.assign"',
+         b'"principal.add"', b'"key.create"', b'"key.revoke"', b'"grant.')  # fmt: skip
 State = Mapping[str, Any]
 Fault = tuple[str, str]
 
@@ -183,6 +183,12 @@ def _facility_added(entry: _Entry, told: State) -> _Change:
     }
 
 
+def _sender_assigned(entry: _Entry, told: State) -> _Change:
+    read_as = {name: told[name] for name in ("overnight_classes", "charset", "relative_role", "certificate")}
+    place = entry["object"].removeprefix("facility/")
+    return f"sender/{told['application']}/{told['facility']}", {"code": place, **read_as}
+
+
 def _principal_added(entry: _Entry, told: State) -> _Change:
     return entry["object"], {"kind": told["kind"], "department": told["department"], "active": True}
 
@@ -221,6 +227,7 @@ _TELLERS = {
     "erasure.final": _erasure_final,
     "extract.publish": _published,
     "facility.add": _facility_added,
+    "sender.assign": _sender_assigned,
     "principal.add": _principal_added,
     "key.create": _key_created,
     "key.revoke": _key_revoked,
@@ -270,6 +277,10 @@ async def _directory(connection: Connection) -> dict[str, State]:
         flags = {name: row[name] for name in ("kind", "sandbox", "active")}
         digest = facility_digest({name: row[name] for name in Facility.__slots__})
         rows[f"facility/{row['code']}"] = {"sha256": digest, **flags}
+    for row in await store.senders(connection):
+        rows[f"sender/{row['sending_application']}/{row['sending_facility']}"] = _state(
+            row, "sending_application", "sending_facility"
+        )
     for row in await store.principals(connection):
         rows[f"principal/{row['id']}"] = _state(row, "id")
     for row in await store.keys(connection):

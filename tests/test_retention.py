@@ -37,7 +37,7 @@ from asm_daemon.police import Desk
 from asm_daemon.resealing import SETTLE, reencrypt_once
 from asm_daemon.retention import NotErasable, Periods, end_epochs_once, erase_stay, finish_once
 from asm_daemon.sealing import open_contents
-from asm_daemon.stay_proofs import verify_stays
+from asm_daemon.stay_proofs import forgotten_root, verify_stays
 from asm_daemon.store import alerts, sealed
 from asm_daemon.store import retention as retention_store
 from asm_daemon.store.alerts import AlertKind
@@ -252,6 +252,42 @@ async def test_a_forged_record_that_is_held_stops_the_end_of_its_month_and_alert
     assert await readable(superuser, keyring) == (6, 6)
     found = await alerts.list_alerts(await pools.database.connect("asm_sync"), closed=False, limit=10)
     assert [(alert.kind, alert.subject) for alert in found] == [(AlertKind.MONTH_NOT_ENDED, f"epoch/{epoch}")]
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        "UPDATE stays SET departed_at = departed_at - interval '1 day' WHERE id = $1",
+        "UPDATE stays SET status = 'cancelled' WHERE id = $1",
+        "UPDATE stays SET arrived_at = arrived_at - interval '1 year' WHERE id = $1",
+        "WITH x AS (SELECT $1::uuid) INSERT INTO forgotten_receipts"
+        " SELECT receipt_batch_id, to_char(now() AT TIME ZONE 'UTC', 'YYYYMM')::int, ARRAY[7] FROM stays LIMIT 1",
+    ],
+)
+async def test_a_month_of_which_somebody_changed_what_decides_is_not_forgotten_and_nothing_of_it_erased(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, epoch: int, deed: str
+) -> None:
+    stay = await house.guest(1)
+    await house.guest(2)
+    await (await pools.database.connect()).execute(deed, stay)
+    pool = await pools.get("asm_retention")
+    with pytest.raises(NotErasable, match="not what was signed"):
+        await erase_stay(pool, store, stay, "yêu cầu", "operator:test", PERIODS, over, urgent=False)
+    assert (await end_epochs_once(pool, store, keyring, PERIODS, over))["waiting"] == 1
+    assert len(await stays_left(pools.database)) == 2
+    found = await alerts.list_alerts(await pools.database.connect("asm_sync"), closed=False, limit=10)
+    assert [(alert.kind, alert.subject) for alert in found] == [(AlertKind.MONTH_NOT_ENDED, f"epoch/{epoch}")]
+
+
+async def test_a_certificate_names_the_root_over_what_was_forgotten(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, epoch: int
+) -> None:
+    await house.guest(1)
+    await end_epochs_once(await pools.get("asm_retention"), store, keyring, PERIODS, over)
+    parted, ended = [body for body in await told(pools) if body["action"] in {"retention.part", "retention.end"}][:2]
+    rows = await retention_store.forgotten_receipts(await pools.database.connect("asm_retention"))
+    assert parted["details"]["forgotten_root"] == ended["details"]["forgotten_root"] == forgotten_root(rows)
+    assert {str(row.audit_entry_id) for row in rows} == {parted["id"]}
 
 
 async def test_re_encryption_leaves_a_month_alone_that_is_being_ended(

@@ -88,6 +88,19 @@ async def facilities(connection: Connection) -> list[asyncpg.Record]:
     )
 
 
+async def senders(connection: Connection) -> list[asyncpg.Record]:
+    """Every HL7 sender with the code of the facility it speaks for, as asm_auth."""
+    return list(
+        await connection.fetch(
+            """
+            SELECT sending_application, sending_facility, code, overnight_classes, charset, relative_role,
+                encode(certificate_sha256, 'hex') AS certificate
+            FROM mllp_senders JOIN facilities ON facilities.id = facility_id
+            """
+        )
+    )
+
+
 async def principals(connection: Connection) -> list[asyncpg.Record]:
     """What the audit tells of every principal, as asm_auth."""
     return list(await connection.fetch("SELECT id, kind, department, active FROM principals"))
