@@ -7,8 +7,9 @@ of which it tells nothing, or that is gone, is a fault.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
@@ -20,8 +21,8 @@ from asm_daemon.crypto import KeyName
 from asm_daemon.ledger import canonical_json, instant_text
 from asm_daemon.model import Facility
 from asm_daemon.store import Connection
-from asm_daemon.store import audit as audit_store
 from asm_daemon.store import told as store
+from asm_daemon.store.alerts import AlertKind, raise_alert
 
 _PAGE = 2_000
 _TOLD = (b'"hold.', b'"retention.', b'"erasure.', b'"extract.publish"', b'"facility.add"', b'"sender.assign"',
@@ -38,10 +39,28 @@ async def verify_told(
     The pools connect as asm_retention, asm_audit, asm_feeds and asm_auth. The audit is read before the rows and after:
     what happens meanwhile is no fault. Memory grows with the number of such rows, not with the audit.
     """
-    story = _Story()
+    return await _compared(audit_pool, _TOLD, lambda: _rows(pool, feeds_pool, auth_pool))
+
+
+async def watch_holds_once(pool: asyncpg.Pool, audit_pool: asyncpg.Pool, now: datetime) -> int:
+    """How many legal holds are not what the audit tells of them: until they are, nothing may be forgotten.
+
+    The pools connect as asm_retention and asm_audit. The operator is alerted.
+    """
+    _, faults = await _compared(audit_pool, (b'"hold.',), lambda: _holds(pool))
+    if faults:
+        async with pool.acquire() as connection:
+            await raise_alert(connection, AlertKind.HOLDS_CHANGED, "legal_holds", {"holds": len(faults)}, now)
+    return len(faults)
+
+
+async def _compared(
+    audit_pool: asyncpg.Pool, words: Sequence[bytes], read_rows: Callable[[], Awaitable[dict[str, State]]]
+) -> tuple[int, list[Fault]]:
+    story = _Story(words)
     await story.read_on(audit_pool)
     before = {subject: len(states) for subject, states in story.states.items()}
-    rows = await _rows(pool, feeds_pool, auth_pool)
+    rows = await read_rows()
     await story.read_on(audit_pool)
     faults: list[Fault] = [("told_otherwise", entry) for entry in story.odd]
     for subject, row in rows.items():
@@ -62,8 +81,9 @@ def facility_digest(members: Mapping[str, Any]) -> str:
 
 @dataclass(slots=True)
 class _Story:
-    """The states of each row, by its subject, in the order in which the audit tells them."""
+    """The states of each row, by its subject, in the order in which the audit tells them; of entries with `words`."""
 
+    words: Sequence[bytes]
     states: dict[str, list[State]] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
     odd: list[str] = field(default_factory=list)
@@ -73,15 +93,15 @@ class _Story:
         """Take in the entries since the last time, as asm_audit; those that wait for their place last."""
         async with pool.acquire() as connection:
             waiting = await store.pending(connection)  # first: what is sealed meanwhile is then read in the log
-            while entries := await audit_store.log_from(connection, self.position, _PAGE):
-                for entry in entries:
-                    self._take(entry.body)
-                self.position = entries[-1].position + 1
+            while entries := await store.telling(connection, self.position, self.words, _PAGE):
+                for position, body in entries:
+                    self._take(body)
+                    self.position = position + 1
         for each in waiting:
             self._take(each.body)
 
     def _take(self, body: bytes) -> None:
-        if not any(word in body for word in _TOLD):
+        if not any(word in body for word in self.words):
             return
         entry = orjson.loads(body)
         teller = _TELLERS.get(entry["action"])
@@ -242,7 +262,7 @@ _TELLERS = {
 
 async def _rows(pool: asyncpg.Pool, feeds_pool: asyncpg.Pool, auth_pool: asyncpg.Pool) -> dict[str, State]:
     """Every row of which the audit tells, as it tells of it."""
-    rows: dict[str, State] = {}
+    rows = await _holds(pool)
     async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         rows |= await _kept(connection)
     async with feeds_pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
@@ -252,8 +272,13 @@ async def _rows(pool: asyncpg.Pool, feeds_pool: asyncpg.Pool, auth_pool: asyncpg
     return rows
 
 
+async def _holds(pool: asyncpg.Pool) -> dict[str, State]:
+    async with pool.acquire() as connection:
+        return {f"hold/{row['id']}": _state(row, "id") for row in await store.holds(connection)}
+
+
 async def _kept(connection: Connection) -> dict[str, State]:
-    rows = {f"hold/{row['id']}": _state(row, "id") for row in await store.holds(connection)}
+    rows: dict[str, State] = {}
     for row in await store.rounds(connection):
         rows[f"epoch/{row['epoch']}/{row['round']}"] = _state(row, "epoch", "round")
     for row in await store.erasures(connection):

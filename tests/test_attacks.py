@@ -345,5 +345,5 @@ async def test_a_blob_from_before_states_were_sealed_opens_and_its_state_is_held
     assert opened.beside is None
     assert as_signed(keyring, replace(old, departed_at=old.arrived_at), proofs) is None
     declared = next(each for each in versions if each.event == "declare")
-    state = {"status": "declared", "departed_at": None, "content_tag": declared.content_tag}
-    assert as_signed(keyring, replace(old, **state), proofs) is None
+    undone = replace(old, status="declared", departed_at=None, content_tag=declared.content_tag)
+    assert as_signed(keyring, undone, proofs) is None

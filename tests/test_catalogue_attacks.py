@@ -307,7 +307,7 @@ async def register(
     superuser = await pools.database.connect()
     await superuser.execute("DELETE FROM sync_queue")  # as if all were carried
     pool, now = await pools.get("asm_retention"), clock()
-    await _hold(pool, facility, first.id, clock)  # type: ignore[arg-type]
+    await _hold(pool, facility, first.id, clock)
     await retention.erase_stay(pool, store, erased.id, "yêu cầu", "operator:test", PERIODS, now, urgent=False)  # type: ignore[arg-type]
     await retention.end_epochs_once(pool, store, keyring, PERIODS, now)
     await _seal_anew(pool, store, keyring, clock)
@@ -457,7 +457,7 @@ async def test_what_is_done_with_more_thought_is_found_as_well(register: Registe
 
 
 async def test_a_removal_is_found_though_a_forged_audit_entry_calls_it_forgotten(register: Register) -> None:
-    gone = await register.superuser.fetchrow(
+    [gone] = await register.superuser.fetch(
         "DELETE FROM stays WHERE status = 'cancelled' RETURNING receipt_batch_id, receipt_index, id"
     )
     versions = await register.superuser.fetch(

@@ -43,6 +43,7 @@ from asm_daemon.store import retention as retention_store
 from asm_daemon.store.alerts import AlertKind
 from asm_daemon.store.compare import forgotten
 from asm_daemon.store.retention import Hold
+from asm_daemon.told import watch_holds_once
 from schemas.act import ActKind
 from schemas.police import DocumentSearch
 from schemas.synthetic import person
@@ -277,6 +278,28 @@ async def test_a_month_of_which_somebody_changed_what_decides_is_not_forgotten_a
     assert len(await stays_left(pools.database)) == 2
     found = await alerts.list_alerts(await pools.database.connect("asm_sync"), closed=False, limit=10)
     assert [(alert.kind, alert.subject) for alert in found] == [(AlertKind.MONTH_NOT_ENDED, f"epoch/{epoch}")]
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        "DELETE FROM legal_holds",
+        "UPDATE legal_holds SET lifted_at = now(), lifted_by = 'operator:test', lifted_reason = 'hết thời hạn'",
+        "UPDATE legal_holds SET stay_id = gen_random_uuid()",
+    ],
+)
+async def test_holds_that_are_not_what_the_audit_tells_are_counted_and_alerted(
+    house: House, pools: Pools, clock: Clock, deed: str
+) -> None:
+    lifted = await house.hold(stay_id=await house.guest(1))
+    await house.hold(stay_id=await house.guest(2))
+    pool, auditors = await pools.get("asm_retention"), await pools.get("asm_audit")
+    assert await retention.lift_hold(pool, lifted, "hết thời hạn", "operator:test", clock())
+    assert await watch_holds_once(pool, auditors, clock()) == 0
+    await (await pools.database.connect()).execute(deed)
+    assert await watch_holds_once(pool, auditors, clock()) > 0
+    [alert] = await alerts.list_alerts(await pools.database.connect("asm_sync"), closed=False, limit=10)
+    assert alert.kind is AlertKind.HOLDS_CHANGED
 
 
 async def test_a_certificate_names_the_root_over_what_was_forgotten(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -25,9 +25,32 @@ async def pending(connection: Connection) -> list[PendingBody]:
     return [PendingBody(*row) for row in rows]
 
 
+async def telling(connection: Connection, first: int, words: Sequence[bytes], limit: int) -> list[tuple[int, bytes]]:
+    """At most `limit` sealed entries (position, body) from `first` on in which one of `words` stands, as asm_audit."""
+    rows = await connection.fetch(
+        """
+        SELECT log.position AS place, body FROM audit_log AS log
+        WHERE log.position >= $1 AND EXISTS (SELECT FROM unnest($2::bytea[]) AS word WHERE position(word IN body) > 0)
+        ORDER BY log.position LIMIT $3
+        """,
+        first,
+        words,
+        limit,
+    )
+    return [(row["place"], row["body"]) for row in rows]
+
+
 async def holds(connection: Connection) -> list[asyncpg.Record]:
     """Every legal hold, as asm_retention."""
-    return list(await connection.fetch("SELECT * FROM legal_holds"))
+    return list(
+        await connection.fetch(
+            """
+            SELECT id, facility_id, stay_id, present_from, present_until, warrant_ref, reason, placed_at, placed_by,
+                lifted_at, lifted_by, lifted_reason
+            FROM legal_holds
+            """
+        )
+    )
 
 
 async def rounds(connection: Connection) -> list[asyncpg.Record]:
@@ -44,7 +67,11 @@ async def rounds(connection: Connection) -> list[asyncpg.Record]:
 
 async def erasures(connection: Connection) -> list[asyncpg.Record]:
     """Every erasure of a single stay, as asm_retention."""
-    return list(await connection.fetch("SELECT * FROM erasures"))
+    return list(
+        await connection.fetch(
+            "SELECT stay_id, facility_id, epoch, state, urgent, key_version, erased_at, final_at FROM erasures"
+        )
+    )
 
 
 class ReleaseFacts(NamedTuple):
