@@ -22,7 +22,7 @@ from asm_daemon.key_backups import expire_backups, make_backup
 from asm_daemon.keystores import KeyFacts, KeyStore, create_store, root_of, store_of
 from asm_daemon.settings import Settings
 from asm_daemon.stay_proofs import StaysVerification, verify_stays
-from asm_daemon.told import verify_told
+from asm_daemon.told import verify_told, watch_holds_once
 
 key_store_commands = group("The key store (kho khoá), outside the database.")
 _LOGIN, _AUDIT_LOGIN = "asm_retention", "asm_audit"
@@ -316,6 +316,10 @@ async def _destroy(given: Settings, epoch: int, reason: str) -> None:
     async with pool(given.database_url, _LOGIN) as opened:
         in_force = await resealing.stays_in_force(opened, epoch)
         held = await retention.held_in(opened, epoch)
+        async with pool(given.database_url, _AUDIT_LOGIN) as auditors:
+            changed = await watch_holds_once(opened, auditors, now)
+    if changed:
+        raise Unready("nothing was destroyed: legal holds are not what the audit tells; see keys verify --all")
     if held:
         raise Unready(f"nothing was destroyed: {held} stays of {epoch} are under a legal hold")
     if in_force:
