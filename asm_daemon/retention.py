@@ -359,8 +359,11 @@ async def erase_stay(
     now: datetime,
     *,
     urgent: bool,
+    changed: bool = False,
 ) -> Erasure:
     """Erase one stay with all its versions, and note until when copies can be read. As asm_retention.
+
+    `changed`: also if its record is not what was signed, which is said in the audit.
 
     `urgent` has the rest of its month sealed anew (the job `reencrypt`) and the old key destroyed; said of a stay that
     was erased before, it makes that erasure urgent. Raises NotErasable.
@@ -373,7 +376,9 @@ async def erase_stay(
             erasure = await _hasten(connection, before, newest, by, now) if urgent else before
         else:
             version = newest if urgent else None
-            erasure = await _erase(connection, keyring, stay_id, epoch, version, reason, by, periods, now)
+            erasure = await _erase(
+                connection, keyring, stay_id, epoch, version, reason, by, periods, now, changed=changed
+            )
     if erasure.urgent:
         _renew(keys, erasure, now)
     return erasure
@@ -389,6 +394,8 @@ async def _erase(
     by: str,
     periods: Periods,
     now: datetime,
+    *,
+    changed: bool,
 ) -> Erasure:
     found = await store.erasable(connection, stay_id)
     if found is None:
@@ -402,24 +409,25 @@ async def _erase(
     final_at = None if key_version else now + timedelta(days=periods.database_backup_days)
     erasure = Erasure(stay_id, found.facility_id, epoch, "erased", key_version is not None, key_version, now, final_at)
     entry = _by(by, "erasure.erase", f"stay/{stay_id}", _told(erasure, reason), now)
+    sound, places = await _standing(connection, keyring, found.facility_id, stay_id)
+    if not (sound or changed):
+        raise NotErasable("its record is not what was signed: keep a copy as evidence, then say --changed")
+    await store.forget_stay(connection, found.facility_id, stay_id, epoch)
     try:
-        places = await _places_of(connection, keyring, found.facility_id, stay_id)
-        await store.forget_stay(connection, found.facility_id, stay_id, epoch)
         signed = await _sign_forgotten(connection, keyring, entry.id, epoch, places)
     except _NotAsSigned:
-        raise NotErasable("its record is not what was signed: somebody changed the database, keep it") from None
+        raise NotErasable("not what was signed: somebody else wrote into the list of forgotten places") from None
     await store.insert_erasure(connection, erasure)
-    await audit.append(connection, replace(entry, details={**entry.details, **signed}))
+    await audit.append(connection, replace(entry, details={**entry.details, "as_signed": int(sound), **signed}))
     return erasure
 
 
-async def _places_of(connection: Connection, keyring: Keyring, facility_id: int, stay_id: UUID) -> int:
-    """How many versions of a stay there are to forget. Raises _NotAsSigned if the current one is not what it was."""
+async def _standing(connection: Connection, keyring: Keyring, facility_id: int, stay_id: UUID) -> tuple[bool, int]:
+    """Whether a stay is what was signed, as far as its month has keys to tell, and how many versions it has."""
     current = await stays_store.read_stays(connection, [facility_id], [stay_id])
     proofs = await read_proofs(connection, current)
-    if epoch_of(stay_id) in keyring.epochs() and not all(as_signed(keyring, row, proofs) for row in current):
-        raise _NotAsSigned
-    return len(current) + len(await stays_store.read_versions(connection, [facility_id], [stay_id]))
+    sound = epoch_of(stay_id) not in keyring.epochs() or all(as_signed(keyring, row, proofs) for row in current)
+    return sound, len(current) + len(await stays_store.read_versions(connection, [facility_id], [stay_id]))
 
 
 async def _hasten(connection: Connection, before: Erasure, newest: int | None, by: str, now: datetime) -> Erasure:

@@ -280,6 +280,21 @@ async def test_a_month_of_which_somebody_changed_what_decides_is_not_forgotten_a
     assert [(alert.kind, alert.subject) for alert in found] == [(AlertKind.MONTH_NOT_ENDED, f"epoch/{epoch}")]
 
 
+async def test_a_changed_record_is_erased_by_who_says_so_and_then_its_month_ends(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime
+) -> None:
+    stay = await house.guest(1)
+    await (await pools.database.connect()).execute("UPDATE stays SET departed_at = arrived_at WHERE id = $1", stay)
+    pool = await pools.get("asm_retention")
+    assert (await end_epochs_once(pool, store, keyring, PERIODS, over))["waiting"] == 1
+    await erase_stay(pool, store, stay, "biên bản 3", "operator:test", PERIODS, over, urgent=False, changed=True)
+    assert (await end_epochs_once(pool, store, keyring, PERIODS, over))["waiting"] == 0
+    [erased] = [body for body in await told(pools) if body["action"] == "erasure.erase"]
+    assert erased["details"]["as_signed"] == 0
+    verified = await verify_stays(pool, await pools.get("asm_audit"), keyring, [], sample=None)
+    assert verified.faults == []
+
+
 @pytest.mark.parametrize(
     "deed",
     [

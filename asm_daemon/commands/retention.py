@@ -140,6 +140,9 @@ def erase_stay(
     urgent: Annotated[
         bool, typer.Option("--urgent", help="seal the rest of its month anew and destroy the old key")
     ] = False,
+    changed: Annotated[
+        bool, typer.Option("--changed", help="though its record is not what was signed; a copy is kept as evidence")
+    ] = False,
 ) -> None:
     """Erase a stay that has ended, with all its versions (xoá một lượt lưu trú).
 
@@ -155,7 +158,7 @@ def erase_stay(
             if await watch_holds_once(opened, auditors, utc_now()):
                 raise Unready("nothing was erased: legal holds are not what the audit tells; see keys verify --all")
         return await retention.erase_stay(
-            opened, store_of(given), stay, reason, by, periods_of(given), utc_now(), urgent=urgent
+            opened, store_of(given), stay, reason, by, periods_of(given), utc_now(), urgent=urgent, changed=changed
         )
 
     try:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import asyncpg
@@ -48,7 +48,8 @@ def stays(keyring: Keyring, at: datetime, count: int, *, open_stays: bool) -> It
     for index in range(count):
         stay_id = UUID(int=lo + ((index * 20 + 7 + open_stays) << 80 | 7 << 76 | 0b10 << 62 | index))
         declared = declaration(index % 500 + 1, arrived_at=at.isoformat(), planned_departure_at=None)
-        status, left_at = ("declared", None) if open_stays else ("departed", at)
+        status: Literal["declared", "departed"] = "declared" if open_stays else "departed"
+        left_at = None if open_stays else at
         contents = Contents(declared, bytes(16), None, "owner-1", beside=Beside(status, left_at, at))
         tag = content_tag_of(keyring, declared, status, left_at)
         yield (
