@@ -417,6 +417,10 @@ class Keyring:
         """Return the 16-byte tag by which a question about the guest of a stay is recognised, within that stay only."""
         return self._keys.tags[KeyPurpose.CONTENT](b"1|question|" + stay_id.bytes + question)[:16]
 
+    def forgotten_tag(self, entry_id: UUID, root: bytes) -> bytes:
+        """Return the tag by which an audit entry shows that whoever forgot these places held our keys."""
+        return self._keys.tags[KeyPurpose.CONTENT](b"1|forgotten|" + entry_id.bytes + root)
+
     def seal_cursor(self, scope: str, position: bytes) -> str:
         """Return an opaque URL-safe cursor; it opens only in the same `scope` (the list and whose it is)."""
         nonce = os.urandom(_NONCE_BYTES)

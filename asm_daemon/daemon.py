@@ -64,6 +64,7 @@ from asm_daemon.store import stays as stays_store
 from asm_daemon.store.hotels import Registered
 from asm_daemon.store.pool import open_connection, open_pool
 from asm_daemon.sync import Population, SyncLimits, Worker, tell_breaker
+from asm_daemon.told import watch_holds_once
 from asm_daemon.web.admin_api import admin_routes
 from asm_daemon.web.api import owner_routes
 from asm_daemon.web.app import Runner, make_app
@@ -555,6 +556,8 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
         return await resealing.watch_once(pools["asm_retention"], daemon.key_store.inventory(), now())
 
     async def end_months() -> Mapping[str, int]:
+        if changed := await watch_holds_once(pools["asm_retention"], pools["asm_audit"], now()):
+            return {"holds_changed": changed}
         return await retention.end_epochs_once(
             pools["asm_retention"], daemon.key_store, daemon.keyring, periods_of(daemon.settings), now()
         )

@@ -24,7 +24,17 @@ from asm_daemon.expecting import Expectations, Sifted, document_number_of, merge
 from asm_daemon.families import Ties, party_led, ties_of
 from asm_daemon.issuing import Draft
 from asm_daemon.ledger import canonical_json
-from asm_daemon.model import Contents, ExpectedContents, ExpectedRow, Facility, PartyHead, Presence, StayRow, Tags
+from asm_daemon.model import (
+    Beside,
+    Contents,
+    ExpectedContents,
+    ExpectedRow,
+    Facility,
+    PartyHead,
+    Presence,
+    StayRow,
+    Tags,
+)
 from asm_daemon.problems import PROBLEMS, Refused, from_validation, invalid, located
 from asm_daemon.sealing import new_salt, open_contents, seal_contents
 from schemas.act import Act, ActKind
@@ -291,7 +301,7 @@ def _prepare_declaration(keyring: Keyring, command: Command, body: StayDeclarati
         body=body,
         ref_tag=keyring.reference_tag(facility.id, name or _derived_ref(facility, body, declared["guest"])),
         document_tag=keyring.presence_tag(rules.guest_value(declared["guest"])),
-        content_tag=_content_tag(keyring, declared, "declared", None),
+        content_tag=content_tag_of(keyring, declared, "declared", None),
         declared=declared,
         warnings=(*command.act.warnings, *located(rules.warnings_for(body), command.act.origin)),
         derived_name=name is None,
@@ -313,7 +323,8 @@ def declared_members(declaration: StayDeclaration) -> dict[str, Any]:
     return declaration.model_dump(mode="json", exclude=_NOT_DECLARED, exclude_none=True)
 
 
-def _content_tag(keyring: Keyring, declared: Mapping[str, Any], status: str, departed_at: datetime | None) -> bytes:
+def content_tag_of(keyring: Keyring, declared: Mapping[str, Any], status: str, departed_at: datetime | None) -> bytes:
+    """The tag by which a stay that is what it would become is recognised: it takes in all that an act can change."""
     departed = departed_at.isoformat() if departed_at else None
     return keyring.content_tag(canonical_json({"declared": declared, "status": status, "departed_at": departed}))
 
@@ -472,6 +483,7 @@ class World:
             guest_ref=act.command.act.guest_ref,
             groups=act.command.act.groups,
             was_expected=was_expected,
+            beside=Beside("declared", None, received_at),
         )
         batch_id, index = self._drafts.next_place(facility)
         row = StayRow(
@@ -590,7 +602,7 @@ class World:
             after, row = _extended(current, contents, body, act.command.extends_within_days)
         else:
             after, row = _cancelled(current, contents, body)
-        tag = _content_tag(self._keyring, after.declared, row.status, row.departed_at)
+        tag = content_tag_of(self._keyring, after.declared, row.status, row.departed_at)
         if tag == current.content_tag and not _is_regrouped(contents, after):
             return Decision("duplicate", row=current)
         if act.command.expected_version not in (None, current.version):
@@ -603,6 +615,7 @@ class World:
             self._refuse_overlap(act.command.facility, after, row)
         facility, version = act.command.facility, current.version + 1
         after = replace(after, salt=new_salt(), sender=act.command.actor, signed_sha256=None)
+        after = replace(after, beside=Beside(row.status, row.departed_at, row.declared_at))
         batch_id, index = self._drafts.next_place(facility)
         row = replace(
             row,

@@ -13,7 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -31,6 +31,7 @@ from asm_daemon.problems import Refused
 from asm_daemon.sealing import open_message_header
 from asm_daemon.store import LOST, Connection, accounts, facilities, hospital
 from asm_daemon.store.accounts import HeldKey, HeldSession, KeyFacts, TokenDigests
+from asm_daemon.told import facility_digest
 from schemas.codes import Department
 from schemas.directory import NewFacility
 from schemas.hospital import HospitalProfile
@@ -74,6 +75,7 @@ async def add_facility(pool: asyncpg.Pool, actor: str, new: NewFacility, now: da
             now,
             kind=new.kind.value,
             sandbox=new.sandbox,
+            sha256=facility_digest(asdict(facility)),
         )
     return facility
 
@@ -187,7 +189,8 @@ async def add_principal(
     principal_id = principal_id or uuid7()
     async with pool.acquire() as connection, connection.transaction():
         if await accounts.insert_principal(connection, principal_id, kind, name, organisation, department, now):
-            await _record(connection, actor, "principal.add", f"principal/{principal_id}", now, kind=kind.value)
+            what = {"kind": kind.value, "department": department.value if department else None}
+            await _record(connection, actor, "principal.add", f"principal/{principal_id}", now, **what)
     return principal_id
 
 
@@ -206,7 +209,10 @@ async def create_key(
     async with pool.acquire() as connection, connection.transaction():
         await _lock_principal(connection, principal_id)
         await accounts.insert_key(connection, key_id, principal_id, _digest(secret), expires_at, now)
-        holder = {"principal": str(principal_id), "expires_at": expires_at.isoformat()}
+        # The hash of 256 random bits leads nowhere; without it a key could be exchanged for another of the same id.
+        holder = {
+            "principal": str(principal_id), "expires_at": expires_at.isoformat(), "secret_sha256": _digest(secret).hex()
+        }  # fmt: skip
         await _record(connection, actor, "key.create", f"key/{key_id}", now, **holder)
     return f"asm_{key_id}_{secret}"
 

@@ -166,6 +166,14 @@ class ReceiptBatch(NamedTuple):
     checkpoint: str
 
 
+class Beside(NamedTuple):
+    """What stands in clear beside a stay's blob, and in no receipt: sealed too, so that a changed column is found."""
+
+    status: str
+    departed_at: datetime | None
+    declared_at: datetime
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Contents:
     """What a stay's blob holds, once opened.
@@ -174,7 +182,7 @@ class Contents:
     unguessable, `override` and `cancellation` are the owner's own statements, `sender` the principal that sent it.
     `guest_ref` and `groups` are those of the act (`schemas.act.Act`). `was_expected`: it completes an expectation.
     `signed_sha256` is set once the blob was sealed anew under another key: SHA-256 of the blob its receipt was signed
-    over.
+    over. `beside` is None in what was sealed before it was kept there.
     """
 
     declared: Mapping[str, Any]
@@ -187,6 +195,7 @@ class Contents:
     groups: Mapping[str, str] = field(default_factory=dict)
     was_expected: bool = False
     signed_sha256: bytes | None = None
+    beside: Beside | None = None
 
     def __repr__(self) -> str:
         return "<Contents>"

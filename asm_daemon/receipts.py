@@ -205,6 +205,18 @@ def verify_receipt(receipt: Mapping[str, Any], public_key: bytes) -> VerifiedRec
         raise BadReceipt("a signed member is not of the form of a receipt") from None
 
 
+def signs_batch(note: str, batch_id: UUID, tree: Tree, signed_at: datetime, public_keys: Sequence[bytes]) -> bool:
+    """Tell whether a note is the signature, by one of these keys, of exactly this batch at this time."""
+    for public_key in public_keys:
+        try:
+            checkpoint, origin = _believed_checkpoint(note, public_key)
+        except BadReceipt:
+            continue
+        said = (origin[3], checkpoint.size, checkpoint.root, checkpoint.extensions[0])
+        return said == (str(batch_id), tree.size, tree.root, _SIGNED_AT + instant_text(signed_at))
+    return False
+
+
 def _check_shape(receipt: Mapping[str, Any]) -> None:
     if receipt.keys() != _MEMBER_TYPES.keys():
         raise BadReceipt("the receipt lacks members or has others than a receipt has")

@@ -30,7 +30,7 @@ from asm_daemon.keystores import KeyStore
 from asm_daemon.ledger import instant_text
 from asm_daemon.model import StayRow, Tags
 from asm_daemon.sealing import reseal_contents
-from asm_daemon.stay_proofs import Proofs, as_signed, pairs_root, read_proofs
+from asm_daemon.stay_proofs import Proofs, as_signed, forgotten_root, pairs_root, read_proofs
 from asm_daemon.store import Connection
 from asm_daemon.store import retention as store
 from asm_daemon.store import sealed as sealed_store
@@ -48,7 +48,7 @@ LOCK_MILLISECONDS = 2_000
 """How long the end of a month waits for those who use it. They wait as long for it, so it rather tries again later."""
 LOCK_ATTEMPTS = 5
 PAGE_ROWS = 1_000
-"""How many stays are sealed anew at once: a session that is silent for longer than a page takes is ended."""
+"""How many stays are looked at or sealed anew at once: a session that is silent for longer than a page takes is ended."""
 REASON = "retention"
 
 log = structlog.get_logger()
@@ -200,7 +200,7 @@ async def _begin(pool: asyncpg.Pool, found: Round) -> Round:
     async with pool.acquire() as connection, connection.transaction():
         if not await store.begin_round(connection, begun):
             raise _Waits("another process began")
-        details = {"round": begun.round, **_by_when(begun)}
+        details = {"round": begun.round, "index_version": begun.index_version, **_by_when(begun)}
         await audit.append(connection, _entry("retention.begin", f"epoch/{begun.epoch}", details, begun.begun_at))
     return begun
 
@@ -233,12 +233,12 @@ async def _part(pool: asyncpg.Pool, keyring: Keyring, found: Round, now: datetim
             await asyncio.sleep(0.1 * attempt)
         except _NotAsSigned:
             await _alert(pool, found, now)
-            raise _Waits("a record that is kept is not what was signed") from None
+            raise _Waits("a record is not what was signed") from None
     raise AssertionError("unreachable")
 
 
 class _NotAsSigned(Exception):
-    """A record that is to be kept does not open, or is not what its receipt was signed over."""
+    """A record does not open or is not what was signed and sealed, or somebody else wrote into the forgotten places."""
 
 
 async def _part_locked(connection: Connection, keyring: Keyring, found: Round, now: datetime) -> Round:
@@ -247,10 +247,13 @@ async def _part_locked(connection: Connection, keyring: Keyring, found: Round, n
     if current is None or current.state != "begun":
         raise _Waits("another process went on")
     bounds = epoch_bounds(found.epoch)
+    checked = await store.horizon(connection)
+    await _check_month(connection, keyring, found.epoch, None)
     ahead = await store.kept_stays(connection, *bounds, found.cutoff_at, found.cutoffs)
     pairs = await _keep(connection, keyring, found, ahead)  # nobody waits meanwhile, so some may change
     why: Counter[str] = Counter()
     if await store.lock_month(connection, found.epoch):
+        await _check_month(connection, keyring, found.epoch, checked)
         kept = await store.kept_stays(connection, *bounds, found.cutoff_at, found.cutoffs)
         why = Counter(f"kept_{each.why}" for each in kept)
         changed = {each.id for each in ahead - kept}
@@ -260,10 +263,47 @@ async def _part_locked(connection: Connection, keyring: Keyring, found: Round, n
         await _keep_marks(connection, keyring, kept)
         await _record(connection, keyring, found.epoch, [pair for each in pairs.values() for pair in each], now)
     forgotten = await store.end_month(connection, found.epoch, *bounds)
-    counts = orjson.dumps({**why, **forgotten}, option=orjson.OPT_SORT_KEYS).decode()
+    entry = _entry("retention.part", f"epoch/{found.epoch}", {"round": found.round, "kept": why.total()}, now)
+    signed = await _sign_forgotten(
+        connection, keyring, entry.id, found.epoch, forgotten.get("stays", 0) + forgotten.get("stay_versions", 0)
+    )
+    told = {**why, **forgotten, "forgotten_root": signed["forgotten_root"]}
+    counts = orjson.dumps(told, option=orjson.OPT_SORT_KEYS).decode()
+    await audit.append(connection, replace(entry, details={**entry.details, "counts": counts, **signed}))
     parted = current._replace(state="parted", kept=why.total(), counts=counts)
     await store.keep_round(connection, parted)
     return parted
+
+
+async def _check_month(connection: Connection, keyring: Keyring, epoch: int, since: str | None) -> None:
+    """Hold each stay of a month changed `since` (None: all) against its receipt, for by its columns is decided who
+    is forgotten.
+
+    A month whose keys were destroyed by hand cannot be asked any more. Raises _NotAsSigned.
+    """
+    if epoch not in keyring.epochs():
+        return
+    lo, hi = epoch_bounds(epoch)
+    after = UUID(int=lo.int - 1)
+    while page := await store.stays_after(connection, after, hi, since, PAGE_ROWS):
+        proofs = await read_proofs(connection, page)
+        if not await asyncio.to_thread(lambda rows, by: all(as_signed(keyring, row, by) for row in rows), page, proofs):
+            raise _NotAsSigned
+        after = page[-1].id
+
+
+async def _sign_forgotten(
+    connection: Connection, keyring: Keyring, entry_id: UUID, epoch: int, places: int
+) -> dict[str, str]:
+    """What the audit entry of this id says of the places that this transaction added to those forgotten.
+
+    Raises _NotAsSigned if there are others that nobody signed: they are not of us, and are not signed either.
+    """
+    added = await store.claim_forgotten(connection, epoch, entry_id)
+    if sum(len(row.indexes) for row in added) != places:
+        raise _NotAsSigned
+    root = forgotten_root(added)
+    return {"forgotten_root": root, "forgotten_tag": keyring.forgotten_tag(entry_id, bytes.fromhex(root)).hex()}
 
 
 async def _keep(
@@ -360,7 +400,7 @@ async def _destroy(
 
 def _certificate(ended: Round, gone: Sequence[str]) -> dict[str, Any]:
     """What was forgotten and kept, which keys were destroyed, and when no copy of them can exist any more."""
-    counts: Mapping[str, int] = orjson.loads(ended.counts or "{}")
+    counts: Mapping[str, int | str] = orjson.loads(ended.counts or "{}")
     return {
         "round": ended.round,
         **_by_when(ended),
@@ -389,20 +429,26 @@ async def erase_stay(
     now: datetime,
     *,
     urgent: bool,
+    changed: bool = False,
 ) -> Erasure:
     """Erase one stay with all its versions, and note until when copies can be read. As asm_retention.
+
+    `changed`: also if its record is not what was signed, which is said in the audit.
 
     `urgent` has the rest of its month sealed anew (the job `reencrypt`) and the old key destroyed; said of a stay that
     was erased before, it makes that erasure urgent. Raises NotErasable.
     """
     epoch = epoch_of(stay_id)
-    newest = _newest(keys, KeyPurpose.DATA).get(epoch)
+    newest, keyring = _newest(keys, KeyPurpose.DATA).get(epoch), await asyncio.to_thread(keys.keyring)
     async with pool.acquire() as connection, connection.transaction():
         before = await store.find_erasure(connection, stay_id)
         if before is not None:
             erasure = await _hasten(connection, before, newest, by, now) if urgent else before
         else:
-            erasure = await _erase(connection, stay_id, epoch, newest if urgent else None, reason, by, periods, now)
+            version = newest if urgent else None
+            erasure = await _erase(
+                connection, keyring, stay_id, epoch, version, reason, by, periods, now, changed=changed
+            )
     if erasure.urgent:
         _renew(keys, erasure, now)
     return erasure
@@ -410,6 +456,7 @@ async def erase_stay(
 
 async def _erase(
     connection: Connection,
+    keyring: Keyring,
     stay_id: UUID,
     epoch: int,
     key_version: int | None,
@@ -417,6 +464,8 @@ async def _erase(
     by: str,
     periods: Periods,
     now: datetime,
+    *,
+    changed: bool,
 ) -> Erasure:
     found = await store.erasable(connection, stay_id)
     if found is None:
@@ -429,10 +478,26 @@ async def _erase(
         raise NotErasable("the stay is on its way to the population database, which the law demands; try again later")
     final_at = None if key_version else now + timedelta(days=periods.database_backup_days)
     erasure = Erasure(stay_id, found.facility_id, epoch, "erased", key_version is not None, key_version, now, final_at)
+    entry = _by(by, "erasure.erase", f"stay/{stay_id}", _told(erasure, reason), now)
+    sound, places = await _standing(connection, keyring, found.facility_id, stay_id)
+    if not (sound or changed):
+        raise NotErasable("its record is not what was signed: keep a copy as evidence, then say --changed")
     await store.forget_stay(connection, found.facility_id, stay_id, epoch)
+    try:
+        signed = await _sign_forgotten(connection, keyring, entry.id, epoch, places)
+    except _NotAsSigned:
+        raise NotErasable("not what was signed: somebody else wrote into the list of forgotten places") from None
     await store.insert_erasure(connection, erasure)
-    await audit.append(connection, _by(by, "erasure.erase", f"stay/{stay_id}", _told(erasure, reason), now))
+    await audit.append(connection, replace(entry, details={**entry.details, "as_signed": int(sound), **signed}))
     return erasure
+
+
+async def _standing(connection: Connection, keyring: Keyring, facility_id: int, stay_id: UUID) -> tuple[bool, int]:
+    """Whether a stay is what was signed, as far as its month has keys to tell, and how many versions it has."""
+    current = await stays_store.read_stays(connection, [facility_id], [stay_id])
+    proofs = await read_proofs(connection, current)
+    sound = epoch_of(stay_id) not in keyring.epochs() or all(as_signed(keyring, row, proofs) for row in current)
+    return sound, len(current) + len(await stays_store.read_versions(connection, [facility_id], [stay_id]))
 
 
 async def _hasten(connection: Connection, before: Erasure, newest: int | None, by: str, now: datetime) -> Erasure:
@@ -447,6 +512,7 @@ async def _hasten(connection: Connection, before: Erasure, newest: int | None, b
 
 def _told(erasure: Erasure, reason: str | None) -> dict[str, Any]:
     return {
+        "facility": erasure.facility_id,
         "epoch": erasure.epoch,
         "reason": reason,
         "urgent": int(erasure.urgent),

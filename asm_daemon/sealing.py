@@ -12,7 +12,7 @@ from uuid import UUID
 import orjson
 
 from asm_daemon.crypto import Keyring, RecordName, epoch_at, epoch_of
-from asm_daemon.model import Contents, ExpectedContents, ExpectedRow, StayRow
+from asm_daemon.model import Beside, Contents, ExpectedContents, ExpectedRow, StayRow
 from asm_daemon.receipts import SALT_BYTES
 
 SCHEMA_VERSION = 1
@@ -62,10 +62,14 @@ def reseal_contents(keyring: Keyring, row: StayRow, contents: Contents) -> bytes
 
 
 def _encode(contents: Contents) -> bytes:
-    signed = {"signed_sha256": contents.signed_sha256.hex()} if contents.signed_sha256 else {}
+    later: dict[str, Any] = {}  # members that older blobs do not have
+    if contents.signed_sha256 is not None:
+        later["signed_sha256"] = contents.signed_sha256.hex()
+    if contents.beside is not None:
+        later["beside"] = tuple(contents.beside)
     return orjson.dumps(
         {
-            **signed,
+            **later,
             "declared": contents.declared,
             "salt": contents.salt.hex(),
             "source_ref": contents.source_ref,
@@ -84,6 +88,11 @@ def _decode(plaintext: bytes) -> Contents:
     members: dict[str, Any] = orjson.loads(plaintext)
     signed = members.pop("signed_sha256", None)
     members["signed_sha256"] = bytes.fromhex(signed) if signed else None
+    if (beside := members.get("beside")) is not None:
+        status, departed_at, declared_at = beside
+        members["beside"] = Beside(
+            status, datetime.fromisoformat(departed_at) if departed_at else None, datetime.fromisoformat(declared_at)
+        )
     return Contents(**{**members, "salt": bytes.fromhex(members["salt"])})
 
 

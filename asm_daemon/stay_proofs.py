@@ -2,7 +2,8 @@
 
 A receipt's leaf binds a version's blob and what stands beside it; the batch of leaves is signed, and its root is in the
 audit. So a record that was edited, moved or forged is found at itself, and one that was removed or rolled back at the
-leaf that has no record any more. Search tags and declared times are not in the leaf: what was opened tells.
+leaf that has no record any more. What stands in clear and is not in the leaf (search tags, times, state, departure) is
+sealed in the blob: what was opened tells.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from asm_daemon.crypto import Keyring, Tampered, UnknownEpoch, epoch_bounds
-from asm_daemon.decisions import tags_of
+from asm_daemon.crypto import KeyPurpose, Keyring, Tampered, UnknownEpoch, epoch_bounds
+from asm_daemon.decisions import content_tag_of, tags_of
 from asm_daemon.issuing import leaf_of, tree_of
 from asm_daemon.ledger import HASH_BYTES, Tree, leaf_hash
 from asm_daemon.model import Contents, ReceiptBatch, StayRow, Tags
+from asm_daemon.receipts import signs_batch
 from asm_daemon.sealing import open_contents
 from asm_daemon.store import Connection
 from asm_daemon.store import audit as audit_store
@@ -31,6 +33,14 @@ from asm_daemon.store import retention as retention_store
 from asm_daemon.store import sealed as store
 from asm_daemon.store import stays as stays_store
 
+_STATES_AFTER = {  # what a stay can be after the event that made its version
+    "declare": {"declared"},
+    "correct": {"declared", "departed"},
+    "check_out": {"departed"},
+    "undo_check_out": {"declared"},
+    "extend": {"declared"},
+    "cancel": {"cancelled"},
+}
 STAY_TABLES = ("stays", "stay_versions")
 FAULT_LIMIT = 1_000
 _PAIR_BYTES = 2 * HASH_BYTES
@@ -63,13 +73,43 @@ async def read_proofs(connection: Connection, rows: Iterable[StayRow]) -> Proofs
 
 
 def as_signed(keyring: Keyring, row: StayRow, proofs: Proofs) -> Contents | None:
-    """The opened version if it is, with all that stands beside it, what its receipt was signed over; None if not."""
+    """The opened version if it is, with all that stands beside it, what was signed and sealed; None if not.
+
+    Whoever is about to act on the columns of a stay (to forget it, to seal it anew) asks this first.
+    """
+    contents = _as_receipted(keyring, row, proofs)
+    sound = contents is not None and _times_agree(row, contents) and _state_agrees(keyring, row, contents)
+    return contents if sound else None
+
+
+def _as_receipted(keyring: Keyring, row: StayRow, proofs: Proofs) -> Contents | None:
+    """The opened version if it is what its receipt was signed over."""
     try:
         contents = open_contents(keyring, row)
         leaf = leaf_of(proofs.codes.get(row.facility_id, ""), row, contents).hash()
     except (Tampered, UnknownEpoch, ValueError, TypeError, KeyError):
         return None
     return contents if leaf == proofs.leaf(row) else None
+
+
+def _times_agree(row: StayRow, contents: Contents) -> bool:
+    """Whether arrival and planned departure beside the blob are those that were declared."""
+    planned = contents.declared.get("planned_departure_at")
+    declared = (contents.declared["arrived_at"], planned)
+    beside = (row.arrived_at, row.planned_departure_at)
+    return beside == tuple(datetime.fromisoformat(text) if text else None for text in declared)
+
+
+def _state_agrees(keyring: Keyring, row: StayRow, contents: Contents) -> bool:
+    """Whether state, departure, time of the first declaration and content tag beside the blob are those sealed in it.
+
+    In a blob from before they were sealed, the content tag answers for state and departure, and the signed event.
+    """
+    if row.content_tag != content_tag_of(keyring, contents.declared, row.status, row.departed_at):
+        return False
+    if contents.beside is not None:
+        return contents.beside == (row.status, row.departed_at, row.declared_at)
+    return row.status in _STATES_AFTER[row.event] and (row.version > 1 or row.declared_at == row.received_at)
 
 
 async def rows_at(connection: Connection, table: str, wanted: Iterable[store.Place]) -> dict[store.Place, StayRow]:
@@ -85,6 +125,16 @@ async def rows_at(connection: Connection, table: str, wanted: Iterable[store.Pla
 def pairs_root(pairs: Iterable[bytes]) -> str:
     """The Merkle root over (SHA-256 before ‖ after) of re-encrypted blobs, as the audit has it."""
     return Tree(leaf_hash(pair) for pair in pairs).root.hex()
+
+
+def forgotten_root(rows: Iterable[retention_store.Forgotten]) -> str:
+    """The Merkle root over forgotten places (month ‖ batch ‖ index, in order), as the audit has it."""
+    ordered = sorted(
+        row.epoch.to_bytes(4, "big") + row.batch_id.bytes + index.to_bytes(4, "big")
+        for row in rows
+        for index in row.indexes
+    )
+    return Tree(map(leaf_hash, ordered)).root.hex()
 
 
 # -- all of them -------------------------------------------------------------------------------------------------------
@@ -132,9 +182,9 @@ async def verify_stays(
                 for row in rows:
                     seen.setdefault(row.receipt_batch_id, set()).add(row.receipt_index)
         if sample is None:
-            for batch_id, forgotten in (await retention_store.forgotten_receipts(connection)).items():
+            for batch_id, forgotten in (await _forgotten(connection, audit_pool, keyring, found)).items():
                 seen.setdefault(batch_id, set()).update(forgotten)
-            batches = await _check_batches(connection, seen, found)
+            batches = await _check_batches(connection, keyring, seen, found)
     if sample is None:
         audited = await _audited_roots(audit_pool)
         for batch_id, signed_root in batches.items():
@@ -172,51 +222,85 @@ async def _check_rows(
 ) -> None:
     proofs = await read_proofs(connection, rows)
     tags = await store.tags(connection, [row.facility_id for row in rows], [row.id for row in rows])
+    named: dict[tuple[int, bytes], UUID] = {}
     for row in rows:
         found.versions += 1
         where = f"stays/{row.id}/{row.version}"
-        contents = as_signed(keyring, row, proofs)
+        contents = _as_receipted(keyring, row, proofs)
         if contents is None:
             found.fault("not_what_was_signed", where)
             continue
         if tags.get((row.id, row.version)) not in (None, _tags(keyring, row, contents)):
             found.fault("tags_changed", where)
+        if contents.source_ref is not None:
+            named[row.facility_id, keyring.reference_tag(row.facility_id, contents.source_ref)] = row.id
         if not _times_agree(row, contents):
             found.fault("times_changed", where)
+        if not _state_agrees(keyring, row, contents):
+            found.fault("state_changed", where)
         if contents.signed_sha256 is not None:
             found.reencrypted += 1
             if not _leads(chains, contents.signed_sha256, sha256(row.sealed).digest()):
                 found.fault("reencryption_not_recorded", where)
+    await _check_names(connection, named, found)
+
+
+async def _check_names(connection: Connection, named: dict[tuple[int, bytes], UUID], found: StaysVerification) -> None:
+    """The senders' references lead to the stays that were declared under them."""
+    leads_to = await store.named_stays(connection, [place for place, _ in named], [tag for _, tag in named])
+    for name, stay_id in named.items():
+        if leads_to.get(name) != stay_id:
+            found.fault("reference_changed", f"stays/{stay_id}")
 
 
 def _tags(keyring: Keyring, row: StayRow, contents: Contents) -> Tags:
     return tags_of(keyring, row.id, contents.declared["guest"])
 
 
-def _times_agree(row: StayRow, contents: Contents) -> bool:
-    """Whether arrival and planned departure beside the blob are those that were declared."""
-    planned = contents.declared.get("planned_departure_at")
-    declared = (contents.declared["arrived_at"], planned)
-    beside = (row.arrived_at, row.planned_departure_at)
-    return beside == tuple(datetime.fromisoformat(text) if text else None for text in declared)
-
-
 async def _check_batches(
-    connection: Connection, seen: dict[UUID, set[int]], found: StaysVerification
+    connection: Connection, keyring: Keyring, seen: dict[UUID, set[int]], found: StaysVerification
 ) -> dict[UUID, str]:
     """Every leaf of every batch has its record, and the batch's note signs its leaves; return the signed roots."""
+    signers = [keyring.signing_key(each).public_key_bytes for each in (KeyPurpose.RECEIPT, KeyPurpose.RECEIPT_TRIAL)]
     roots: dict[UUID, str] = {}
     after = UUID(int=0)
     while batches := await store.batches_after(connection, after, _PAGE):
         for batch in batches:
             found.batches += 1
-            roots[batch.id] = base64.b64encode(tree_of(batch).root).decode("ascii")
-            if batch.checkpoint.split("\n", 3)[2] != roots[batch.id]:
+            tree = tree_of(batch)
+            roots[batch.id] = base64.b64encode(tree.root).decode("ascii")
+            if not signs_batch(batch.checkpoint, batch.id, tree, batch.signed_at, signers):
                 found.fault("receipts_changed", f"receipt_batches/{batch.id}")
             for index in set(range(len(batch.leaves) // HASH_BYTES)) - seen.get(batch.id, set()):
                 found.fault("record_missing", f"receipt_batches/{batch.id}/{index}")
         after = batches[-1].id
     return roots
+
+
+async def _forgotten(
+    connection: Connection, audit_pool: asyncpg.Pool, keyring: Keyring, found: StaysVerification
+) -> dict[UUID, set[int]]:
+    """The places that were forgotten on purpose, as far as we signed the list; the rest is a fault, and misses."""
+    lists: dict[UUID, list[retention_store.Forgotten]] = {}
+    for row in await retention_store.forgotten_receipts(connection):
+        if row.audit_entry_id is None:
+            found.fault("forgotten_not_signed", f"receipt_batches/{row.batch_id}")
+        else:
+            lists.setdefault(row.audit_entry_id, []).append(row)
+    async with audit_pool.acquire() as auditors:
+        bodies = await store.audited_bodies(auditors, list(lists))
+    places: dict[UUID, set[int]] = {}
+    for entry_id, rows in lists.items():
+        body = bodies.get(entry_id)
+        told = orjson.loads(body)["details"] if body else {}
+        root = forgotten_root(rows)
+        tag = keyring.forgotten_tag(entry_id, bytes.fromhex(root)).hex()
+        if (told.get("forgotten_root"), told.get("forgotten_tag")) != (root, tag):
+            found.fault("forgotten_not_signed", f"audit/{entry_id}")
+            continue
+        for row in rows:
+            places.setdefault(row.batch_id, set()).update(row.indexes)
+    return places
 
 
 async def _audited_roots(pool: asyncpg.Pool) -> dict[UUID, str]:

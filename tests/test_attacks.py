@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from uuid import UUID
 
@@ -15,8 +16,8 @@ from asm_daemon.crypto import Keyring, Tampered, UnknownEpoch, epoch_at, next_ep
 from asm_daemon.intake import Intake
 from asm_daemon.keystores import KeyStore, create_store
 from asm_daemon.model import Facility
-from asm_daemon.sealing import open_contents
-from asm_daemon.stay_proofs import verify_stays
+from asm_daemon.sealing import open_contents, seal_contents
+from asm_daemon.stay_proofs import as_signed, read_proofs, verify_stays
 from asm_daemon.store import stays as stays_store
 from schemas.act import ActKind
 from tests.stack import Clock, FacilityMaker, Pools, command, declaration
@@ -24,12 +25,13 @@ from tests.stack import Clock, FacilityMaker, Pools, command, declaration
 
 @dataclass
 class Register:
-    """Two stays of one facility, the first corrected twice, and one of another facility."""
+    """Three stays of one facility, the first corrected twice, the last checked out and in again; one elsewhere."""
 
     superuser: asyncpg.Connection
     corrected: UUID
     other: UUID
     elsewhere: UUID
+    left: UUID
 
     async def blob(self, table: str, stay_id: UUID, version: int | None = None) -> bytes:
         """A blob as it lies there."""
@@ -70,7 +72,10 @@ async def register(
         await act(facility, ActKind.CORRECT, {"room": room}, "A")
     other = await act(facility, ActKind.DECLARE, declaration(2), "B")
     elsewhere = await act(second, ActKind.DECLARE, declaration(3), "C")
-    return Register(await pools.database.connect(), corrected, other, elsewhere)
+    left = await act(facility, ActKind.DECLARE, declaration(4), "D")
+    await act(facility, ActKind.CHECK_OUT, {"departed_at": clock().isoformat()}, "D")
+    await act(facility, ActKind.UNDO_CHECK_OUT, {}, "D")
+    return Register(await pools.database.connect(), corrected, other, elsewhere, left)
 
 
 Attack = Callable[[Register], Awaitable[None]]
@@ -204,12 +209,67 @@ async def shorten_the_signed_batch(register: Register) -> None:
     )
 
 
+async def take_its_own_earlier_state(register: Register) -> None:
+    """Corrected stay: the departure that an undone check-out had, with the tag that was right then."""
+    await register.superuser.execute(
+        """
+        UPDATE stays SET status = old.status, departed_at = old.departed_at, content_tag = old.content_tag
+        FROM stay_versions AS old WHERE stays.id = $1 AND old.stay_id = $1 AND old.event = 'check_out'
+        """,
+        register.left,
+    )
+
+
+async def leave_earlier(register: Register) -> None:
+    await register.superuser.execute(
+        "UPDATE stays SET status = 'departed', departed_at = arrived_at WHERE id = $1", register.other
+    )
+
+
+async def cancel_by_hand(register: Register) -> None:
+    await register.superuser.execute("UPDATE stays SET status = 'cancelled' WHERE id = $1", register.other)
+
+
+async def declare_earlier(register: Register) -> None:
+    await register.superuser.execute(
+        "UPDATE stays SET declared_at = declared_at - interval '1 hour' WHERE id = $1", register.corrected
+    )
+
+
+async def name_another_stay(register: Register) -> None:
+    await register.superuser.execute(
+        "UPDATE source_refs SET stay_id = $1 WHERE stay_id = $2", register.corrected, register.other
+    )
+
+
+async def spoil_a_signature(register: Register) -> None:
+    await register.superuser.execute("UPDATE receipt_batches SET checkpoint = overlay(checkpoint PLACING 'A' FROM 150)")
+
+
+async def call_it_forgotten(register: Register) -> None:
+    await register.superuser.execute(
+        """
+        WITH gone AS (DELETE FROM stays WHERE id = $1 RETURNING receipt_batch_id, receipt_index)
+        INSERT INTO forgotten_receipts (batch_id, epoch, indexes) SELECT receipt_batch_id, 0, ARRAY[receipt_index]
+        FROM gone
+        """,
+        register.other,
+    )
+
+
 SEEN_BY_VERIFICATION: dict[str, tuple[Attack, set[str]]] = {
     "a whole stay rolled back": (roll_back_everything, {"record_missing"}),
     "a stay deleted": (delete_a_stay, {"record_missing"}),
     "an old version deleted": (delete_a_version, {"record_missing"}),
     "a time changed beside the blob": (make_it_on_time, {"not_what_was_signed"}),
     "an arrival changed beside the blob": (move_the_arrival, {"times_changed"}),
+    "a departure that an undone check-out had": (take_its_own_earlier_state, {"state_changed"}),
+    "a departure by hand": (leave_earlier, {"state_changed"}),
+    "a cancellation by hand": (cancel_by_hand, {"state_changed"}),
+    "the time of the first declaration changed": (declare_earlier, {"state_changed"}),
+    "a reference that leads to another stay": (name_another_stay, {"reference_changed"}),
+    "a signature spoilt": (spoil_a_signature, {"receipts_changed"}),
+    "a stay deleted and called forgotten": (call_it_forgotten, {"forgotten_not_signed", "record_missing"}),
     "a search tag changed": (hide_from_searches, {"tags_changed"}),
     "a stay deleted with its receipts": (delete_the_stay_and_its_receipts, {"receipts_missing"}),
     "a stay cut out of its signed batch": (shorten_the_signed_batch, {"receipts_changed", "receipts_not_audited"}),
@@ -269,3 +329,21 @@ async def test_what_opens_all_the_same_is_found_by_its_receipts(
     await work(register)
     assert await unreadable(register, keyring) == 0
     assert await faults(pools, keyring) == expected
+
+
+async def test_a_blob_from_before_states_were_sealed_opens_and_its_state_is_held_against_tag_and_event(
+    register: Register, keyring: Keyring
+) -> None:
+    place = await register.superuser.fetchval("SELECT facility_id FROM stays WHERE id = $1", register.left)
+    versions = await stays_store.read_versions(register.superuser, [place], [register.left])
+    [row] = [row for row in versions if row.event == "check_out"]
+    proofs = await read_proofs(register.superuser, [row])
+    contents = replace(open_contents(keyring, row), beside=None, signed_sha256=sha256(row.sealed).digest())
+    old = replace(row, sealed=seal_contents(keyring, row.facility_id, row.id, row.version, contents))
+    opened = as_signed(keyring, old, proofs)
+    assert opened is not None
+    assert opened.beside is None
+    assert as_signed(keyring, replace(old, departed_at=old.arrived_at), proofs) is None
+    declared = next(each for each in versions if each.event == "declare")
+    undone = replace(old, status="declared", departed_at=None, content_tag=declared.content_tag)
+    assert as_signed(keyring, undone, proofs) is None

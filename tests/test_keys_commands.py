@@ -256,6 +256,25 @@ async def test_a_renewed_month_is_listed_verified_and_its_old_key_retired_by_han
     assert [entry["action"] for entry in await actions(pools)] == ["keys.renew", "keys.retire"]
 
 
+async def test_with_a_hold_removed_by_hand_nothing_is_erased_or_destroyed_and_the_verification_names_it(
+    asm: Command, intake: Intake, facility: Facility, clock: Clock, pools: Pools
+) -> None:
+    [outcome] = await intake.submit([command(facility, ActKind.DECLARE, declaration(1), clock)])
+    assert outcome.stay
+    stay, why = str(outcome.stay.id), ("--reason", "yêu cầu")
+    hold = json.loads((await asm("hold", "add", "--warrant", "15/2026/HS-PC02", "--stay", stay, *why)).stdout)["hold"]
+    verified = await asm("keys", "verify", "--all")
+    assert (verified.exit_code, json.loads(verified.stdout)["told"]) == (DONE, 2)  # the facility and the hold
+    await (await pools.database.connect()).execute("DELETE FROM legal_holds")
+    for arguments in (("erase", "stay", stay, *why, "--confirm", stay),
+                      ("keys", "destroy", str(OLD), *why, "--confirm", str(OLD))):  # fmt: skip
+        refused = await asm(*arguments)
+        assert (refused.exit_code, "not what the audit tells" in refused.stderr) == (UNREADY, True)
+    verified = await asm("keys", "verify", "--all")
+    [fault] = json.loads(verified.stdout)["faults"]
+    assert (verified.exit_code, fault["kind"], fault["subject"]) == (NO, "told_and_gone", f"hold/{hold}")
+
+
 async def test_a_destroyed_month_stays_in_the_list_and_can_be_destroyed_again(
     asm: Command, store: KeyStore, pools: Pools
 ) -> None:

@@ -507,7 +507,7 @@ async def test_the_login_of_the_job_changes_nothing_but_blobs(house: House, pool
         "DELETE FROM roster_plan_parts",
         "DELETE FROM import_files",
         "SELECT document_tag FROM in_house",
-        "SELECT ref_tag FROM source_refs",
+        "UPDATE source_refs SET stay_id = gen_random_uuid()",
     ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(statement)

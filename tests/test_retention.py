@@ -38,13 +38,14 @@ from asm_daemon.police import Desk
 from asm_daemon.resealing import SETTLE, reencrypt_once
 from asm_daemon.retention import NotErasable, Periods, end_epochs_once, erase_stay, finish_once
 from asm_daemon.sealing import open_contents
-from asm_daemon.stay_proofs import verify_stays
+from asm_daemon.stay_proofs import forgotten_root, verify_stays
 from asm_daemon.store import alerts, sealed
 from asm_daemon.store import retention as retention_store
 from asm_daemon.store import stays as stays_store
 from asm_daemon.store.alerts import AlertKind
 from asm_daemon.store.compare import forgotten
 from asm_daemon.store.retention import Hold
+from asm_daemon.told import watch_holds_once
 from schemas.act import ActKind
 from schemas.codes import FacilityKind
 from schemas.police import DocumentSearch
@@ -240,7 +241,7 @@ async def test_what_a_lifted_hold_kept_is_forgotten_at_the_next_round_with_its_k
     assert await stays_left(pools.database) == set()
     assert [key for key in store.read() if key.name.epoch == epoch] == []
     actions = [body["action"] for body in await told(pools) if body["object"] == f"epoch/{epoch}"]
-    assert actions == ["retention.begin", "retention.end"] * 2
+    assert actions == ["retention.begin", "retention.part", "retention.end"] * 2
 
 
 async def test_a_hold_on_a_facility_and_a_time_keeps_whoever_was_there_then(
@@ -269,6 +270,79 @@ async def test_a_forged_record_that_is_held_stops_the_end_of_its_month_and_alert
     assert await readable(superuser, keyring) == (6, 6)
     found = await alerts.list_alerts(await pools.database.connect("asm_sync"), closed=False, limit=10)
     assert [(alert.kind, alert.subject) for alert in found] == [(AlertKind.MONTH_NOT_ENDED, f"epoch/{epoch}")]
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        "UPDATE stays SET departed_at = departed_at - interval '1 day' WHERE id = $1",
+        "UPDATE stays SET status = 'cancelled' WHERE id = $1",
+        "UPDATE stays SET arrived_at = arrived_at - interval '1 year' WHERE id = $1",
+        "WITH x AS (SELECT $1::uuid) INSERT INTO forgotten_receipts"
+        " SELECT receipt_batch_id, to_char(now() AT TIME ZONE 'UTC', 'YYYYMM')::int, ARRAY[7] FROM stays LIMIT 1",
+    ],
+)
+async def test_a_month_of_which_somebody_changed_what_decides_is_not_forgotten_and_nothing_of_it_erased(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, epoch: int, deed: str
+) -> None:
+    stay = await house.guest(1)
+    await house.guest(2)
+    await (await pools.database.connect()).execute(deed, stay)
+    pool = await pools.get("asm_retention")
+    with pytest.raises(NotErasable, match="not what was signed"):
+        await erase_stay(pool, store, stay, "yêu cầu", "operator:test", PERIODS, over, urgent=False)
+    assert (await end_epochs_once(pool, store, keyring, PERIODS, over))["waiting"] == 1
+    assert len(await stays_left(pools.database)) == 2
+    found = await alerts.list_alerts(await pools.database.connect("asm_sync"), closed=False, limit=10)
+    assert [(alert.kind, alert.subject) for alert in found] == [(AlertKind.MONTH_NOT_ENDED, f"epoch/{epoch}")]
+
+
+async def test_a_changed_record_is_erased_by_who_says_so_and_then_its_month_ends(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime
+) -> None:
+    stay = await house.guest(1)
+    await (await pools.database.connect()).execute("UPDATE stays SET departed_at = arrived_at WHERE id = $1", stay)
+    pool = await pools.get("asm_retention")
+    assert (await end_epochs_once(pool, store, keyring, PERIODS, over))["waiting"] == 1
+    await erase_stay(pool, store, stay, "biên bản 3", "operator:test", PERIODS, over, urgent=False, changed=True)
+    assert (await end_epochs_once(pool, store, keyring, PERIODS, over))["waiting"] == 0
+    [erased] = [body for body in await told(pools) if body["action"] == "erasure.erase"]
+    assert erased["details"]["as_signed"] == 0
+    verified = await verify_stays(pool, await pools.get("asm_audit"), keyring, [], sample=None)
+    assert verified.faults == []
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        "DELETE FROM legal_holds",
+        "UPDATE legal_holds SET lifted_at = now(), lifted_by = 'operator:test', lifted_reason = 'hết thời hạn'",
+        "UPDATE legal_holds SET stay_id = gen_random_uuid()",
+    ],
+)
+async def test_holds_that_are_not_what_the_audit_tells_are_counted_and_alerted(
+    house: House, pools: Pools, clock: Clock, deed: str
+) -> None:
+    lifted = await house.hold(stay_id=await house.guest(1))
+    await house.hold(stay_id=await house.guest(2))
+    pool, auditors = await pools.get("asm_retention"), await pools.get("asm_audit")
+    assert await retention.lift_hold(pool, lifted, "hết thời hạn", "operator:test", clock())
+    assert await watch_holds_once(pool, auditors, clock()) == 0
+    await (await pools.database.connect()).execute(deed)
+    assert await watch_holds_once(pool, auditors, clock()) > 0
+    [alert] = await alerts.list_alerts(await pools.database.connect("asm_sync"), closed=False, limit=10)
+    assert alert.kind is AlertKind.HOLDS_CHANGED
+
+
+async def test_a_certificate_names_the_root_over_what_was_forgotten(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, epoch: int
+) -> None:
+    await house.guest(1)
+    await end_epochs_once(await pools.get("asm_retention"), store, keyring, PERIODS, over)
+    parted, ended = [body for body in await told(pools) if body["action"] in {"retention.part", "retention.end"}][:2]
+    rows = await retention_store.forgotten_receipts(await pools.database.connect("asm_retention"))
+    assert parted["details"]["forgotten_root"] == ended["details"]["forgotten_root"] == forgotten_root(rows)
+    assert {str(row.audit_entry_id) for row in rows} == {parted["id"]}
 
 
 async def test_re_encryption_leaves_a_month_alone_that_is_being_ended(
@@ -554,7 +628,7 @@ async def test_a_crash_between_any_two_steps_is_made_good_by_the_next_run(
     assert await stays_left(pools.database) == {kept}
     assert await readable(await pools.database.connect(), store.keyring()) == (3, 3)
     actions = Counter(body["action"] for body in await told(pools) if body["object"] == f"epoch/{epoch}")
-    assert actions == {"retention.begin": 1, "retention.end": 1}
+    assert actions == {"retention.begin": 1, "retention.part": 1, "retention.end": 1}
     assert {str(key.name) for key in store.read() if key.name.epoch == epoch} == {f"data/{epoch}/2", f"index/{epoch}/2"}
 
 

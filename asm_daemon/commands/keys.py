@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +22,7 @@ from asm_daemon.key_backups import expire_backups, make_backup
 from asm_daemon.keystores import KeyFacts, KeyStore, create_store, root_of, store_of
 from asm_daemon.settings import Settings
 from asm_daemon.stay_proofs import StaysVerification, verify_stays
+from asm_daemon.told import verify_told, watch_holds_once
 
 key_store_commands = group("The key store (kho khoá), outside the database.")
 _LOGIN, _AUDIT_LOGIN = "asm_retention", "asm_audit"
@@ -43,6 +45,14 @@ FAULT_TEXTS: Mapping[str, tuple[str, str]] = {
         "Thời điểm đến hoặc dự kiến đi cạnh bản ghi khác với nội dung khai báo.",
         "Arrival or planned departure beside the record are not those declared.",
     ),
+    "state_changed": (
+        "Trạng thái, thời điểm khách đi hoặc dấu nội dung cạnh bản ghi khác với những gì được niêm phong trong đó.",
+        "State, departure or content tag beside the record are not those sealed in it.",
+    ),
+    "forgotten_not_signed": (
+        "Danh sách biên nhận đã xoá theo quy định không do hệ thống này ký: có thể che một bản ghi bị xoá lén.",
+        "A list of what was forgotten on purpose is not what we signed: it may hide that a record was removed.",
+    ),
     "record_missing": (
         "Biên nhận đã ký nhưng bản ghi không còn, hoặc đã bị đưa về phiên bản cũ.",
         "A receipt was signed and its record is gone, or was rolled back.",
@@ -58,6 +68,22 @@ FAULT_TEXTS: Mapping[str, tuple[str, str]] = {
     "receipts_missing": (
         "Nhật ký kiểm toán có lô biên nhận mà cơ sở dữ liệu không còn.",
         "The audit names a batch of receipts that is gone.",
+    ),
+    "reference_changed": (
+        "Mã tham chiếu của cơ sở không còn dẫn đến lượt lưu trú này.",
+        "The sender's reference leads to another stay, or nowhere.",
+    ),
+    "not_told": (
+        "Nhật ký kiểm toán không có bản ghi nào về dòng này: có người đã tự thêm vào cơ sở dữ liệu.",
+        "The audit tells nothing of this row: somebody put it into the database.",
+    ),
+    "told_otherwise": (
+        "Dòng này khác với những gì nhật ký kiểm toán ghi nhận.",
+        "The row is not what the audit tells of it.",
+    ),
+    "told_and_gone": (
+        "Nhật ký kiểm toán ghi nhận dòng này nhưng cơ sở dữ liệu không còn.",
+        "The audit tells of this row, and it is gone.",
     ),
     "reencryption_not_signed": (
         "Danh sách niêm phong lại không khớp với nhật ký kiểm toán.",
@@ -228,12 +254,15 @@ def verify_keys(
 
     Opens every wrapped key; looks that each month with stays has its keys; opens stays at random and holds them against
     their signed receipts. With --all also that every receipt that was signed has its record: what was removed or rolled
-    back is found by that alone. Ends with 1 on any fault.
+    back is found by that alone; and that legal holds, ended months, erasures, extracts, API keys and grants are what
+    the audit tells of them (`told`). Ends with 1 on any fault.
     """
     given = settings()
     store = store_of(given)
     keys = store.read()
     verified = asyncio.run(_verify(given, store, None if everything else sample))
+    told, told_faults = asyncio.run(_verify_told(given)) if everything else (None, [])
+    faults = [*verified.faults, *told_faults]
     print_json(
         {
             "keys": len(keys),
@@ -241,13 +270,14 @@ def verify_keys(
             "versions": verified.versions,
             "reencrypted": verified.reencrypted,
             "batches": verified.batches,
+            **({"told": told} if everything else {}),
             "faults": [
                 {"kind": kind, "subject": subject, "message": dict(zip(("vi", "en"), FAULT_TEXTS[kind], strict=True))}
-                for kind, subject in verified.faults
+                for kind, subject in faults
             ],
         }
     )
-    if verified.faults:
+    if faults:
         raise typer.Exit(NO)
 
 
@@ -255,6 +285,12 @@ async def _verify(given: Settings, store: KeyStore, sample: int | None) -> Stays
     destroyed = {facts.name.epoch or 0 for facts in store.inventory() if facts.state == "destroyed"}
     async with pool(given.database_url, _LOGIN) as opened, pool(given.database_url, _AUDIT_LOGIN) as auditors:
         return await verify_stays(opened, auditors, store.keyring(), destroyed, sample=sample)
+
+
+async def _verify_told(given: Settings) -> tuple[int, list[tuple[str, str]]]:
+    async with AsyncExitStack() as stack:
+        logins = (_LOGIN, _AUDIT_LOGIN, "asm_feeds", "asm_auth")
+        return await verify_told(*[await stack.enter_async_context(pool(given.database_url, each)) for each in logins])
 
 
 # -- destroying --------------------------------------------------------------------------------------------------------
@@ -280,6 +316,10 @@ async def _destroy(given: Settings, epoch: int, reason: str) -> None:
     async with pool(given.database_url, _LOGIN) as opened:
         in_force = await resealing.stays_in_force(opened, epoch)
         held = await retention.held_in(opened, epoch)
+        async with pool(given.database_url, _AUDIT_LOGIN) as auditors:
+            changed = await watch_holds_once(opened, auditors, now)
+    if changed:
+        raise Unready("nothing was destroyed: legal holds are not what the audit tells; see keys verify --all")
     if held:
         raise Unready(f"nothing was destroyed: {held} stays of {epoch} are under a legal hold")
     if in_force:

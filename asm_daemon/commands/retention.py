@@ -21,11 +21,12 @@ from asm_daemon.keystores import store_of
 from asm_daemon.rules import HANOI
 from asm_daemon.store import retention as store
 from asm_daemon.store.retention import Erasure, Hold
+from asm_daemon.told import watch_holds_once
 
 hold_commands = group("Legal holds (lệnh giữ dữ liệu): what is not forgotten when its time is over.")
 erase_commands = group("Erasure at somebody's request (xoá theo yêu cầu).")
 retention_commands = group("What was forgotten, and since when no copy can exist (lưu giữ và tiêu huỷ).")
-_LOGIN = "asm_retention"
+_LOGIN, _AUDIT_LOGIN = "asm_retention", "asm_audit"
 _TEXT_LIMIT = 300
 _Result = TypeVar("_Result")
 
@@ -139,6 +140,9 @@ def erase_stay(
     urgent: Annotated[
         bool, typer.Option("--urgent", help="seal the rest of its month anew and destroy the old key")
     ] = False,
+    changed: Annotated[
+        bool, typer.Option("--changed", help="though its record is not what was signed; a copy is kept as evidence")
+    ] = False,
 ) -> None:
     """Erase a stay that has ended, with all its versions (xoá một lượt lưu trú).
 
@@ -150,8 +154,11 @@ def erase_stay(
     given, by = settings(), operator()
 
     async def erase(opened: asyncpg.Pool) -> Erasure:
+        async with pool(given.database_url, _AUDIT_LOGIN) as auditors:
+            if await watch_holds_once(opened, auditors, utc_now()):
+                raise Unready("nothing was erased: legal holds are not what the audit tells; see keys verify --all")
         return await retention.erase_stay(
-            opened, store_of(given), stay, reason, by, periods_of(given), utc_now(), urgent=urgent
+            opened, store_of(given), stay, reason, by, periods_of(given), utc_now(), urgent=urgent, changed=changed
         )
 
     try:

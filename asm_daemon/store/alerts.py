@@ -25,6 +25,8 @@ class AlertKind(StrEnum):
     """A record under a replaced key is not what its receipt was signed over, and was left as it is."""
     MONTH_NOT_ENDED = "month_not_ended"
     """The retention of a month is over, and a record of it that has to be kept cannot be sealed anew."""
+    HOLDS_CHANGED = "holds_changed"
+    """Legal holds are not what the audit tells of them: somebody changed the database. No month is ended until then."""
     KEY_BACKUP_TOO_OLD = "key_backup_too_old"
     """A backup of the key store still holds keys that were destroyed longer ago than a backup may be old."""
     DECLARE_AND_CANCEL = "declare_and_cancel"

@@ -417,12 +417,57 @@ async def advance_erasure(connection: Connection, before: Erasure, after: Erasur
     return changed is not None
 
 
-async def forgotten_receipts(connection: Connection) -> dict[UUID, set[int]]:
-    """The places in signed batches whose records were forgotten on purpose."""
-    found: dict[UUID, set[int]] = {}
-    for row in await connection.fetch("SELECT batch_id, indexes FROM forgotten_receipts"):
-        found.setdefault(row["batch_id"], set()).update(row["indexes"])
+class Forgotten(NamedTuple):
+    """Places in a signed batch whose records were forgotten on purpose, and the audit entry that signs the list."""
+
+    batch_id: UUID
+    epoch: int
+    indexes: Sequence[int]
+    audit_entry_id: UUID | None
+
+
+async def forgotten_receipts(connection: Connection) -> list[Forgotten]:
+    """Every list of forgotten places."""
+    rows = await connection.fetch("SELECT batch_id, epoch, indexes, audit_entry_id FROM forgotten_receipts")
+    return [Forgotten(*row) for row in rows]
+
+
+async def claim_forgotten(connection: Connection, epoch: int, audit_entry_id: UUID) -> list[Forgotten]:
+    """Name the audit entry that signs what of a month nobody signed yet; return it."""
+    rows = await connection.fetch(
+        """
+        UPDATE forgotten_receipts SET audit_entry_id = $2 WHERE epoch = $1 AND audit_entry_id IS NULL
+        RETURNING batch_id, epoch, indexes, audit_entry_id
+        """,
+        epoch,
+        audit_entry_id,
+    )
+    return [Forgotten(*row) for row in rows]
+
+
+async def horizon(connection: Connection) -> str:
+    """The oldest transaction that may still change something from now on: what `stays_after` takes as `since`."""
+    found: str = await connection.fetchval("SELECT pg_snapshot_xmin(pg_current_snapshot())::text")
     return found
+
+
+async def stays_after(connection: Connection, after: UUID, hi: UUID, since: str | None, limit: int) -> list[StayRow]:
+    """At most `limit` stays of a month in order of their ids: those above `after` and below `hi`.
+
+    With `since` (of `horizon`) only those of which the version that is there was written by that transaction or a
+    later one.
+    """
+    rows = await connection.fetch(
+        f"""
+        SELECT {_COLUMNS} FROM stays
+        WHERE id > $1 AND id < $2 AND ($3::text IS NULL OR age(xmin) <= age($3::text::xid8::xid)) ORDER BY id LIMIT $4
+        """,  # noqa: S608 - SQL of our own
+        after,
+        hi,
+        since,
+        limit,
+    )
+    return [StayRow(*row) for row in rows]
 
 
 def _values(row: StayRow) -> tuple[object, ...]:

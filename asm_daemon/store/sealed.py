@@ -242,6 +242,22 @@ async def tags(
     return {(row["id"], row["version"]): Tags(*row[2:]) for row in rows}
 
 
+async def named_stays(
+    connection: Connection, facility_ids: Sequence[int], ref_tags: Sequence[bytes]
+) -> dict[tuple[int, bytes], UUID]:
+    """The stays that these references lead to: (facility, tag) → stay."""
+    rows = await connection.fetch(
+        """
+        SELECT facility_id, ref_tag, stay_id
+        FROM unnest($1::int[], $2::bytea[]) AS wanted (facility_id, ref_tag)
+        JOIN source_refs USING (facility_id, ref_tag)
+        """,
+        facility_ids,
+        ref_tags,
+    )
+    return {(row["facility_id"], row["ref_tag"]): row["stay_id"] for row in rows}
+
+
 async def batches_after(connection: Connection, after: UUID, limit: int) -> list[ReceiptBatch]:
     """The next signed batches of receipts."""
     rows = await connection.fetch(

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import asyncpg
@@ -24,11 +24,11 @@ from uuid_utils.compat import uuid7
 
 from asm_daemon import embedded, retention
 from asm_daemon.crypto import Keyring, Tampered, UnknownEpoch, epoch_at, epoch_bounds
-from asm_daemon.decisions import tags_of
+from asm_daemon.decisions import content_tag_of, tags_of
 from asm_daemon.issuing import leaf_of
 from asm_daemon.key_backups import expire_backups, list_backups, make_backup
 from asm_daemon.keystores import KeyStore, create_store
-from asm_daemon.model import Contents, StayRow
+from asm_daemon.model import Beside, Contents, StayRow
 from asm_daemon.sealing import open_contents, seal_contents
 from asm_daemon.store.migrate import load_migrations, migrate
 from asm_daemon.store.pool import open_pool
@@ -49,11 +49,14 @@ def stays(keyring: Keyring, at: datetime, count: int, *, open_stays: bool) -> It
     lo = epoch_bounds(epoch_at(at))[0].int
     for index in range(count):
         stay_id = UUID(int=lo + ((index * 20 + 7 + open_stays) << 80 | 7 << 76 | 0b10 << 62 | index))
-        contents = Contents(declaration(index % 500 + 1), bytes(16), None, "owner-1")
+        declared = declaration(index % 500 + 1, arrived_at=at.isoformat(), planned_departure_at=None)
+        status: Literal["declared", "departed"] = "declared" if open_stays else "departed"
+        left_at = None if open_stays else at
+        contents = Contents(declared, bytes(16), None, "owner-1", beside=Beside(status, left_at, at))
+        tag = content_tag_of(keyring, declared, status, left_at)
         yield (
             StayRow(
-                stay_id, 1, 1, "declared" if open_stays else "departed", "declare", at, at, at, None,
-                None if open_stays else at, at, 0, bytes(16), batch, index,
+                stay_id, 1, 1, status, "declare", at, at, at, None, left_at, at, 0, tag, batch, index,
                 seal_contents(keyring, 1, stay_id, 1, contents),
             ),
             contents,

@@ -1,0 +1,328 @@
+"""Whether rows in clear are what the audit tells of them: holds, ended months, erasures, extracts, and the directory.
+
+No receipt speaks of these rows, and nothing in them is sealed. But each came, and changed, with an audit entry, which
+nobody can take back. So the audit is read as a story of states, each row's last one is compared with the row, and a row
+of which it tells nothing, or that is gone, is a fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from asm_daemon.crypto import KeyName
+from asm_daemon.ledger import canonical_json, instant_text
+from asm_daemon.model import Facility
+from asm_daemon.store import Connection
+from asm_daemon.store import told as store
+from asm_daemon.store.alerts import AlertKind, raise_alert
+
+_PAGE = 2_000
+_TOLD = (b'"hold.', b'"retention.', b'"erasure.', b'"extract.publish"', b'"facility.add"', b'"sender.assign"',
+         b'"principal.add"', b'"key.create"', b'"key.revoke"', b'"grant.')  # fmt: skip
+State = Mapping[str, Any]
+Fault = tuple[str, str]
+
+
+async def verify_told(
+    pool: asyncpg.Pool, audit_pool: asyncpg.Pool, feeds_pool: asyncpg.Pool, auth_pool: asyncpg.Pool
+) -> tuple[int, list[Fault]]:
+    """Hold every row of which the audit tells against what it tells: (rows, faults as (what is wrong, where)).
+
+    The pools connect as asm_retention, asm_audit, asm_feeds and asm_auth. The audit is read before the rows and after:
+    what happens meanwhile is no fault. Memory grows with the number of such rows, not with the audit.
+    """
+    return await _compared(audit_pool, _TOLD, lambda: _rows(pool, feeds_pool, auth_pool))
+
+
+async def watch_holds_once(pool: asyncpg.Pool, audit_pool: asyncpg.Pool, now: datetime) -> int:
+    """How many legal holds are not what the audit tells of them: until they are, nothing may be forgotten.
+
+    The pools connect as asm_retention and asm_audit. The operator is alerted.
+    """
+    _, faults = await _compared(audit_pool, (b'"hold.',), lambda: _holds(pool))
+    if faults:
+        async with pool.acquire() as connection:
+            await raise_alert(connection, AlertKind.HOLDS_CHANGED, "legal_holds", {"holds": len(faults)}, now)
+    return len(faults)
+
+
+async def _compared(
+    audit_pool: asyncpg.Pool, words: Sequence[bytes], read_rows: Callable[[], Awaitable[dict[str, State]]]
+) -> tuple[int, list[Fault]]:
+    story = _Story(words)
+    await story.read_on(audit_pool)
+    before = {subject: len(states) for subject, states in story.states.items()}
+    rows = await read_rows()
+    await story.read_on(audit_pool)
+    faults: list[Fault] = [("told_otherwise", entry) for entry in story.odd]
+    for subject, row in rows.items():
+        told = story.states.get(subject, [])
+        if row not in told[max(before.get(subject, 0) - 1, 0) :]:
+            faults.append(("told_otherwise" if told else "not_told", subject))
+    faults += [("told_and_gone", subject) for subject in before if subject not in rows]
+    return len(rows), faults
+
+
+def facility_digest(members: Mapping[str, Any]) -> str:
+    """What the audit keeps of a facility's entry (the members of `model.Facility`): enough to find a changed one."""
+    return sha256(canonical_json(members)).hexdigest()
+
+
+# -- what the audit tells ----------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Story:
+    """The states of each row, by its subject, in the order in which the audit tells them; of entries with `words`."""
+
+    words: Sequence[bytes]
+    states: dict[str, list[State]] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+    odd: list[str] = field(default_factory=list)
+    position: int = 0
+
+    async def read_on(self, pool: asyncpg.Pool) -> None:
+        """Take in the entries since the last time, as asm_audit; those that wait for their place last."""
+        async with pool.acquire() as connection:
+            waiting = await store.pending(connection)  # first: what is sealed meanwhile is then read in the log
+            while entries := await store.telling(connection, self.position, self.words, _PAGE):
+                for position, body in entries:
+                    self._take(body)
+                    self.position = position + 1
+        for each in waiting:
+            self._take(each.body)
+
+    def _take(self, body: bytes) -> None:
+        if not any(word in body for word in self.words):
+            return
+        entry = orjson.loads(body)
+        teller = _TELLERS.get(entry["action"])
+        if teller is None or entry["id"] in self.seen:
+            return
+        self.seen.add(entry["id"])
+        try:
+            subject, change = teller(entry, entry["details"])
+        except (KeyError, TypeError, ValueError, AttributeError):  # not written by us
+            self.odd.append(f"audit/{entry['id']}")
+            return
+        states = self.states.setdefault(subject, [])
+        states.append({**(states[-1] if states else {}), **change})
+
+
+_Entry = Mapping[str, Any]
+_Change = tuple[str, State]
+
+
+def _hold_placed(entry: _Entry, told: State) -> _Change:
+    placed = {
+        "facility_id": told["facility"],
+        "stay_id": told["stay"],
+        "present_from": told["from"],
+        "present_until": told["until"],
+        "warrant_ref": told["warrant"],
+        "reason": told["reason"],
+        "placed_at": entry["at"],
+        "placed_by": entry["actor"],
+    }
+    return entry["object"], {**placed, "lifted_at": None, "lifted_by": None, "lifted_reason": None}
+
+
+def _hold_lifted(entry: _Entry, told: State) -> _Change:
+    return entry["object"], {
+        "lifted_at": entry["at"], "lifted_by": entry["actor"], "lifted_reason": told["reason"]
+    }  # fmt: skip
+
+
+def _round_of(entry: _Entry, told: State) -> str:
+    return f"{entry['object']}/{told['round']}"
+
+
+def _round_begun(entry: _Entry, told: State) -> _Change:
+    begun = {name: told[name] for name in ("cutoffs", "index_version")}
+    begun |= {"cutoff_at": told["cutoff"], "begun_at": entry["at"]}
+    empty = {"kept": None, "counts": None, "ended_at": None, "final_at": None}
+    return _round_of(entry, told), {"state": "begun", **begun, **empty}
+
+
+def _round_parted(entry: _Entry, told: State) -> _Change:
+    return _round_of(entry, told), {"state": "parted", "kept": told["kept"], "counts": told["counts"]}
+
+
+def _round_ended(entry: _Entry, told: State) -> _Change:
+    return _round_of(entry, told), {"state": "ended", "ended_at": entry["at"], "final_at": told["no_copy_after"]}
+
+
+def _round_final(entry: _Entry, told: State) -> _Change:
+    return _round_of(entry, told), {"state": "final"}
+
+
+def _erased(entry: _Entry, told: State) -> _Change:
+    whose = {"facility_id": told["facility"], "epoch": told["epoch"], "erased_at": entry["at"]}
+    return _erasure(entry, {**whose, "state": "erased", **_erasure_told(told)})
+
+
+def _erasure_hastened(entry: _Entry, told: State) -> _Change:
+    return _erasure(entry, _erasure_told(told))
+
+
+def _erasure_keys_gone(entry: _Entry, told: State) -> _Change:
+    return _erasure(entry, {"state": "keys_gone", **_erasure_told(told)})
+
+
+def _erasure_final(entry: _Entry, _told: State) -> _Change:
+    return _erasure(entry, {"state": "final"})
+
+
+def _erasure(entry: _Entry, change: State) -> _Change:
+    return f"erasure/{entry['object'].removeprefix('stay/')}", change
+
+
+def _erasure_told(told: State) -> State:
+    version = KeyName.parse(told["key"]).version if told["key"] else None
+    return {"urgent": bool(told["urgent"]), "key_version": version, "final_at": told["no_copy_after"]}
+
+
+def _published(entry: _Entry, told: State) -> _Change:
+    members = {name: told[name] for name in ("template", "period", "release_no", "sha256")}
+    return entry["object"], {"department": entry["organisation"], "published_at": entry["at"], **members}
+
+
+def _facility_added(entry: _Entry, told: State) -> _Change:
+    return entry["object"], {
+        "sha256": told["sha256"],
+        "kind": told["kind"],
+        "sandbox": bool(told["sandbox"]),
+        "active": True,
+    }
+
+
+def _sender_assigned(entry: _Entry, told: State) -> _Change:
+    read_as = {name: told[name] for name in ("overnight_classes", "charset", "relative_role", "certificate")}
+    place = entry["object"].removeprefix("facility/")
+    return f"sender/{told['application']}/{told['facility']}", {"code": place, **read_as}
+
+
+def _principal_added(entry: _Entry, told: State) -> _Change:
+    return entry["object"], {"kind": told["kind"], "department": told["department"], "active": True}
+
+
+def _key_created(entry: _Entry, told: State) -> _Change:
+    members = {name: told[name] for name in ("principal", "expires_at", "secret_sha256")}
+    return entry["object"], {**members, "revoked": False}
+
+
+def _key_revoked(entry: _Entry, _told: State) -> _Change:
+    return entry["object"], {"revoked": True}
+
+
+def _grant_given(entry: _Entry, told: State) -> _Change:
+    return _grant(entry, told), {"scopes": told["scopes"], "revoked": False}
+
+
+def _grant_revoked(entry: _Entry, told: State) -> _Change:
+    return _grant(entry, told), {"revoked": True}
+
+
+def _grant(entry: _Entry, told: State) -> str:
+    return f"grant/{told['principal']}/{entry['object'].removeprefix('facility/')}"
+
+
+_TELLERS = {
+    "hold.place": _hold_placed,
+    "hold.lift": _hold_lifted,
+    "retention.begin": _round_begun,
+    "retention.part": _round_parted,
+    "retention.end": _round_ended,
+    "retention.final": _round_final,
+    "erasure.erase": _erased,
+    "erasure.hasten": _erasure_hastened,
+    "erasure.keys_gone": _erasure_keys_gone,
+    "erasure.final": _erasure_final,
+    "extract.publish": _published,
+    "facility.add": _facility_added,
+    "sender.assign": _sender_assigned,
+    "principal.add": _principal_added,
+    "key.create": _key_created,
+    "key.revoke": _key_revoked,
+    "grant.give": _grant_given,
+    "grant.revoke": _grant_revoked,
+}
+"""How each entry changes the row that it is about: the columns that it tells, named as in the state of the row."""
+
+
+# -- what stands there -------------------------------------------------------------------------------------------------
+
+
+async def _rows(pool: asyncpg.Pool, feeds_pool: asyncpg.Pool, auth_pool: asyncpg.Pool) -> dict[str, State]:
+    """Every row of which the audit tells, as it tells of it."""
+    rows = await _holds(pool)
+    async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        rows |= await _kept(connection)
+    async with feeds_pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        rows |= await _releases(connection)
+    async with auth_pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        rows |= await _directory(connection)
+    return rows
+
+
+async def _holds(pool: asyncpg.Pool) -> dict[str, State]:
+    async with pool.acquire() as connection:
+        return {f"hold/{row['id']}": _state(row, "id") for row in await store.holds(connection)}
+
+
+async def _kept(connection: Connection) -> dict[str, State]:
+    rows: dict[str, State] = {}
+    for row in await store.rounds(connection):
+        rows[f"epoch/{row['epoch']}/{row['round']}"] = _state(row, "epoch", "round")
+    for row in await store.erasures(connection):
+        rows[f"erasure/{row['stay_id']}"] = _state(row, "stay_id")
+    return rows
+
+
+async def _releases(connection: Connection) -> dict[str, State]:
+    rows: dict[str, State] = {}
+    async for found in store.releases(connection, _PAGE):
+        state = found._asdict()
+        del state["id"], state["sound"]
+        digest = found.sha256.hex() if found.sound else None
+        rows[f"release/{found.id}"] = {**state, "published_at": instant_text(found.published_at), "sha256": digest}
+    return rows
+
+
+async def _directory(connection: Connection) -> dict[str, State]:
+    rows: dict[str, State] = {}
+    for row in await store.facilities(connection):
+        flags = {name: row[name] for name in ("kind", "sandbox", "active")}
+        digest = facility_digest({name: row[name] for name in Facility.__slots__})
+        rows[f"facility/{row['code']}"] = {"sha256": digest, **flags}
+    for row in await store.senders(connection):
+        rows[f"sender/{row['sending_application']}/{row['sending_facility']}"] = _state(
+            row, "sending_application", "sending_facility"
+        )
+    for row in await store.principals(connection):
+        rows[f"principal/{row['id']}"] = _state(row, "id")
+    for row in await store.keys(connection):
+        told = {"principal": str(row["principal_id"]), "expires_at": row["expires_at"].isoformat()}
+        rows[f"key/{row['id']}"] = {**told, "secret_sha256": row["secret_sha256"].hex(), "revoked": row["revoked"]}
+    for row in await store.grants(connection):
+        rows[f"grant/{row['principal_id']}/{row['code']}"] = _state(row, "principal_id", "code")
+    return rows
+
+
+def _state(row: asyncpg.Record, *named: str) -> State:
+    """A row without what names it, each value as the audit writes it."""
+    return {column: _text(value) for column, value in row.items() if column not in named}
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, UUID):
+        return str(value)
+    return instant_text(value) if hasattr(value, "astimezone") else value
