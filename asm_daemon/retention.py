@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -23,7 +24,17 @@ import structlog
 from uuid_utils.compat import uuid7
 
 from asm_daemon import audit
-from asm_daemon.crypto import KeyName, KeyPurpose, Keyring, RecordName, UnknownEpoch, epoch_at, epoch_bounds, epoch_of
+from asm_daemon.crypto import (
+    PER_EPOCH,
+    KeyName,
+    KeyPurpose,
+    Keyring,
+    RecordName,
+    UnknownEpoch,
+    epoch_at,
+    epoch_bounds,
+    epoch_of,
+)
 from asm_daemon.decisions import tags_of
 from asm_daemon.keystores import KeyStore
 from asm_daemon.ledger import instant_text
@@ -185,7 +196,7 @@ async def _succeed(pool: asyncpg.Pool, keys: KeyStore, keyring: Keyring, found: 
             raise _Waits("a webhook is sealed under this month")
     if stays > forgettable:
         try:
-            await asyncio.to_thread(keys.succeed_epoch, found.epoch, found.index_version, now)
+            await asyncio.to_thread(keys.renew_epoch, found.epoch, now, after=found.index_version)
         except UnknownEpoch:
             await _alert(pool, found, now)
             raise _Waits("what is kept has no keys") from None
@@ -234,7 +245,7 @@ async def _keep(connection: Connection, keyring: Keyring, found: Round, rows: Se
     """Seal what is kept under the month's new keys: each version, its tags, and marks of temporary residence."""
     if not rows:
         return
-    if keyring.index_versions(found.epoch) <= 1:
+    if keyring.index_version(found.epoch) <= found.index_version:
         raise _Waits("what is kept has no new keys yet")
     places = [row.facility_id for row in rows], [row.id for row in rows]
     versions = await stays_store.read_versions(connection, *places)
@@ -247,7 +258,8 @@ async def _keep(connection: Connection, keyring: Keyring, found: Round, rows: Se
             raise _NotAsSigned
         sealed = reseal_contents(keyring, row, contents)
         pairs.append(sha256(row.sealed).digest() + sha256(sealed).digest())
-        return replace(row, sealed=sealed), tags_of(keyring, row.id, contents.declared["guest"])
+        resealed = replace(row, sealed=sealed)
+        return resealed, tags_of(keyring, resealed, contents)
 
     await store.insert_held(connection, [anew(row) for row in rows])
     await store.insert_held_versions(connection, [anew(row)[0] for row in versions])
@@ -278,7 +290,7 @@ async def _destroy(
 ) -> Round:
     """Destroy the keys of what was forgotten, and certify it. Raises _Waits if another process did."""
     try:
-        keys.destroy_epoch(found.epoch, REASON, now, but_newest=bool(found.kept))
+        keys.destroy_epoch(found.epoch, REASON, now, through=found.index_version if found.kept else None)
     except UnknownEpoch:
         log.warning("retention.no_keys", epoch=found.epoch)  # a month that never had keys
     keyring.reload()
@@ -323,8 +335,8 @@ async def erase_stay(
 ) -> Erasure:
     """Erase one stay with all its versions, and note until when copies can be read. As asm_retention.
 
-    `urgent` has the rest of its month sealed anew (the job `reencrypt`) and the old key destroyed; said of a stay that
-    was erased before, it makes that erasure urgent. Raises NotErasable.
+    `urgent` has the rest of its month sealed and tagged anew (the job `reencrypt`) and the old keys destroyed; said of
+    a stay that was erased before, it makes that erasure urgent. Raises NotErasable.
     """
     epoch = epoch_of(stay_id)
     newest = _newest(keys, KeyPurpose.DATA).get(epoch)
@@ -381,15 +393,21 @@ def _told(erasure: Erasure, reason: str | None) -> dict[str, Any]:
         "epoch": erasure.epoch,
         "reason": reason,
         "urgent": int(erasure.urgent),
-        "key": str(KeyName(KeyPurpose.DATA, erasure.epoch, erasure.key_version)) if erasure.key_version else None,
+        "keys": _keys_of(erasure),
         "no_copy_after": instant_text(erasure.final_at) if erasure.final_at else None,
     }
 
 
+def _keys_of(erasure: Erasure) -> list[str]:
+    """The newest keys that the stay may have been sealed and tagged under; they go, and all before them."""
+    version = erasure.key_version
+    return [str(KeyName(purpose, erasure.epoch, version)) for purpose in sorted(PER_EPOCH)] if version else []
+
+
 def _renew(keys: KeyStore, erasure: Erasure, now: datetime) -> None:
     """Have the month sealed anew, unless that is under way already: a crash before this is made good by the job."""
-    if _newest(keys, KeyPurpose.DATA).get(erasure.epoch) == erasure.key_version:
-        keys.renew_data_key(erasure.epoch, now)
+    with suppress(UnknownEpoch):  # the month has ended meanwhile, and all its keys with it
+        keys.renew_epoch(erasure.epoch, now, after=erasure.key_version or 0)
 
 
 # -- certificates that become final ------------------------------------------------------------------------------------
@@ -456,10 +474,9 @@ async def _finish_erasure(
 
 
 def _opens(keys: KeyStore, erasure: Erasure) -> bool:
-    """Whether a key that opens the erased stay is still there."""
+    """Whether a key that opens the erased stay, or finds it by its tags, is still there."""
     return any(
-        facts.name.purpose is KeyPurpose.DATA
-        and facts.name.epoch == erasure.epoch
+        facts.name.epoch == erasure.epoch
         and facts.state != "destroyed"
         and facts.name.version <= (erasure.key_version or 0)
         for facts in keys.inventory()

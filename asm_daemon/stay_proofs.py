@@ -23,7 +23,7 @@ from asm_daemon.crypto import Keyring, Tampered, UnknownEpoch, epoch_bounds
 from asm_daemon.decisions import tags_of
 from asm_daemon.issuing import leaf_of, tree_of
 from asm_daemon.ledger import HASH_BYTES, Tree, leaf_hash
-from asm_daemon.model import Contents, ReceiptBatch, StayRow, Tags
+from asm_daemon.model import Contents, ReceiptBatch, StayRow
 from asm_daemon.sealing import open_contents
 from asm_daemon.store import Connection
 from asm_daemon.store import audit as audit_store
@@ -179,7 +179,7 @@ async def _check_rows(
         if contents is None:
             found.fault("not_what_was_signed", where)
             continue
-        if tags.get((row.id, row.version)) not in (None, _tags(keyring, row, contents)):
+        if tags.get((row.id, row.version)) not in (None, tags_of(keyring, row, contents)):
             found.fault("tags_changed", where)
         if not _times_agree(row, contents):
             found.fault("times_changed", where)
@@ -187,10 +187,6 @@ async def _check_rows(
             found.reencrypted += 1
             if not _leads(chains, contents.signed_sha256, sha256(row.sealed).digest()):
                 found.fault("reencryption_not_recorded", where)
-
-
-def _tags(keyring: Keyring, row: StayRow, contents: Contents) -> Tags:
-    return tags_of(keyring, row.id, contents.declared["guest"])
 
 
 def _times_agree(row: StayRow, contents: Contents) -> bool:

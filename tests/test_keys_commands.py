@@ -175,7 +175,7 @@ async def test_a_month_that_is_not_over_or_holds_a_stay_in_force_is_not_destroye
 async def test_only_a_superseded_data_key_is_retired_by_hand(
     asm: Command, store: KeyStore, epoch: int, clock: Clock
 ) -> None:
-    store.renew_data_key(epoch, clock())
+    store.renew_epoch(epoch, clock())
     before = store.read()
     for name in (f"data/{epoch}/2", f"index/{epoch}/1", "presence/1", "data/202001/1", "nonsense"):
         result = await asm("keys", "retire", name, "--reason", "test", "--confirm", name)
@@ -236,7 +236,7 @@ async def test_a_renewed_month_is_listed_verified_and_its_old_key_retired_by_han
 ) -> None:
     await intake.submit([command(facility, ActKind.DECLARE, declaration(1), clock)])
     renewed = await asm("keys", "rotate", "--epoch", str(epoch))
-    assert (renewed.exit_code, json.loads(renewed.stdout)) == (DONE, {"key": f"data/{epoch}/2"})
+    assert (renewed.exit_code, json.loads(renewed.stdout)) == (DONE, {"keys": [f"data/{epoch}/2", f"index/{epoch}/2"]})
     keyring.reload()
     await intake.submit([command(facility, ActKind.DECLARE, declaration(2), clock)])
     listed = {key["name"]: key for key in json.loads((await asm("keys", "list", "--json")).stdout)}

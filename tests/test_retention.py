@@ -261,9 +261,9 @@ async def test_re_encryption_leaves_a_month_alone_that_is_being_ended(
     pool = await pools.get("asm_retention")
     found = retention_store.Round(epoch, 1, "new", over, 1, over, None, None, None, None)
     await retention._begin(pool, found)
-    store.succeed_epoch(epoch, 1, over)
+    store.renew_epoch(epoch, over, after=1)
     keyring.reload()
-    counts = await reencrypt_once(pool, keyring, lambda name: store.retire_data_key(name, over), over)
+    counts = await reencrypt_once(pool, keyring, lambda name: store.retire(name, over), over)
     assert counts == {"resealed": 0, "refused": 0, "retired": 0}
 
 
@@ -317,7 +317,7 @@ class Mortal:
         return use
 
 
-@pytest.mark.parametrize("effect", ["succeed_epoch", "destroy_epoch"])
+@pytest.mark.parametrize("effect", ["renew_epoch", "destroy_epoch"])
 async def test_a_crash_right_after_keys_were_made_or_destroyed_is_made_good_by_the_next_run(
     house: House, pools: Pools, store: KeyStore, over: datetime, epoch: int, effect: str
 ) -> None:
@@ -492,7 +492,7 @@ async def test_an_urgent_erasure_makes_the_stay_unreadable_in_every_database_bac
     assert (await finish_once(pool, store, PERIODS, [], now))["waiting"] == 1
     for _ in range(4):
         keyring.reload()
-        await reencrypt_once(pool, keyring, lambda name: store.retire_data_key(name, now), now)  # noqa: B023
+        await reencrypt_once(pool, keyring, lambda name: store.retire(name, now), now)  # noqa: B023
         now += SETTLE
     assert {
         str(key.name) for key in store.read() if key.name.purpose is KeyPurpose.DATA and key.name.epoch == epoch
@@ -517,7 +517,7 @@ async def test_a_crash_before_the_new_key_of_an_urgent_erasure_is_made_good_by_t
     def die(*_: Any) -> None:
         raise Crashed
 
-    mortal.renew_data_key = die  # type: ignore[attr-defined]
+    mortal.renew_epoch = die  # type: ignore[attr-defined]
     with pytest.raises(Crashed):
         await erase_stay(pool, mortal, stay, "yêu cầu", "operator:test", PERIODS, clock(), urgent=True)  # type: ignore[arg-type]
     await finish_once(pool, store, PERIODS, None, clock())

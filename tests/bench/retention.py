@@ -63,7 +63,7 @@ async def fill(connection: asyncpg.Connection, keyring: Keyring, at: datetime) -
     for count, open_stays in ((OVER, False), (OPEN, True)):
         made = list(stays(keyring, at, count, open_stays=open_stays))
         records = [
-            (*(getattr(row, name) for name in StayRow.__slots__), *tags_of(keyring, row.id, contents.declared["guest"]))
+            (*(getattr(row, name) for name in StayRow.__slots__), *tags_of(keyring, row, contents))
             for row, contents in made
         ]
         leaves = b"".join(leaf_of(CODE, row, contents).hash() for row, contents in made)
