@@ -178,8 +178,9 @@ class KeyStore:
         """Destroy every key of `epoch`, here and in all generations, for ever; return the names that were left.
 
         Only index keys `through` this version and the data keys that go with them, if it is given: the later ones are
-        of what is kept, and one may be renewed again meanwhile. No destroyed key can be made again. Safe to repeat after a
-        crash: the generations are gone through again. Copies outside the directory are not reached. Raises UnknownEpoch if there never were such keys.
+        of what is kept, and one may be renewed again meanwhile. No destroyed key can be made again. Safe to repeat
+        after a crash: the generations are gone through again. Copies outside the directory are not reached. Raises
+        UnknownEpoch if there never were such keys.
         """
         with self._writing() as content:
             names = tuple(name for name in _names(content) if name.epoch == epoch)

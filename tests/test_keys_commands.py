@@ -241,6 +241,7 @@ async def test_a_renewed_month_is_listed_verified_and_its_old_key_retired_by_han
     await intake.submit([command(facility, ActKind.DECLARE, declaration(2), clock)])
     listed = {key["name"]: key for key in json.loads((await asm("keys", "list", "--json")).stdout)}
     assert (listed[f"data/{epoch}/1"]["state"], listed[f"data/{epoch}/2"]["state"]) == ("superseded", "active")
+    assert (listed[f"index/{epoch}/1"]["state"], listed[f"index/{epoch}/2"]["state"]) == ("superseded", "active")
     assert listed[f"data/{epoch}/2"]["class"] == "stays"
     verified = await asm("keys", "verify")
     assert (verified.exit_code, json.loads(verified.stdout)) == (
@@ -249,11 +250,13 @@ async def test_a_renewed_month_is_listed_verified_and_its_old_key_retired_by_han
     )  # fmt: skip
     name = f"data/{epoch}/1"
     retired = await asm("keys", "retire", name, "--reason", "compromised", "--confirm", name)
-    assert (retired.exit_code, json.loads(retired.stdout)) == (DONE, {"destroyed": [name]})
+    assert (retired.exit_code, json.loads(retired.stdout)) == (DONE, {"destroyed": [name, f"index/{epoch}/1"]})
     verified = await asm("keys", "verify")  # it says what was lost by that
     faults = json.loads(verified.stdout)["faults"]
     assert (verified.exit_code, [fault["kind"] for fault in faults]) == (NO, ["not_what_was_signed"])
-    assert [entry["action"] for entry in await actions(pools)] == ["keys.renew", "keys.retire"]
+    entries = await actions(pools)
+    assert [entry["action"] for entry in entries] == ["keys.renew", "keys.retire"]
+    assert entries[1]["details"]["keys"] == [name, f"index/{epoch}/1"]
 
 
 async def test_a_destroyed_month_stays_in_the_list_and_can_be_destroyed_again(

@@ -20,6 +20,7 @@ import pytest
 
 from asm_daemon import keystores
 from asm_daemon.crypto import (
+    IndexField,
     KeyExhausted,
     KeyName,
     Keyring,
@@ -270,6 +271,51 @@ def test_a_renewed_data_key_seals_at_once_and_the_old_one_opens_until_it_is_reti
     for path in kept.folder.glob("keys*.json"):
         assert "data/202611/1" not in path.read_text()
         assert "index/202611/1" not in path.read_text()
+
+
+def test_a_retirement_that_broke_off_leaves_its_key_here_and_is_completed_by_repeating_it(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.store().renew_epoch(202611, NOW)
+    kept.store().create_epoch(202612, NOW)
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    name = KeyName.parse("data/202611/1")
+    for step in ("_forget", "_replace"):
+        with monkeypatch.context() as patched:
+            patched.setattr(KeyStore, step, die)
+            with pytest.raises(KeyboardInterrupt):
+                kept.store().retire(name, NOW)
+        assert name in [key.name for key in kept.store().read()]
+    assert kept.store().retire(name, NOW)
+    assert all("/202611/1" not in path.read_text() for path in kept.folder.glob("keys*.json"))
+
+
+def test_an_index_key_is_kept_as_long_as_a_data_key_goes_with_it(tmp_path: Path) -> None:
+    store = create_store(tmp_path / "keys", [202611], NOW)
+    with store._writing() as content:  # a data key that was renewed alone, before the two were renewed together
+        store._add(content, [KeyName.parse("data/202611/2")], NOW)
+        store._replace(content, NOW)
+    keyring = store.keyring()
+    tags = [keyring.blind_index(202611, version, IndexField.DOCUMENT, "X") for version in (1, 2)]
+    assert tags[0] == tags[1]
+    assert list(map(str, store.renew_epoch(202611, NOW))) == ["data/202611/3", "index/202611/3"]
+    keyring.reload()
+    assert keyring.blind_index(202611, 2, IndexField.DOCUMENT, "X") == tags[0]
+    assert keyring.blind_index(202611, 3, IndexField.DOCUMENT, "X") != tags[0]
+    assert list(map(str, store.retire(KeyName.parse("data/202611/1"), NOW))) == ["data/202611/1"]
+    assert list(map(str, store.retire(KeyName.parse("data/202611/2"), NOW))) == ["data/202611/2", "index/202611/1"]
+
+
+def test_keys_are_renewed_after_a_version_only_once(kept: Kept) -> None:
+    assert len(kept.store().renew_epoch(202611, NOW, after=1)) == 2
+    assert kept.store().renew_epoch(202611, NOW, after=1) == ()
+    assert [str(name) for name in kept.store().destroy_epoch(202611, "test", NOW, through=1)] == [
+        "data/202611/1", "index/202611/1"
+    ]  # fmt: skip
+    assert kept.store().destroy_epoch(202611, "test", NOW, through=1) == ()
 
 
 def test_a_destroyed_epoch_is_gone_from_every_generation_and_never_comes_back(kept: Kept) -> None:

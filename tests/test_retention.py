@@ -20,13 +20,16 @@ from uuid_utils.compat import uuid7
 
 from asm_daemon import police, retention
 from asm_daemon.crypto import (
+    IndexField,
     KeyPurpose,
     Keyring,
     RecordName,
     Tampered,
     UnknownEpoch,
+    document_value,
     epoch_at,
     epoch_bounds,
+    name_values,
     next_epoch,
 )
 from asm_daemon.intake import Intake
@@ -116,6 +119,18 @@ async def house(intake: Intake, facility: Facility, clock: Clock, pools: Pools) 
 async def stays_left(database: Database) -> set[UUID]:
     connection = await database.connect()
     return {row["id"] for row in await connection.fetch("SELECT id FROM stays")}
+
+
+TAG_COLUMNS = "document_index, person_index, given_name_index"
+
+
+def guesses(store: KeyStore, epoch: int, index: int) -> set[int]:
+    """The tags that everything a key store holds makes of a synthetic person who is known to the guesser."""
+    guest, keyring = person(index), store.keyring()
+    values = (document_value(guest.document_number), *name_values(guest.full_name, guest.birth_date))
+    fields = (IndexField.DOCUMENT, IndexField.PERSON, IndexField.GIVEN_NAME)
+    asked = zip(fields, values, strict=True)
+    return {tag for field, value in asked for tag in keyring.blind_indexes(epoch, field, value)}
 
 
 async def told(pools: Pools) -> list[dict[str, Any]]:
@@ -476,7 +491,7 @@ async def test_an_erased_stay_is_gone_with_all_that_names_it_and_final_when_the_
 
 
 async def test_an_urgent_erasure_makes_the_stay_unreadable_in_every_database_backup(
-    house: House, pools: Pools, store: KeyStore, keyring: Keyring, clock: Clock, epoch: int
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, clock: Clock, epoch: int, tmp_path: Path
 ) -> None:
     stay = await house.guest(1)
     for index in range(2, 6):
@@ -486,6 +501,8 @@ async def test_an_urgent_erasure_makes_the_stay_unreadable_in_every_database_bac
     [row] = await connection.fetch(f"SELECT {columns} FROM stays WHERE id = $1", stay)
     backed_up = StayRow(*row)
     pool, now = await pools.get("asm_retention"), clock()
+    tags = set(await connection.fetchrow(f"SELECT {TAG_COLUMNS} FROM stays WHERE id = $1", stay))
+    assert tags == guesses(store, epoch, 1)  # as long as the key is there, the backup is open to them
     erasure = await erase_stay(pool, store, stay, "yêu cầu", "operator:test", PERIODS, now, urgent=True)
     assert (erasure.key_version, erasure.final_at) == (1, None)
     open_contents(keyring, backed_up)  # not yet: the month has to be sealed anew first
@@ -500,10 +517,14 @@ async def test_an_urgent_erasure_makes_the_stay_unreadable_in_every_database_bac
     keyring.reload()
     with pytest.raises(Tampered):
         open_contents(keyring, backed_up)
+    assert not tags & guesses(store, epoch, 1)  # nor does what identifies the guest find the tags in the backup
+    assert all(f"{epoch}/1" not in path.read_text() for path in (tmp_path / "keys").glob("keys*.json"))
     assert await readable(connection, keyring) == (12, 12)
     assert (await finish_once(pool, store, PERIODS, [], now))["keys_gone"] == 1
     assert (await finish_once(pool, store, PERIODS, [now], now + timedelta(days=29)))["final"] == 0
     assert (await finish_once(pool, store, PERIODS, [now + timedelta(1)], now + timedelta(days=30)))["final"] == 1
+    certified = [body["details"]["keys"] for body in await told(pools) if body["action"] == "erasure.keys_gone"]
+    assert certified == [[f"data/{epoch}/1", f"index/{epoch}/1"]]
     assert (await verify_stays(pool, await pools.get("asm_audit"), keyring, [], sample=None)).faults == []
 
 
@@ -514,7 +535,7 @@ async def test_a_crash_before_the_new_key_of_an_urgent_erasure_is_made_good_by_t
     fuse = [0]
     mortal = Mortal(store, fuse)
 
-    def die(*_: Any) -> None:
+    def die(*_: Any, **__: Any) -> None:
         raise Crashed
 
     mortal.renew_epoch = die  # type: ignore[attr-defined]
@@ -522,6 +543,54 @@ async def test_a_crash_before_the_new_key_of_an_urgent_erasure_is_made_good_by_t
         await erase_stay(pool, mortal, stay, "yêu cầu", "operator:test", PERIODS, clock(), urgent=True)  # type: ignore[arg-type]
     await finish_once(pool, store, PERIODS, None, clock())
     assert f"data/{epoch}/2" in {str(key.name) for key in store.read()}
+
+
+async def test_an_urgent_erasure_ends_with_its_month_when_all_keys_of_that_are_destroyed(
+    house: House, pools: Pools, store: KeyStore, clock: Clock, epoch: int
+) -> None:
+    stay, pool = await house.guest(1), await pools.get("asm_retention")
+    await erase_stay(pool, store, stay, "yêu cầu", "operator:test", PERIODS, clock(), urgent=True)
+    store.destroy_epoch(epoch, "test", clock())
+    assert (await finish_once(pool, store, PERIODS, None, clock()))["keys_gone"] == 1
+
+
+async def test_keys_renewed_between_parting_a_month_and_destroying_its_old_keys_lose_nothing_that_is_kept(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, epoch: int
+) -> None:
+    held = await house.guest(1)
+    await house.guest(2)
+    await house.hold(stay_id=held)
+    pool = await pools.get("asm_retention")
+    mortal = Mortal(store, [0])
+
+    def die(*_: Any, **__: Any) -> None:
+        raise Crashed
+
+    mortal.destroy_epoch = die  # type: ignore[attr-defined]
+    with pytest.raises(Crashed):
+        await end_epochs_once(pool, mortal, keyring, PERIODS, over)  # type: ignore[arg-type]
+    store.renew_epoch(epoch, over)  # by the operator, or for an urgent erasure
+    await end_epochs_once(pool, store, keyring, PERIODS, over)
+    left = {str(key.name) for key in store.read() if key.name.epoch == epoch}
+    assert left == {f"{kind}/{epoch}/{version}" for kind in ("data", "index") for version in (2, 3)}
+    keyring.reload()
+    assert await readable(await pools.database.connect(), keyring) == (3, 3)
+    assert await found_by_police(pools, keyring, 1, house.clock()) == [str(held)]
+
+
+async def test_what_is_kept_of_a_month_whose_keys_are_being_renewed_gets_keys_of_its_own(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, epoch: int
+) -> None:
+    held = await house.guest(1)
+    await house.guest(2)
+    await house.hold(stay_id=held)
+    store.renew_epoch(epoch, over)
+    keyring.reload()
+    await end_epochs_once(await pools.get("asm_retention"), store, keyring, PERIODS, over)
+    left = {str(key.name) for key in store.read() if key.name.epoch == epoch}
+    assert left == {f"data/{epoch}/3", f"index/{epoch}/3"}
+    assert await readable(await pools.database.connect(), keyring) == (3, 3)
+    assert await found_by_police(pools, keyring, 1, house.clock()) == [str(held)]
 
 
 def test_backups_of_the_key_store_are_removed_when_they_are_too_old_and_only_they(
