@@ -27,11 +27,12 @@ from asm_daemon.resealing import SETTLE, reencrypt_once
 from asm_daemon.sealing import open_contents
 from asm_daemon.stay_proofs import verify_stays
 from asm_daemon.store import sealed
+from asm_daemon.store.pool import open_connection
 from asm_daemon.store.stays import read_stays
 from schemas.act import Act, ActKind
 from schemas.police import DocumentSearch
 from schemas.synthetic import person
-from tests.stack import DEPLOYMENT, Clock, Pools, command, declaration, open_connection
+from tests.stack import DEPLOYMENT, Clock, Pools, command, declaration
 
 GUESTS = 5
 
@@ -117,7 +118,7 @@ class Job:
     def __init__(self, pools: Pools, store: KeyStore, now: datetime) -> None:
         self._pools, self._store, self._keyring, self._now = pools, store, store.keyring(), now
 
-    async def run(self, **limits: int) -> dict[str, int]:
+    async def run(self, **limits: Any) -> dict[str, int]:
         self._keyring.reload()
         pool = await self._pools.get("asm_retention")
         return await reencrypt_once(

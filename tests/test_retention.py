@@ -501,7 +501,8 @@ async def test_an_urgent_erasure_makes_the_stay_unreadable_in_every_database_bac
     [row] = await connection.fetch(f"SELECT {columns} FROM stays WHERE id = $1", stay)
     backed_up = StayRow(*row)
     pool, now = await pools.get("asm_retention"), clock()
-    tags = set(await connection.fetchrow(f"SELECT {TAG_COLUMNS} FROM stays WHERE id = $1", stay))
+    [tagged] = await connection.fetch(f"SELECT {TAG_COLUMNS} FROM stays WHERE id = $1", stay)
+    tags = set(tagged)
     assert tags == guesses(store, epoch, 1)  # as long as the key is there, the backup is open to them
     erasure = await erase_stay(pool, store, stay, "yêu cầu", "operator:test", PERIODS, now, urgent=True)
     assert (erasure.key_version, erasure.final_at) == (1, None)
