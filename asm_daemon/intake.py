@@ -396,7 +396,7 @@ class Intake:
         for _ in range(KEY_ROUNDS):  # others tag with a new index key seconds before this process knows it
             found = await store.find_departed(connection, probes, self._now() - REPEATED_WITHIN)
             asked = probes
-            self._keyring.reload()
+            await asyncio.to_thread(self._keyring.reload)  # a stat; only of changed keys the root is asked
             probes = self._probes(absent)
             if probes == asked:
                 return found

@@ -169,16 +169,18 @@ async def _end(
 ) -> Round:
     """Take a month through the steps that are left. Raises _Waits."""
     if found.state == "new":
-        found = await _begin(pool, found)
+        found = await _begin(pool, keys, found)
     if found.state == "begun":
         await _succeed(pool, keys, keyring, found, now)
         found = await _part(pool, keyring, found, now)
     return await _destroy(pool, keys, keyring, found, periods, now)
 
 
-async def _begin(pool: asyncpg.Pool, found: Round) -> Round:
-    """Say in the audit what is about to be done; from here on nothing else seals the month anew."""
-    begun = found._replace(state="begun")
+async def _begin(pool: asyncpg.Pool, keys: KeyStore, found: Round) -> Round:
+    """Say in the audit what is about to be done; from here on nothing else seals the month anew. Keys that were renewed
+    since the month was found due have sealed what is to be forgotten, so they are old ones too."""
+    newest = _newest(keys, KeyPurpose.INDEX).get(found.epoch, 0)
+    begun = found._replace(state="begun", index_version=newest)
     async with pool.acquire() as connection, connection.transaction():
         if not await store.begin_round(connection, begun):
             raise _Waits("another process began")

@@ -275,7 +275,7 @@ async def test_re_encryption_leaves_a_month_alone_that_is_being_ended(
     await house.guest(1)
     pool = await pools.get("asm_retention")
     found = retention_store.Round(epoch, 1, "new", over, 1, over, None, None, None, None)
-    await retention._begin(pool, found)
+    await retention._begin(pool, store, found)
     store.renew_epoch(epoch, over, after=1)
     keyring.reload()
     counts = await reencrypt_once(pool, keyring, lambda name: store.retire(name, over), over)
@@ -585,9 +585,11 @@ async def test_what_is_kept_of_a_month_whose_keys_are_being_renewed_gets_keys_of
     held = await house.guest(1)
     await house.guest(2)
     await house.hold(stay_id=held)
-    store.renew_epoch(epoch, over)
+    pool = await pools.get("asm_retention")
+    [found, *_] = await retention._due(pool, store, PERIODS, over)
+    store.renew_epoch(epoch, over)  # after the month was found due
     keyring.reload()
-    await end_epochs_once(await pools.get("asm_retention"), store, keyring, PERIODS, over)
+    await retention._end(pool, store, keyring, found, PERIODS, over)
     left = {str(key.name) for key in store.read() if key.name.epoch == epoch}
     assert left == {f"data/{epoch}/3", f"index/{epoch}/3"}
     assert await readable(await pools.database.connect(), keyring) == (3, 3)
