@@ -11,7 +11,7 @@ import base64
 import os
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -180,6 +180,20 @@ class KeyName:
         return name
 
 
+def goes_with(index_versions: Iterable[int], data_version: int) -> int:
+    """Return the version of the index key that tags what a version of the data key seals: its own, or the last before.
+
+    Both are renewed together, so a blob's header names both; once a data key was renewed alone. 0 if there is none.
+    """
+    return max((version for version in index_versions if version <= data_version), default=0)
+
+
+def key_version_of(sealed: bytes) -> int:
+    """Return the key version that the header of a sealed record names."""
+    _, _, version = _HEADER.unpack_from(sealed)
+    return int(version)
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """One unwrapped key: 32 random bytes, never printed."""
@@ -262,6 +276,8 @@ class SigningKey:
 
 _Tagger = Callable[[bytes], bytes]
 _Kind = TypeVar("_Kind")
+KEY_ROUNDS = 3
+"""How often a reader asks because the index keys changed while it read: they do once in a great while."""
 MESSAGES_AT_ONCE = 2**20
 """How many messages of a data key a keyring sets aside at once: few writes, and a process that ends wastes little."""
 
@@ -286,7 +302,7 @@ class _Keys:
 
     ciphers: Mapping[tuple[int, int], AESGCM]  # by epoch and key version
     sealing: Mapping[int, _Sealer]  # by epoch: the newest key version
-    indexes: Mapping[int, Sequence[_Tagger]]  # by epoch, the newest first
+    indexes: Mapping[int, Mapping[int, _Tagger]]  # by epoch, then by key version, the newest first
     tags: Mapping[KeyPurpose, _Tagger]
     signers: Mapping[KeyPurpose, SigningKey]
     cursor: AESGCM
@@ -300,8 +316,13 @@ class _Keys:
             raise Tampered("sealed record names a key version that does not exist")
         return _found(self.ciphers.get((epoch, version)), epoch)
 
-    def index(self, epoch: int) -> Sequence[_Tagger]:
+    def index(self, epoch: int) -> Mapping[int, _Tagger]:
         return _found(self.indexes.get(epoch), epoch)
+
+    def tagger(self, epoch: int, version: int) -> _Tagger:
+        self.cipher(epoch, version)  # where that is unknown, its index key is
+        index = self.index(epoch)
+        return _found(index.get(goes_with(index, version)), epoch)
 
 
 _FORMAT = 1
@@ -341,20 +362,25 @@ class Keyring:
         """Return the epochs that have keys, in order."""
         return tuple(sorted(self._keys.sealing))
 
-    def superseded(self) -> tuple[tuple[KeyName, KeyName], ...]:
-        """Return each data key that only opens any more, with the one that seals in its place."""
+    def superseded(self) -> tuple[KeyName, ...]:
+        """Return each data key that only opens any more, and each index key that only finds, by epoch."""
         keys = self._keys
-        names = (KeyName(KeyPurpose.DATA, epoch, version) for epoch, version in sorted(keys.ciphers))
-        pairs = ((name, keys.sealing[name.epoch or 0].name) for name in names)
-        return tuple((old, new) for old, new in pairs if old != new)
+        data = [KeyName(KeyPurpose.DATA, epoch, version) for epoch, version in sorted(keys.ciphers)]
+        index = [
+            KeyName(KeyPurpose.INDEX, epoch, version)
+            for epoch, versions in sorted(keys.indexes.items())
+            for version in sorted(versions)
+        ]
+        newest = {(name.purpose, name.epoch): name for name in data + index}
+        return tuple(name for name in data + index if newest[name.purpose, name.epoch] != name)
 
     def sealing_version(self, epoch: int) -> int:
         """Return the version of the data key that seals in `epoch`. Raises UnknownEpoch."""
         return self._keys.sealing_key(epoch).name.version
 
-    def index_versions(self, epoch: int) -> int:
-        """Return how many index keys an epoch has: two while it is parted, one else. Raises UnknownEpoch."""
-        return len(self._keys.index(epoch))
+    def index_version(self, epoch: int) -> int:
+        """Return the version of the newest index key of `epoch`. Raises UnknownEpoch."""
+        return max(self._keys.index(epoch))
 
     def seal(self, record: RecordName, plaintext: bytes) -> bytes:
         """Return `plaintext` (at most 65,535 bytes) sealed as `record`.
@@ -382,20 +408,25 @@ class Keyring:
             raise Tampered("sealed record does not belong here or was changed") from None
         return _unpad(padded)
 
-    def blind_index(self, epoch: int, field: IndexField, value: str) -> int:
-        """Return the tag of `value` (from `document_value` or `name_values`) in `epoch`.
+    def blind_index(self, epoch: int, version: int, field: IndexField, value: str) -> int:
+        """Return the tag of `value` (from `document_value` or `name_values`) beside a blob of `epoch` whose header
+        names this key `version`: a process may read the store again between a blob and its tags.
 
         The first 8 bytes of HMAC-SHA-256 as a signed integer, PostgreSQL's bigint. They collide: every hit is opened
-        and compared. Raises UnknownEpoch.
+        and compared. Raises UnknownEpoch, and Tampered if there is no such version.
         """
-        taggers = self._keys.indexes.get(epoch) or self._reloaded().index(epoch)
-        return _integer(taggers[0](_INDEX_PREFIX[field] + value.encode()))
+        keys = self._keys if (epoch, version) in self._keys.ciphers else self._reloaded()
+        return _integer(keys.tagger(epoch, version)(_INDEX_PREFIX[field] + value.encode()))
 
     def blind_indexes(self, epoch: int, field: IndexField, value: str) -> tuple[int, ...]:
-        """Return the tags of `value` under every index key of `epoch`, the newest first: while a month is parted into
-        what is kept and what is forgotten, it has two. Raises UnknownEpoch."""
+        """Return the tags of `value` under every index key of `epoch`, the newest first: it has two while records are
+        sealed anew, or the month is parted into what is kept and what is forgotten.
+
+        Others tag with a new key at once, and this process notices it within seconds: whoever must miss nothing looks
+        (`reload`) after asking whether these are still all. Raises UnknownEpoch.
+        """
         taggers = self._keys.indexes.get(epoch) or self._reloaded().index(epoch)
-        return tuple(_integer(tagger(_INDEX_PREFIX[field] + value.encode())) for tagger in taggers)
+        return tuple(_integer(tagger(_INDEX_PREFIX[field] + value.encode())) for tagger in taggers.values())
 
     def presence_tag(self, value: str) -> int:
         """Return the tag of a `document_value` for questions about now, the same in every facility and month."""
@@ -470,10 +501,10 @@ def _prepare(keys: Iterable[Key], former: _Keys | None = None) -> _Keys:
         known = former.sealing.get(epoch) if former else None
         fresh = _Sealer(key.name, _HEADER.pack(_FORMAT, epoch, version), ciphers[epoch, version])
         sealing[epoch] = known if known is not None and known.name == key.name else fresh
-    indexes: dict[int, list[_Tagger]] = {}
-    for key in ordered:
+    indexes: dict[int, dict[int, _Tagger]] = {}
+    for key in reversed(ordered):
         if key.name.purpose is KeyPurpose.INDEX:
-            indexes.setdefault(key.name.epoch or 0, []).insert(0, _tagger_of(key))
+            indexes.setdefault(key.name.epoch or 0, {})[key.name.version] = _tagger_of(key)
     return _Keys(
         ciphers=ciphers,
         sealing=sealing,

@@ -547,7 +547,7 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
 
     async def reencrypt() -> Mapping[str, int]:
         def retire(name: KeyName) -> None:
-            daemon.key_store.retire_data_key(name, now())
+            daemon.key_store.retire(name, now())
 
         daemon.keyring.reload()
         return await resealing.reencrypt_once(pools["asm_retention"], daemon.keyring, retire, now())

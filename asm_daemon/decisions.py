@@ -19,7 +19,16 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from uuid_utils.compat import uuid7
 
 from asm_daemon import rules
-from asm_daemon.crypto import IndexField, Keyring, Tampered, UnknownEpoch, document_value, epoch_of, name_values
+from asm_daemon.crypto import (
+    IndexField,
+    Keyring,
+    Tampered,
+    UnknownEpoch,
+    document_value,
+    epoch_of,
+    key_version_of,
+    name_values,
+)
 from asm_daemon.expecting import Expectations, Sifted, document_number_of, merge_patch, sift
 from asm_daemon.families import Ties, party_led, ties_of
 from asm_daemon.issuing import Draft
@@ -329,14 +338,14 @@ def content_tag_of(keyring: Keyring, declared: Mapping[str, Any], status: str, d
     return keyring.content_tag(canonical_json({"declared": declared, "status": status, "departed_at": departed}))
 
 
-def tags_of(keyring: Keyring, stay_id: UUID, guest: Mapping[str, Any]) -> Tags:
-    """The blind indexes of a stay in the epoch of its id."""
-    epoch = epoch_of(stay_id)
+def tags_of(keyring: Keyring, row: StayRow, contents: Contents) -> Tags:
+    """The blind indexes of a version of a stay, in the epoch of its id, under the index key that goes with its blob."""
+    epoch, version, guest = epoch_of(row.id), key_version_of(row.sealed), contents.declared["guest"]
     person, given_name = name_values(guest["full_name"], guest["birth_date"])
     return Tags(
-        document=keyring.blind_index(epoch, IndexField.DOCUMENT, rules.guest_value(guest)),
-        person=keyring.blind_index(epoch, IndexField.PERSON, person),
-        given_name=keyring.blind_index(epoch, IndexField.GIVEN_NAME, given_name),
+        document=keyring.blind_index(epoch, version, IndexField.DOCUMENT, rules.guest_value(guest)),
+        person=keyring.blind_index(epoch, version, IndexField.PERSON, person),
+        given_name=keyring.blind_index(epoch, version, IndexField.GIVEN_NAME, given_name),
     )
 
 
@@ -837,7 +846,7 @@ class World:
     def _adopt(self, facility: Facility, contents: Contents, row: StayRow, document_tag: int | None) -> None:
         """Remember a new version as the stay's state, with its receipt and its place in the house."""
         self._drafts.add(facility, row, contents)
-        tags = tags_of(self._keyring, row.id, contents.declared["guest"])
+        tags = tags_of(self._keyring, row, contents)
         previous = self.changes.get(row.id)
         self._leave(row.id)
         self._heads.pop(row.id, None)

@@ -20,6 +20,7 @@ import structlog
 
 from asm_daemon import audit
 from asm_daemon.crypto import (
+    KEY_ROUNDS,
     IndexField,
     KeyExhausted,
     Keyring,
@@ -391,13 +392,25 @@ class Intake:
         }  # fmt: skip
         if not absent:
             return []
+        probes = self._probes(absent)
+        for _ in range(KEY_ROUNDS):  # others tag with a new index key seconds before this process knows it
+            found = await store.find_departed(connection, probes, self._now() - REPEATED_WITHIN)
+            asked = probes
+            await asyncio.to_thread(self._keyring.reload)  # a stat; only of changed keys the root is asked
+            probes = self._probes(absent)
+            if probes == asked:
+                return found
+        raise Refused("unavailable", retry_after_seconds=5)
+
+    def _probes(self, guests: Mapping[tuple[int, int], str]) -> list[tuple[int, int, UUID, UUID, int]]:
+        """What `find_departed` takes, for (facility, presence tag) → document: one probe for each index key."""
         months = [(epoch, *epoch_bounds(epoch)) for epoch in self._keyring.epochs()]
-        probes = [
-            (facility_id, tag, lo, hi, self._keyring.blind_index(epoch, IndexField.DOCUMENT, value))
-            for (facility_id, tag), value in absent.items()
+        return [
+            (facility_id, mark, lo, hi, tag)
+            for (facility_id, mark), value in guests.items()
             for epoch, lo, hi in months
+            for tag in self._keyring.blind_indexes(epoch, IndexField.DOCUMENT, value)
         ]
-        return await store.find_departed(connection, probes, self._now() - REPEATED_WITHIN)
 
     async def _present_beside(
         self,

@@ -32,6 +32,7 @@ from asm_daemon.crypto import (
     KeyStoreMissing,
     UnknownEpoch,
     epoch_bounds,
+    goes_with,
 )
 from asm_daemon.keyfiles import check_directory, locked, read_private, replace_private, stamp, sync_directory
 from asm_daemon.roots import FileRoot, NotOpened, Pkcs11Root, Root, VaultRoot
@@ -135,65 +136,57 @@ class KeyStore:
             self._replace(content, now)
         return True
 
-    def renew_data_key(self, epoch: int, now: datetime) -> KeyName:
-        """Make the next version of an epoch's data key: it seals from now on, the older ones still open.
+    def renew_epoch(self, epoch: int, now: datetime, *, after: int | None = None) -> tuple[KeyName, ...]:
+        """Make the next data and index keys of `epoch`, both of one version; return their names.
 
-        Raises UnknownEpoch, KeyStoreError after 255 versions, and as `create_epoch` does.
+        They seal and tag from now on, the older ones still open and find. With `after`, nothing changes and nothing is
+        returned if there is an index key newer than that: what has to be done once is safe to repeat. Raises
+        UnknownEpoch, KeyStoreError after 255 versions, and as `create_epoch` does.
         """
         with self._writing() as content:
-            versions = _data_versions(content, epoch)
-            if versions[-1].version == _LAST_VERSION:
-                raise KeyStoreError(f"epoch {epoch} has had {_LAST_VERSION} data keys; there is no further version")
-            name = KeyName(KeyPurpose.DATA, epoch, versions[-1].version + 1)
-            self._add(content, [name], now)
-            self._replace(content, now)
-        return name
-
-    def succeed_epoch(self, epoch: int, after: int, now: datetime) -> bool:
-        """Make the next data and index keys of `epoch`, for what is kept of it; the older ones still open and find.
-
-        `after` is the newest index key from before: if there is a newer one, nothing changes and False is returned.
-        Raises UnknownEpoch, KeyStoreError after 255 versions, and as `create_epoch` does.
-        """
-        with self._writing() as content:
-            newest = max(_versions(content, epoch, KeyPurpose.INDEX), key=_order)
-            if newest.version > after:
-                return False
-            names = [newest, _data_versions(content, epoch)[-1]]
-            if any(name.version == _LAST_VERSION for name in names):
+            newest = {purpose: _versions(content, epoch, purpose)[-1].version for purpose in sorted(PER_EPOCH)}
+            if after is not None and newest[KeyPurpose.INDEX] > after:
+                return ()
+            version = max(newest.values()) + 1
+            if version > _LAST_VERSION:
                 raise KeyStoreError(f"epoch {epoch} has had {_LAST_VERSION} keys; there is no further version")
-            self._add(content, [KeyName(name.purpose, epoch, name.version + 1) for name in names], now)
+            names = tuple(KeyName(purpose, epoch, version) for purpose in newest)
+            self._add(content, names, now)
             self._replace(content, now)
-        return True
+        return names
 
-    def retire_data_key(self, name: KeyName, now: datetime) -> bool:
-        """Destroy a superseded data key, in all generations too; False if it is gone already.
+    def retire(self, name: KeyName, now: datetime) -> tuple[KeyName, ...]:
+        """Destroy a superseded data key and the index keys that went with no other, in all generations too.
 
-        What it alone opens is lost. Raises KeyStoreError for the newest version, UnknownEpoch.
+        Returns what went, nothing if it is gone already. What a data key alone opens is lost. Raises KeyStoreError for
+        what is in use, UnknownEpoch.
         """
         with self._writing() as content:
-            versions = _data_versions(content, name.epoch or 0)
-            if name == versions[-1] or name.purpose is not KeyPurpose.DATA:
+            if name.purpose is not KeyPurpose.DATA or name == _versions(content, name.epoch or 0, KeyPurpose.DATA)[-1]:
                 raise KeyStoreError(f"{name} is in use; only a superseded data key can be retired")
-            if name not in versions:
-                return False
-            del content["keys"][str(name)]
-            self._replace(content, now)
-            self._forget([name])
-        return True
+            names = retired_with(name, _names(content))
+            if names:
+                self._forget(names)  # first, so that a crash leaves the name here, and retiring it again goes on
+                for each in names:
+                    del content["keys"][str(each)]
+                self._replace(content, now, keep=False)
+        return names
 
-    def destroy_epoch(self, epoch: int, reason: str, now: datetime, *, but_newest: bool = False) -> tuple[KeyName, ...]:
+    def destroy_epoch(
+        self, epoch: int, reason: str, now: datetime, *, through: int | None = None
+    ) -> tuple[KeyName, ...]:
         """Destroy every key of `epoch`, here and in all generations, for ever; return the names that were left.
 
-        `but_newest` leaves the newest data key and the newest index key, of what is kept. No destroyed key can be made
-        again. Safe to repeat after a crash: the generations are gone through again. Copies outside the directory are
-        not reached. Raises UnknownEpoch if there never were such keys.
+        Only index keys `through` this version and the data keys that go with them, if it is given: the later ones are
+        of what is kept, and one may be renewed again meanwhile. No destroyed key can be made again. Safe to repeat
+        after a crash: the generations are gone through again. Copies outside the directory are not reached. Raises
+        UnknownEpoch if there never were such keys.
         """
         with self._writing() as content:
             names = tuple(name for name in _names(content) if name.epoch == epoch)
-            if but_newest:
-                newest = {name.purpose: name for name in names}  # in order, so that the newest comes last
-                names = tuple(name for name in names if newest[name.purpose] != name)
+            if through is not None:
+                index = [name.version for name in names if name.purpose is KeyPurpose.INDEX]
+                names = tuple(name for name in names if goes_with(index, name.version) <= through)
             if not names and not _was_destroyed(content, epoch):
                 raise UnknownEpoch(epoch)
             at = _text(now)
@@ -292,13 +285,14 @@ class KeyStore:
         for name, text in zip(names, wrapped, strict=True):
             content["keys"][str(name)] = {"created_at": at, "wrapped": text}
 
-    def _replace(self, content: dict[str, Any], now: datetime) -> None:
-        """Write a new generation, and keep the one before it for some days."""
+    def _replace(self, content: dict[str, Any], now: datetime, *, keep: bool = True) -> None:
+        """Write a new generation, and `keep` the one before it for some days."""
         path = self._directory / _KEYS_FILE
         former = self._directory / f"keys.{content['generation']}.json"
         former.unlink(missing_ok=True)  # of a writer that died between the two
-        os.link(path, former)
-        os.utime(former, (now.timestamp(), now.timestamp()))  # from now on it ages
+        if keep:
+            os.link(path, former)
+            os.utime(former, (now.timestamp(), now.timestamp()))  # from now on it ages
         content["generation"] += 1
         replace_private(path, _encode(content))
         self._prune(now)
@@ -443,17 +437,26 @@ def _epoch_names(epoch: int) -> list[KeyName]:
     return [KeyName(purpose, epoch, 1) for purpose in sorted(PER_EPOCH)]
 
 
-def _data_versions(content: Mapping[str, Any], epoch: int) -> list[KeyName]:
-    """The data keys of an epoch, the newest last. Raises UnknownEpoch."""
-    return _versions(content, epoch, KeyPurpose.DATA)
-
-
 def _versions(content: Mapping[str, Any], epoch: int, purpose: KeyPurpose) -> list[KeyName]:
-    """The keys of an epoch for one purpose. Raises UnknownEpoch."""
+    """The keys of an epoch for one purpose, the newest last. Raises UnknownEpoch."""
     found = [name for name in _names(content) if name.purpose is purpose and name.epoch == epoch]
     if not found:
         raise UnknownEpoch(epoch)
     return found
+
+
+def retired_with(name: KeyName, names: Iterable[KeyName]) -> tuple[KeyName, ...]:
+    """What goes of `names` with the data key `name`: itself, and the index keys older than the newest that then go with
+    no data key. Nothing if it is not there."""
+    month = [each for each in names if each.epoch == name.epoch]
+    if name not in month:
+        return ()
+    index = [each for each in month if each.purpose is KeyPurpose.INDEX]
+    versions = [each.version for each in index]
+    left = {goes_with(versions, each.version) for each in month if each.purpose is KeyPurpose.DATA and each != name} | {
+        max(versions)
+    }
+    return (name, *(each for each in index if each.version not in left))
 
 
 def _was_destroyed(content: Mapping[str, Any], epoch: int) -> bool:

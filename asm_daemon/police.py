@@ -6,6 +6,7 @@ tree before anything is read; what was found is committed before anything is ans
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
@@ -23,9 +24,11 @@ from uuid_utils.compat import uuid7
 from asm_daemon import audit
 from asm_daemon.audit import AuditBroken, AuditEntry, NotSealed
 from asm_daemon.crypto import (
+    KEY_ROUNDS,
     IndexField,
     KeyPurpose,
     Keyring,
+    KeyStoreError,
     Tampered,
     UnknownEpoch,
     document_value,
@@ -271,8 +274,29 @@ def _digest_of_ids(ids: Iterable[UUID]) -> str:
 
 
 async def _find(desk: Desk, question: DocumentSearch, purpose: Purpose, now: datetime) -> _Found:
-    wanted = document_value(question.document_number)
-    spans = _spans(desk.keyring, wanted, _window_start(purpose, now), now)
+    """Search by every index key. Others tag with a new one seconds before this process knows it, so the keys are looked
+    at again after the read, and what was asked by too few is asked once more."""
+    wanted, since = document_value(question.document_number), _window_start(purpose, now)
+    spans = _spans(desk.keyring, wanted, since, now)
+    for _ in range(KEY_ROUNDS):
+        found = await _hits(desk, spans, wanted, purpose)
+        asked = spans
+        await _look_at_keys(desk.keyring)
+        spans = _spans(desk.keyring, wanted, since, now)
+        if spans == asked:
+            return found
+    raise Refused("unavailable", retry_after_seconds=5)
+
+
+async def _look_at_keys(keyring: Keyring) -> None:
+    try:
+        await asyncio.to_thread(keyring.reload)  # a root key in a token or a vault may take its time
+    except KeyStoreError as error:
+        log.warning("police.keys_away", exc_info=error)
+        raise Refused("unavailable", retry_after_seconds=60) from None
+
+
+async def _hits(desk: Desk, spans: list[Span], wanted: str, purpose: Purpose) -> _Found:
     found, before, page = _Found(), _LAST_ID, purpose.max_rows + 1
     async with _reading(desk.pool) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         for _ in range(READ_ROUNDS):

@@ -1,29 +1,34 @@
-"""Re-encryption (niêm phong lại): when the data key of a month was replaced, what the old one sealed is sealed anew.
+"""Re-encryption (niêm phong lại): when the keys of a month were replaced, what the old data key sealed is sealed anew,
+and the search tags beside it are made anew under the new index key, in the same statement.
 
-There is no list of work: what is to be done is what is still under an older key, which every blob says in its header.
-So a run that broke off has lost nothing, and running it twice changes nothing. The old key is retired when a whole
-pass, begun long enough after the last find, has found nothing: then no process can still write with it.
+There is no list of work: what is to be done is what is still under an older key, which every blob says in its header,
+for its tags too. So a run that broke off has lost nothing, and running it twice changes nothing. The old keys are
+retired when a whole pass, begun long enough after the last find, has found nothing: then no process can still write
+with them. Until then readers ask by both.
 
 Receipts stay what they are: a stay's new blob carries the hash of the one its receipt was signed over. The old key may
 be in the wrong hands, so a stay is sealed anew only if it is what its receipt says; otherwise a forgery would pass into
-the new key. What became of each blob is kept, and signed by the audit.
+the new key. What became of each blob is kept, and signed by the audit, as is whose tags had not been its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 from uuid_utils.compat import uuid7
 
 from asm_daemon import audit
-from asm_daemon.crypto import KeyName, Keyring, RecordName, Tampered, epoch_bounds
+from asm_daemon.crypto import KeyName, KeyPurpose, Keyring, RecordName, Tampered, epoch_bounds
+from asm_daemon.decisions import tags_of
 from asm_daemon.keystores import MESSAGE_LIMIT, KeyFacts
+from asm_daemon.model import Tags
 from asm_daemon.sealing import reseal_contents
 from asm_daemon.stay_proofs import STAY_TABLES, as_signed, pairs_root, read_proofs, rows_at
 from asm_daemon.store import Connection
@@ -39,7 +44,6 @@ SETTLE = timedelta(minutes=10)
 commit what it had begun."""
 _SCHEMA_VERSION = 1
 _TABLE_NAMES = tuple(store.TABLES)
-_Blob = tuple[store.Place, bytes, bytes]  # before, after
 
 
 async def reencrypt_once(
@@ -52,13 +56,13 @@ async def reencrypt_once(
     rows: int = ROWS_PER_PAGE,
     settle: timedelta = SETTLE,
 ) -> dict[str, int]:
-    """Go on re-encrypting every month that has replaced data keys, by at most `pages` transactions of `rows` records.
+    """Go on re-encrypting every month that has replaced keys, by at most `pages` transactions of `rows` records.
 
     `pool` connects as asm_retention; `retire` destroys a key that nothing is under any more. Returns counts.
     """
     counts = {"resealed": 0, "refused": 0, "retired": 0}
     months: dict[int, list[KeyName]] = {}
-    for old, _ in keyring.superseded():
+    for old in keyring.superseded():
         months.setdefault(old.epoch or 0, []).append(old)
     for epoch, replaced in months.items():
         while pages > 0:
@@ -98,20 +102,23 @@ async def _step(
         return await _next_pass(connection, progress, settle, now)
     found = await store.page(connection, table, epoch_bounds(epoch), progress.after, rows, version)
     old = [record for record in found if record.sealed is not None]
-    blobs: list[_Blob] = []
-    refused = 0
+    done = _Resealed([])
     if old:
-        blobs, refused = await _reseal(connection, keyring, table, epoch, old, now)
-        await store.replace(connection, table, blobs)
-        await _record(connection, epoch, version, table, blobs, now)
-        progress = progress._replace(last_found_at=now, found=progress.found + len(blobs))
-        progress = progress._replace(refused=progress.refused + refused, resealed=progress.resealed + len(blobs))
+        done = await _reseal(connection, keyring, table, epoch, old, now)
+        await store.replace(connection, table, done.records)
+        await _record(connection, epoch, version, table, done, now)
+        progress = progress._replace(
+            last_found_at=now,
+            found=progress.found + len(done.records),
+            refused=progress.refused + done.refused,
+            resealed=progress.resealed + len(done.records),
+        )
     if len(found) < rows:
         progress = progress._replace(sealed_table=_after(table), after=store.BEGINNING)
     else:
         progress = progress._replace(after=found[-1].place)
     await store.keep_progress(connection, progress)
-    return _Step(resealed=len(blobs), refused=refused)
+    return _Step(resealed=len(done.records), refused=done.refused)
 
 
 def _after(table: str) -> str | None:
@@ -143,7 +150,8 @@ async def _retire(
         await audit.append(connection, _entry("keys.retire", f"epoch/{epoch}", details, now))
         await store.end_progress(connection, epoch)
     for name in replaced:
-        retire(name)
+        if name.purpose is KeyPurpose.DATA:  # the index key goes with it
+            retire(name)
 
 
 async def watch_once(pool: asyncpg.Pool, inventory: Iterable[KeyFacts], now: datetime) -> dict[str, int]:
@@ -159,6 +167,15 @@ async def watch_once(pool: asyncpg.Pool, inventory: Iterable[KeyFacts], now: dat
 # -- sealing anew ------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Resealed:
+    """What was sealed anew, how many records were refused, and the stays whose tags had not been their own."""
+
+    records: list[store.Replacement]
+    refused: int = 0
+    tags_changed: tuple[str, ...] = ()
+
+
 async def _reseal(
     connection: Connection,
     keyring: Keyring,
@@ -166,54 +183,67 @@ async def _reseal(
     epoch: int,
     records: Sequence[store.SealedRecord],
     now: datetime,
-) -> tuple[list[_Blob], int]:
-    """The new blobs, and how many records were refused, for which the operator is alerted."""
-    sealed: dict[store.Place, tuple[bytes, bytes] | None]
+) -> _Resealed:
+    """Seal records anew. The operator is alerted to those that are refused."""
+    sealed: dict[store.Place, store.Replacement | None]
+    tags_changed: tuple[str, ...] = ()
     if table in STAY_TABLES:
-        sealed = await _reseal_stays(connection, keyring, table, records)
+        sealed, tags_changed = await _reseal_stays(connection, keyring, table, records)
     else:
         sealed = {record.place: _reseal_other(keyring, epoch, record) for record in records}
-    blobs = []
-    for place, both in sealed.items():
-        if both is not None:
-            blobs.append((place, *both))
-        else:
-            subject = f"{table}/{place.id}/{place.part}"
-            await raise_alert(connection, AlertKind.NOT_REENCRYPTED, subject, {"epoch": epoch}, now)
-    return blobs, len(sealed) - len(blobs)
+    refused = [place for place, record in sealed.items() if record is None]
+    for place in refused:
+        subject = f"{table}/{place.id}/{place.part}"
+        await raise_alert(connection, AlertKind.NOT_REENCRYPTED, subject, {"epoch": epoch}, now)
+    return _Resealed([record for record in sealed.values() if record is not None], len(refused), tags_changed)
 
 
-def _reseal_other(keyring: Keyring, epoch: int, record: store.SealedRecord) -> tuple[bytes, bytes] | None:
+def _reseal_other(keyring: Keyring, epoch: int, record: store.SealedRecord) -> store.Replacement | None:
     name = RecordName(record.kind, epoch, record.facility_id, record.place.id, _SCHEMA_VERSION, record.version)
     before = record.sealed or b""
     try:
-        return before, keyring.seal(name, keyring.open(name, before))
+        return store.Replacement(record.place, before, keyring.seal(name, keyring.open(name, before)))
     except Tampered:
         return None
 
 
 async def _reseal_stays(
     connection: Connection, keyring: Keyring, table: str, records: Sequence[store.SealedRecord]
-) -> dict[store.Place, tuple[bytes, bytes] | None]:
-    """Versions of stays, as they are now: one that changed meanwhile is left to the next pass."""
+) -> tuple[dict[store.Place, store.Replacement | None], tuple[str, ...]]:
+    """Versions of stays, as they are now: one that changed meanwhile is left to the next pass. Tags are made anew from
+    what was signed, whatever they were; the ids of the stays whose tags had been others come beside."""
     rows = await rows_at(connection, table, [record.place for record in records])
-    proofs = await read_proofs(connection, rows.values())
-    sealed: dict[store.Place, tuple[bytes, bytes] | None] = {}
+    proofs = await read_proofs(connection, keyring, rows.values())
+    tags: Mapping[tuple[UUID, int], Tags] = {}
+    if table == "stays":
+        tags = await store.tags(
+            connection, [row.facility_id for row in rows.values()], [row.id for row in rows.values()]
+        )
+    sealed: dict[store.Place, store.Replacement | None] = {}
+    tags_changed = []
     for place, row in rows.items():
         contents = as_signed(keyring, row, proofs)
-        sealed[place] = None if contents is None else (row.sealed, reseal_contents(keyring, row, contents))
-    return sealed
+        if contents is None:
+            sealed[place] = None
+            continue
+        anew = replace(row, sealed=reseal_contents(keyring, row, contents))
+        before = tags.get((row.id, row.version))
+        after = None if table != "stays" else tags_of(keyring, anew, contents)
+        sealed[place] = store.Replacement(place, row.sealed, anew.sealed, after)
+        if before not in (None, tags_of(keyring, row, contents)):
+            tags_changed.append(str(row.id))
+    return sealed, tuple(tags_changed)
 
 
-async def _record(
-    connection: Connection, epoch: int, version: int, table: str, blobs: Sequence[_Blob], now: datetime
-) -> None:
+async def _record(connection: Connection, epoch: int, version: int, table: str, done: _Resealed, now: datetime) -> None:
     """Keep what became of each blob, and have the audit sign it."""
-    if not blobs:
+    if not done.records:
         return
-    pairs = [sha256(before).digest() + sha256(after).digest() for _, before, after in blobs]
+    pairs = [sha256(each.before).digest() + sha256(each.after).digest() for each in done.records]
     reseal_id = uuid7()
     details = {"epoch": epoch, "key_version": version, "table": table, "records": len(pairs), "root": pairs_root(pairs)}
+    if done.tags_changed:
+        details["tags_changed"] = list(done.tags_changed)
     entry_id = await audit.append(connection, _entry("keys.reencrypt", f"reseals/{reseal_id}", details, now))
     await store.insert_reseal(connection, store.Reseal(reseal_id, epoch, version, now, entry_id, b"".join(pairs)))
 

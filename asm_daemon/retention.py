@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -24,7 +25,17 @@ import structlog
 from uuid_utils.compat import uuid7
 
 from asm_daemon import audit
-from asm_daemon.crypto import KeyName, KeyPurpose, Keyring, RecordName, UnknownEpoch, epoch_at, epoch_bounds, epoch_of
+from asm_daemon.crypto import (
+    PER_EPOCH,
+    KeyName,
+    KeyPurpose,
+    Keyring,
+    RecordName,
+    UnknownEpoch,
+    epoch_at,
+    epoch_bounds,
+    epoch_of,
+)
 from asm_daemon.decisions import tags_of
 from asm_daemon.keystores import KeyStore
 from asm_daemon.ledger import instant_text
@@ -48,7 +59,7 @@ LOCK_MILLISECONDS = 2_000
 """How long the end of a month waits for those who use it. They wait as long for it, so it rather tries again later."""
 LOCK_ATTEMPTS = 5
 PAGE_ROWS = 1_000
-"""How many stays are looked at or sealed anew at once: a session that is silent for longer than a page takes is ended."""
+"""How many stays are looked at or sealed anew at once: a session that is silent for longer is ended."""
 REASON = "retention"
 
 log = structlog.get_logger()
@@ -187,16 +198,18 @@ async def _end(
 ) -> Round:
     """Take a month through the steps that are left. Raises _Waits."""
     if found.state == "new":
-        found = await _begin(pool, found)
+        found = await _begin(pool, keys, found)
     if found.state == "begun":
         await _succeed(pool, keys, keyring, found, now)
         found = await _part(pool, keyring, found, now)
     return await _destroy(pool, keys, keyring, found, periods, now)
 
 
-async def _begin(pool: asyncpg.Pool, found: Round) -> Round:
-    """Say in the audit what is about to be done; from here on nothing else seals the month anew."""
-    begun = found._replace(state="begun")
+async def _begin(pool: asyncpg.Pool, keys: KeyStore, found: Round) -> Round:
+    """Say in the audit what is about to be done; from here on nothing else seals the month anew. Keys that were renewed
+    since the month was found due have sealed what is to be forgotten, so they are old ones too."""
+    newest = _newest(keys, KeyPurpose.INDEX).get(found.epoch, 0)
+    begun = found._replace(state="begun", index_version=newest)
     async with pool.acquire() as connection, connection.transaction():
         if not await store.begin_round(connection, begun):
             raise _Waits("another process began")
@@ -214,7 +227,7 @@ async def _succeed(pool: asyncpg.Pool, keys: KeyStore, keyring: Keyring, found: 
             raise _Waits("a webhook is sealed under this month")
     if stays > forgettable:
         try:
-            await asyncio.to_thread(keys.succeed_epoch, found.epoch, found.index_version, now)
+            await asyncio.to_thread(keys.renew_epoch, found.epoch, now, after=found.index_version)
         except UnknownEpoch:
             await _alert(pool, found, now)
             raise _Waits("what is kept has no keys") from None
@@ -286,7 +299,7 @@ async def _check_month(connection: Connection, keyring: Keyring, epoch: int, sin
     lo, hi = epoch_bounds(epoch)
     after = UUID(int=lo.int - 1)
     while page := await store.stays_after(connection, after, hi, since, PAGE_ROWS):
-        proofs = await read_proofs(connection, page)
+        proofs = await read_proofs(connection, keyring, page)
         if not await asyncio.to_thread(lambda rows, by: all(as_signed(keyring, row, by) for row in rows), page, proofs):
             raise _NotAsSigned
         after = page[-1].id
@@ -313,7 +326,7 @@ async def _keep(
 
     Returns what became of the blobs of each stay. Raises _NotAsSigned.
     """
-    if kept and keyring.index_versions(found.epoch) <= 1:
+    if kept and keyring.index_version(found.epoch) <= found.index_version:
         raise _Waits("what is kept has no new keys yet")
     pairs: dict[UUID, list[bytes]] = {}
     places = sorted((each.id, each.facility_id) for each in kept)
@@ -322,7 +335,7 @@ async def _keep(
         wanted = [facility_id for _, facility_id in page], [stay_id for stay_id, _ in page]
         stays = await stays_store.read_stays(connection, *wanted)
         versions = await stays_store.read_versions(connection, *wanted)
-        proofs = await read_proofs(connection, [*stays, *versions])
+        proofs = await read_proofs(connection, keyring, [*stays, *versions])
         anew = await asyncio.to_thread(_anew, keyring, [*stays, *versions], proofs)
         await store.insert_held(connection, [(each.row, each.tags) for each in anew[: len(stays)]])
         await store.insert_held_versions(connection, [each.row for each in anew[len(stays) :]])
@@ -348,7 +361,8 @@ def _anew(keyring: Keyring, rows: Sequence[StayRow], proofs: Proofs) -> list[_An
             raise _NotAsSigned
         sealed = reseal_contents(keyring, row, contents)
         pair = sha256(row.sealed).digest() + sha256(sealed).digest()
-        done.append(_Anew(replace(row, sealed=sealed), tags_of(keyring, row.id, contents.declared["guest"]), pair))
+        resealed = replace(row, sealed=sealed)
+        done.append(_Anew(resealed, tags_of(keyring, resealed, contents), pair))
     return done
 
 
@@ -382,7 +396,7 @@ async def _destroy(
 ) -> Round:
     """Destroy the keys of what was forgotten, and certify it. Raises _Waits if another process did."""
     try:
-        keys.destroy_epoch(found.epoch, REASON, now, but_newest=bool(found.kept))
+        keys.destroy_epoch(found.epoch, REASON, now, through=found.index_version if found.kept else None)
     except UnknownEpoch:
         log.warning("retention.no_keys", epoch=found.epoch)  # a month that never had keys
     keyring.reload()
@@ -433,10 +447,9 @@ async def erase_stay(
 ) -> Erasure:
     """Erase one stay with all its versions, and note until when copies can be read. As asm_retention.
 
-    `changed`: also if its record is not what was signed, which is said in the audit.
-
-    `urgent` has the rest of its month sealed anew (the job `reencrypt`) and the old key destroyed; said of a stay that
-    was erased before, it makes that erasure urgent. Raises NotErasable.
+    `urgent` has the rest of its month sealed and tagged anew (the job `reencrypt`) and the old keys destroyed; said of
+    a stay that was erased before, it makes that erasure urgent. `changed`: also if its record is not what was signed,
+    which is said in the audit. Raises NotErasable.
     """
     epoch = epoch_of(stay_id)
     newest, keyring = _newest(keys, KeyPurpose.DATA).get(epoch), await asyncio.to_thread(keys.keyring)
@@ -495,7 +508,7 @@ async def _erase(
 async def _standing(connection: Connection, keyring: Keyring, facility_id: int, stay_id: UUID) -> tuple[bool, int]:
     """Whether a stay is what was signed, as far as its month has keys to tell, and how many versions it has."""
     current = await stays_store.read_stays(connection, [facility_id], [stay_id])
-    proofs = await read_proofs(connection, current)
+    proofs = await read_proofs(connection, keyring, current)
     sound = epoch_of(stay_id) not in keyring.epochs() or all(as_signed(keyring, row, proofs) for row in current)
     return sound, len(current) + len(await stays_store.read_versions(connection, [facility_id], [stay_id]))
 
@@ -516,15 +529,21 @@ def _told(erasure: Erasure, reason: str | None) -> dict[str, Any]:
         "epoch": erasure.epoch,
         "reason": reason,
         "urgent": int(erasure.urgent),
-        "key": str(KeyName(KeyPurpose.DATA, erasure.epoch, erasure.key_version)) if erasure.key_version else None,
+        "keys": _keys_of(erasure),
         "no_copy_after": instant_text(erasure.final_at) if erasure.final_at else None,
     }
 
 
+def _keys_of(erasure: Erasure) -> list[str]:
+    """The newest keys that the stay may have been sealed and tagged under; they go, and all before them."""
+    version = erasure.key_version
+    return [str(KeyName(purpose, erasure.epoch, version)) for purpose in sorted(PER_EPOCH)] if version else []
+
+
 def _renew(keys: KeyStore, erasure: Erasure, now: datetime) -> None:
     """Have the month sealed anew, unless that is under way already: a crash before this is made good by the job."""
-    if _newest(keys, KeyPurpose.DATA).get(erasure.epoch) == erasure.key_version:
-        keys.renew_data_key(erasure.epoch, now)
+    with suppress(UnknownEpoch):  # the month has ended meanwhile, and all its keys with it
+        keys.renew_epoch(erasure.epoch, now, after=erasure.key_version or 0)
 
 
 # -- certificates that become final ------------------------------------------------------------------------------------
@@ -591,10 +610,9 @@ async def _finish_erasure(
 
 
 def _opens(keys: KeyStore, erasure: Erasure) -> bool:
-    """Whether a key that opens the erased stay is still there."""
+    """Whether a key that opens the erased stay, or finds it by its tags, is still there."""
     return any(
-        facts.name.purpose is KeyPurpose.DATA
-        and facts.name.epoch == erasure.epoch
+        facts.name.epoch == erasure.epoch
         and facts.state != "destroyed"
         and facts.name.version <= (erasure.key_version or 0)
         for facts in keys.inventory()

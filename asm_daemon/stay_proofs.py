@@ -8,6 +8,7 @@ sealed in the blob: what was opened tells.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import secrets
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -24,7 +25,7 @@ from asm_daemon.crypto import KeyPurpose, Keyring, Tampered, UnknownEpoch, epoch
 from asm_daemon.decisions import content_tag_of, tags_of
 from asm_daemon.issuing import leaf_of, tree_of
 from asm_daemon.ledger import HASH_BYTES, Tree, leaf_hash
-from asm_daemon.model import Contents, ReceiptBatch, StayRow, Tags
+from asm_daemon.model import Contents, ReceiptBatch, StayRow
 from asm_daemon.receipts import signs_batch
 from asm_daemon.sealing import open_contents
 from asm_daemon.store import Connection
@@ -64,12 +65,19 @@ class Proofs:
         return batch.leaves[at : at + HASH_BYTES] if batch is not None and at >= 0 else None
 
 
-async def read_proofs(connection: Connection, rows: Iterable[StayRow]) -> Proofs:
-    """What these versions' receipts were signed over."""
+async def read_proofs(connection: Connection, keyring: Keyring, rows: Iterable[StayRow]) -> Proofs:
+    """What these versions' receipts were signed over; a batch that we did not sign as it stands there is left out."""
     rows = list(rows)
     codes = await store.facility_codes(connection, sorted({row.facility_id for row in rows}))
     batches = await stays_store.read_batches(connection, sorted({row.receipt_batch_id for row in rows}))
-    return Proofs(codes, batches)
+    ours = await asyncio.to_thread(lambda: {each.id for each in batches.values() if _is_ours(keyring, each)})
+    return Proofs(codes, {batch_id: batch for batch_id, batch in batches.items() if batch_id in ours})
+
+
+def _is_ours(keyring: Keyring, batch: ReceiptBatch) -> bool:
+    """Whether a batch's note is our signature over its leaves and its time."""
+    keys = [keyring.signing_key(each).public_key_bytes for each in (KeyPurpose.RECEIPT, KeyPurpose.RECEIPT_TRIAL)]
+    return signs_batch(batch.checkpoint, batch.id, tree_of(batch), batch.signed_at, keys)
 
 
 def as_signed(keyring: Keyring, row: StayRow, proofs: Proofs) -> Contents | None:
@@ -220,7 +228,7 @@ async def _check_rows(
     chains: dict[bytes, bytes],
     found: StaysVerification,
 ) -> None:
-    proofs = await read_proofs(connection, rows)
+    proofs = await read_proofs(connection, keyring, rows)
     tags = await store.tags(connection, [row.facility_id for row in rows], [row.id for row in rows])
     named: dict[tuple[int, bytes], UUID] = {}
     for row in rows:
@@ -230,7 +238,7 @@ async def _check_rows(
         if contents is None:
             found.fault("not_what_was_signed", where)
             continue
-        if tags.get((row.id, row.version)) not in (None, _tags(keyring, row, contents)):
+        if tags.get((row.id, row.version)) not in (None, tags_of(keyring, row, contents)):
             found.fault("tags_changed", where)
         if contents.source_ref is not None:
             named[row.facility_id, keyring.reference_tag(row.facility_id, contents.source_ref)] = row.id
@@ -253,23 +261,17 @@ async def _check_names(connection: Connection, named: dict[tuple[int, bytes], UU
             found.fault("reference_changed", f"stays/{stay_id}")
 
 
-def _tags(keyring: Keyring, row: StayRow, contents: Contents) -> Tags:
-    return tags_of(keyring, row.id, contents.declared["guest"])
-
-
 async def _check_batches(
     connection: Connection, keyring: Keyring, seen: dict[UUID, set[int]], found: StaysVerification
 ) -> dict[UUID, str]:
     """Every leaf of every batch has its record, and the batch's note signs its leaves; return the signed roots."""
-    signers = [keyring.signing_key(each).public_key_bytes for each in (KeyPurpose.RECEIPT, KeyPurpose.RECEIPT_TRIAL)]
     roots: dict[UUID, str] = {}
     after = UUID(int=0)
     while batches := await store.batches_after(connection, after, _PAGE):
         for batch in batches:
             found.batches += 1
-            tree = tree_of(batch)
-            roots[batch.id] = base64.b64encode(tree.root).decode("ascii")
-            if not signs_batch(batch.checkpoint, batch.id, tree, batch.signed_at, signers):
+            roots[batch.id] = base64.b64encode(tree_of(batch).root).decode("ascii")
+            if not _is_ours(keyring, batch):
                 found.fault("receipts_changed", f"receipt_batches/{batch.id}")
             for index in set(range(len(batch.leaves) // HASH_BYTES)) - seen.get(batch.id, set()):
                 found.fault("record_missing", f"receipt_batches/{batch.id}/{index}")

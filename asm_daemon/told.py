@@ -186,7 +186,7 @@ def _erasure(entry: _Entry, change: State) -> _Change:
 
 
 def _erasure_told(told: State) -> State:
-    version = KeyName.parse(told["key"]).version if told["key"] else None
+    version = max((KeyName.parse(name).version for name in told["keys"]), default=None)
     return {"urgent": bool(told["urgent"]), "key_version": version, "final_at": told["no_copy_after"]}
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from uuid import UUID
@@ -12,9 +13,11 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from asm_daemon import audit
 from asm_daemon.crypto import Keyring, Tampered, UnknownEpoch, epoch_at, next_epoch
 from asm_daemon.intake import Intake
 from asm_daemon.keystores import KeyStore, create_store
+from asm_daemon.ledger import EMPTY_ROOT
 from asm_daemon.model import Facility
 from asm_daemon.sealing import open_contents, seal_contents
 from asm_daemon.stay_proofs import as_signed, read_proofs, verify_stays
@@ -209,6 +212,27 @@ async def shorten_the_signed_batch(register: Register) -> None:
     )
 
 
+async def cut_out_with_a_note_and_an_audit_entry(register: Register) -> None:
+    """As above, but thought through: the note names the new tree, and the daemon itself seals an entry that agrees."""
+    await shorten_the_signed_batch(register)
+    for batch in await register.superuser.fetch("SELECT id, checkpoint FROM receipt_batches WHERE leaves = ''"):
+        origin, _, _, *rest = batch["checkpoint"].split("\n")
+        empty = base64.b64encode(EMPTY_ROOT).decode()
+        note = "\n".join([origin, "0", empty, *rest])
+        await register.superuser.execute("UPDATE receipt_batches SET checkpoint = $2 WHERE id = $1", batch["id"], note)
+        await audit.append(
+            register.superuser,
+            audit.AuditEntry(
+                at=datetime.now(UTC),
+                actor_kind="daemon",
+                actor="intake",
+                action="stays.commit",
+                object=str(batch["id"]),
+                details={"rows": 0, "checkpoint": empty},
+            ),
+        )
+
+
 async def take_its_own_earlier_state(register: Register) -> None:
     """Corrected stay: the departure that an undone check-out had, with the tag that was right then."""
     await register.superuser.execute(
@@ -268,11 +292,12 @@ SEEN_BY_VERIFICATION: dict[str, tuple[Attack, set[str]]] = {
     "a cancellation by hand": (cancel_by_hand, {"state_changed"}),
     "the time of the first declaration changed": (declare_earlier, {"state_changed"}),
     "a reference that leads to another stay": (name_another_stay, {"reference_changed"}),
-    "a signature spoilt": (spoil_a_signature, {"receipts_changed"}),
+    "a signature spoilt": (spoil_a_signature, {"receipts_changed", "not_what_was_signed"}),
     "a stay deleted and called forgotten": (call_it_forgotten, {"forgotten_not_signed", "record_missing"}),
     "a search tag changed": (hide_from_searches, {"tags_changed"}),
     "a stay deleted with its receipts": (delete_the_stay_and_its_receipts, {"receipts_missing"}),
     "a stay cut out of its signed batch": (shorten_the_signed_batch, {"receipts_changed", "receipts_not_audited"}),
+    "a stay cut out with note and audit entry": (cut_out_with_a_note_and_an_audit_entry, {"receipts_changed"}),
 }
 
 
@@ -337,7 +362,7 @@ async def test_a_blob_from_before_states_were_sealed_opens_and_its_state_is_held
     place = await register.superuser.fetchval("SELECT facility_id FROM stays WHERE id = $1", register.left)
     versions = await stays_store.read_versions(register.superuser, [place], [register.left])
     [row] = [row for row in versions if row.event == "check_out"]
-    proofs = await read_proofs(register.superuser, [row])
+    proofs = await read_proofs(register.superuser, keyring, [row])
     contents = replace(open_contents(keyring, row), beside=None, signed_sha256=sha256(row.sealed).digest())
     old = replace(row, sealed=seal_contents(keyring, row.facility_id, row.id, row.version, contents))
     opened = as_signed(keyring, old, proofs)

@@ -63,7 +63,7 @@ FOUND: dict[str, dict[str, str]] = {
         "certificate_sha256 +row -row"
     },
     "principals": {ALL: "id kind department active +row -row"},
-    "receipt_batches": {VERIFY: "id leaves -row", ALL: "signed_at checkpoint +row"},
+    "receipt_batches": {VERIFY: "id leaves signed_at checkpoint -row", ALL: "+row"},
     "releases": {ALL: "id department template period release_no published_at body sha256 +row -row"},
     "reseals": {VERIFY: "id epoch audit_entry_id pairs +row -row"},
     "retention_epochs": {
@@ -333,7 +333,7 @@ async def _hold(pool: asyncpg.Pool, facility: Facility, stay_id: object, clock: 
 
 
 async def _seal_anew(pool: asyncpg.Pool, store: KeyStore, keyring: Keyring, clock: Clock) -> None:
-    store.renew_data_key(epoch_at(clock()), clock())
+    store.renew_epoch(epoch_at(clock()), clock())
     keyring.reload()
     await reencrypt_once(pool, keyring, lambda _: None, clock())
 

@@ -422,7 +422,7 @@ def test_an_epoch_without_keys_neither_seals_nor_opens_nor_indexes(keyring: Keyr
     attempts: list[Callable[[], object]] = [
         lambda: keyring.seal(other, PLAINTEXT),
         lambda: keyring.open(other, sealed),
-        lambda: keyring.blind_index(202701, IndexField.DOCUMENT, "X"),
+        lambda: keyring.blind_index(202701, 1, IndexField.DOCUMENT, "X"),
     ]
     for attempt in attempts:
         with pytest.raises(UnknownEpoch) as caught:
@@ -445,7 +445,7 @@ def test_an_unknown_epoch_reads_the_store_again_once(store: KeyStore) -> None:
     assert reads == 2
     store.create_epoch(202612, NOW)
     assert keyring.open(other, keyring.seal(other, PLAINTEXT)) == PLAINTEXT
-    keyring.blind_index(202612, IndexField.PERSON, "X")
+    keyring.blind_index(202612, 1, IndexField.PERSON, "X")
     assert reads == 3
 
 
@@ -577,11 +577,11 @@ def test_an_index_is_the_first_half_of_an_hmac_under_the_index_key_of_the_epoch(
     for field in IndexField:
         for value in ("000190000001", "", "x" * 200):
             expected = reference_hmac("index/202611/1", f"1|{field.value}|{value}")[:8]
-            assert keyring.blind_index(202611, field, value) == int.from_bytes(expected, "big", signed=True)
+            assert keyring.blind_index(202611, 1, field, value) == int.from_bytes(expected, "big", signed=True)
 
 
 def test_one_value_has_another_index_in_every_field_and_every_month(keyring: Keyring) -> None:
-    values = {keyring.blind_index(epoch, field, "X") for epoch in (202611, 202612) for field in IndexField}
+    values = {keyring.blind_index(epoch, 1, field, "X") for epoch in (202611, 202612) for field in IndexField}
     assert len(values | {keyring.presence_tag("X")}) == 7
 
 

@@ -368,7 +368,7 @@ async def test_keys_are_renewed_under_a_daemon_that_goes_on_declaring(start: Run
     store = KeyStore(settings.key_store)  # of another process: the command line
     for _ in range(3):
         await asyncio.to_thread(store.rotate_root, site.daemon.now())
-    name = await asyncio.to_thread(store.renew_data_key, epoch_at(site.daemon.now()), site.daemon.now())
+    name, _ = await asyncio.to_thread(store.renew_epoch, epoch_at(site.daemon.now()), site.daemon.now())
     await _until(is_sealed_anew, 60)
     renewed.set()
     await owner

@@ -175,7 +175,7 @@ async def test_a_month_that_is_not_over_or_holds_a_stay_in_force_is_not_destroye
 async def test_only_a_superseded_data_key_is_retired_by_hand(
     asm: Command, store: KeyStore, epoch: int, clock: Clock
 ) -> None:
-    store.renew_data_key(epoch, clock())
+    store.renew_epoch(epoch, clock())
     before = store.read()
     for name in (f"data/{epoch}/2", f"index/{epoch}/1", "presence/1", "data/202001/1", "nonsense"):
         result = await asm("keys", "retire", name, "--reason", "test", "--confirm", name)
@@ -236,11 +236,12 @@ async def test_a_renewed_month_is_listed_verified_and_its_old_key_retired_by_han
 ) -> None:
     await intake.submit([command(facility, ActKind.DECLARE, declaration(1), clock)])
     renewed = await asm("keys", "rotate", "--epoch", str(epoch))
-    assert (renewed.exit_code, json.loads(renewed.stdout)) == (DONE, {"key": f"data/{epoch}/2"})
+    assert (renewed.exit_code, json.loads(renewed.stdout)) == (DONE, {"keys": [f"data/{epoch}/2", f"index/{epoch}/2"]})
     keyring.reload()
     await intake.submit([command(facility, ActKind.DECLARE, declaration(2), clock)])
     listed = {key["name"]: key for key in json.loads((await asm("keys", "list", "--json")).stdout)}
     assert (listed[f"data/{epoch}/1"]["state"], listed[f"data/{epoch}/2"]["state"]) == ("superseded", "active")
+    assert (listed[f"index/{epoch}/1"]["state"], listed[f"index/{epoch}/2"]["state"]) == ("superseded", "active")
     assert listed[f"data/{epoch}/2"]["class"] == "stays"
     verified = await asm("keys", "verify")
     assert (verified.exit_code, json.loads(verified.stdout)) == (
@@ -249,11 +250,13 @@ async def test_a_renewed_month_is_listed_verified_and_its_old_key_retired_by_han
     )  # fmt: skip
     name = f"data/{epoch}/1"
     retired = await asm("keys", "retire", name, "--reason", "compromised", "--confirm", name)
-    assert (retired.exit_code, json.loads(retired.stdout)) == (DONE, {"destroyed": [name]})
+    assert (retired.exit_code, json.loads(retired.stdout)) == (DONE, {"destroyed": [name, f"index/{epoch}/1"]})
     verified = await asm("keys", "verify")  # it says what was lost by that
     faults = json.loads(verified.stdout)["faults"]
     assert (verified.exit_code, [fault["kind"] for fault in faults]) == (NO, ["not_what_was_signed"])
-    assert [entry["action"] for entry in await actions(pools)] == ["keys.renew", "keys.retire"]
+    entries = await actions(pools)
+    assert [entry["action"] for entry in entries] == ["keys.renew", "keys.retire"]
+    assert entries[1]["details"]["keys"] == [name, f"index/{epoch}/1"]
 
 
 async def test_with_a_hold_removed_by_hand_nothing_is_erased_or_destroyed_and_the_verification_names_it(

@@ -20,6 +20,7 @@ import pytest
 
 from asm_daemon import keystores
 from asm_daemon.crypto import (
+    IndexField,
     KeyExhausted,
     KeyName,
     Keyring,
@@ -158,24 +159,27 @@ def test_the_keys_of_one_kind_of_root_are_refused_with_another(kept: Kept, tmp_p
 
 def test_the_newest_data_key_is_never_retired(kept: Kept) -> None:
     with pytest.raises(KeyStoreError, match="in use"):
-        kept.store().retire_data_key(KeyName.parse("data/202611/1"), NOW)
+        kept.store().retire(KeyName.parse("data/202611/1"), NOW)
+    kept.store().renew_epoch(202611, NOW)
+    with pytest.raises(KeyStoreError, match="in use"):
+        kept.store().retire(KeyName.parse("index/202611/1"), NOW)  # it goes with its data key, and not before
     with pytest.raises(UnknownEpoch):
-        kept.store().retire_data_key(KeyName.parse("data/202501/1"), NOW)
+        kept.store().retire(KeyName.parse("data/202501/1"), NOW)
 
 
 def test_an_epoch_that_never_was_is_neither_renewed_nor_destroyed(kept: Kept) -> None:
     with pytest.raises(UnknownEpoch):
-        kept.store().renew_data_key(202501, NOW)
+        kept.store().renew_epoch(202501, NOW)
     with pytest.raises(UnknownEpoch):
         kept.store().destroy_epoch(202501, "test", NOW)
 
 
-def test_an_epoch_has_no_more_than_255_data_keys(tmp_path: Path) -> None:
+def test_an_epoch_has_no_more_than_255_versions_of_its_keys(tmp_path: Path) -> None:
     store = create_store(tmp_path / "keys", [202611], NOW)
     for _ in range(254):
-        store.renew_data_key(202611, NOW)
+        store.renew_epoch(202611, NOW)
     with pytest.raises(KeyStoreError, match="255"):
-        store.renew_data_key(202611, NOW)
+        store.renew_epoch(202611, NOW)
 
 
 # --- rotation of the root ------------------------------------------------------------------------------------------
@@ -247,24 +251,71 @@ def test_a_rotation_that_broke_off_leaves_a_store_that_opens_and_can_be_complete
 def test_a_renewed_data_key_seals_at_once_and_the_old_one_opens_until_it_is_retired(kept: Kept) -> None:
     keyring = kept.store().keyring()
     old = keyring.seal(RECORD, PLAINTEXT)
-    name = kept.store().renew_data_key(202611, NOW)
-    assert str(name) == "data/202611/2"
+    assert list(map(str, kept.store().renew_epoch(202611, NOW))) == ["data/202611/2", "index/202611/2"]
     assert keyring.reload()
     assert not keyring.reload()
-    assert [(str(one), str(other)) for one, other in keyring.superseded()] == [("data/202611/1", "data/202611/2")]
+    assert list(map(str, keyring.superseded())) == ["data/202611/1", "index/202611/1"]
     new = keyring.seal(RECORD, PLAINTEXT)
     assert (old[5], new[5]) == (1, 2)
     assert keyring.open(RECORD, old) == keyring.open(RECORD, new) == PLAINTEXT
     assert [facts.state for facts in kept.store().inventory() if str(facts.name).startswith("data")] == [
         "superseded", "active"
     ]  # fmt: skip
-    assert kept.store().retire_data_key(KeyName.parse("data/202611/1"), NOW)
-    assert not kept.store().retire_data_key(KeyName.parse("data/202611/1"), NOW)
+    gone = kept.store().retire(KeyName.parse("data/202611/1"), NOW)
+    assert list(map(str, gone)) == ["data/202611/1", "index/202611/1"]
+    assert kept.store().retire(KeyName.parse("data/202611/1"), NOW) == ()
     keyring.reload()
     assert keyring.open(RECORD, new) == PLAINTEXT
     with pytest.raises(Tampered):
         keyring.open(RECORD, old)
-    assert all("data/202611/1" not in path.read_text() for path in kept.folder.glob("keys*.json"))
+    for path in kept.folder.glob("keys*.json"):
+        assert "data/202611/1" not in path.read_text()
+        assert "index/202611/1" not in path.read_text()
+
+
+def test_a_retirement_that_broke_off_leaves_its_key_here_and_is_completed_by_repeating_it(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.store().renew_epoch(202611, NOW)
+    kept.store().create_epoch(202612, NOW)
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    name = KeyName.parse("data/202611/1")
+    for step in ("_forget", "_replace"):
+        with monkeypatch.context() as patched:
+            patched.setattr(KeyStore, step, die)
+            with pytest.raises(KeyboardInterrupt):
+                kept.store().retire(name, NOW)
+        assert name in [key.name for key in kept.store().read()]
+    assert kept.store().retire(name, NOW)
+    assert all("/202611/1" not in path.read_text() for path in kept.folder.glob("keys*.json"))
+
+
+def test_an_index_key_is_kept_as_long_as_a_data_key_goes_with_it(tmp_path: Path) -> None:
+    store = create_store(tmp_path / "keys", [202611], NOW)
+    with store._writing() as content:  # a data key that was renewed alone, before the two were renewed together
+        store._add(content, [KeyName.parse("data/202611/2")], NOW)
+        store._replace(content, NOW)
+    keyring = store.keyring()
+    tags = [keyring.blind_index(202611, version, IndexField.DOCUMENT, "X") for version in (1, 2)]
+    assert tags[0] == tags[1]
+    assert list(map(str, store.renew_epoch(202611, NOW))) == ["data/202611/3", "index/202611/3"]
+    keyring.reload()
+    assert keyring.blind_index(202611, 2, IndexField.DOCUMENT, "X") == tags[0]
+    assert keyring.blind_index(202611, 3, IndexField.DOCUMENT, "X") != tags[0]
+    assert list(map(str, store.retire(KeyName.parse("data/202611/1"), NOW))) == ["data/202611/1"]
+    assert list(map(str, store.retire(KeyName.parse("data/202611/2"), NOW))) == ["data/202611/2", "index/202611/1"]
+
+
+def test_keys_are_renewed_after_a_version_only_once(kept: Kept) -> None:
+    assert len(kept.store().renew_epoch(202611, NOW, after=1)) == 2
+    assert kept.store().renew_epoch(202611, NOW, after=1) == ()
+    assert [str(name) for name in kept.store().destroy_epoch(202611, "test", NOW, through=1)] == [
+        "data/202611/1", "index/202611/1"
+    ]  # fmt: skip
+    assert kept.store().destroy_epoch(202611, "test", NOW, through=1) == ()
 
 
 def test_a_destroyed_epoch_is_gone_from_every_generation_and_never_comes_back(kept: Kept) -> None:
@@ -345,7 +396,7 @@ def test_a_key_that_has_sealed_its_limit_seals_no_more_and_its_successor_does(
     with pytest.raises(KeyExhausted):  # nor does another process
         kept.store().keyring().seal(RECORD, PLAINTEXT)
     assert all(keyring.open(RECORD, blob) == PLAINTEXT for blob in sealed)
-    kept.store().renew_data_key(202611, NOW)
+    kept.store().renew_epoch(202611, NOW)
     keyring.reload()
     assert keyring.seal(RECORD, PLAINTEXT)[5] == 2
     messages = {str(facts.name): facts.messages for facts in kept.store().inventory() if facts.messages is not None}

@@ -34,7 +34,7 @@ class Past:
         stay_id = UUID(int=at << 80 | 7 << 76 | 0b10 << 62 | index)
         contents = Contents(declaration(index), bytes(16), None, "owner-1")
         number = contents.declared["guest"]["document"]["number"]
-        tag = self._keyring.blind_index(epoch_of(stay_id), IndexField.DOCUMENT, document_value(number))
+        tag = self._keyring.blind_index(epoch_of(stay_id), 1, IndexField.DOCUMENT, document_value(number))
         row = StayRow(
             id=stay_id,
             facility_id=self._facility.id,

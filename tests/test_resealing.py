@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -16,7 +16,7 @@ import pytest
 from asm_daemon import audit, keystores, resealing
 from asm_daemon.crypto import KeyName, KeyPurpose, Keyring, RecordName, Tampered, epoch_at, epoch_bounds, next_epoch
 from asm_daemon.intake import Intake, Outcome
-from asm_daemon.issuing import Issuer
+from asm_daemon.issuing import Issuer, leaf_of
 from asm_daemon.keystores import KeyStore, create_store
 from asm_daemon.model import Facility, StayRow
 from asm_daemon.problems import Refused
@@ -70,7 +70,7 @@ def run(pools: Pools, keyring: Keyring, store: KeyStore, later: Later) -> Run:
     async def once(**limits: Any) -> dict[str, int]:
         keyring.reload()
         pool = await pools.get("asm_retention")
-        return await reencrypt_once(pool, keyring, lambda name: store.retire_data_key(name, later()), later(), **limits)
+        return await reencrypt_once(pool, keyring, lambda name: store.retire(name, later()), later(), **limits)
 
     return once
 
@@ -134,10 +134,11 @@ async def reissued(pools: Pools, issuer: Issuer, keyring: Keyring, facility: Fac
 # -- what must not happen ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("leaf_too", [False, True], ids=["the record", "its leaf too"])
 async def test_what_was_forged_with_the_old_key_does_not_pass_into_the_new_one(
-    house: House, pools: Pools, keyring: Keyring, store: KeyStore, later: Later, run: Run, epoch: int
+    house: House, pools: Pools, keyring: Keyring, store: KeyStore, later: Later, run: Run, epoch: int, leaf_too: bool
 ) -> None:
-    await house.fill(4)
+    await house.fill(4)  # each in a batch of its own
     rows = [row for row in await versions(pools) if row.version == 1]
     forged, moved, whole = rows[0], rows[1], rows[2:]
     contents = open_contents(keyring, forged)
@@ -145,13 +146,21 @@ async def test_what_was_forged_with_the_old_key_does_not_pass_into_the_new_one(
     other = type(contents)(**{**{name: getattr(contents, name) for name in contents.__slots__}, "declared": declared})
     blob = seal_contents(keyring, forged.facility_id, forged.id, forged.version, other)
     superuser = await pools.database.connect()
+    if leaf_too:  # what the thief cannot do is sign it
+        leaf = leaf_of(house.facility.code, replace(forged, sealed=blob), other).hash()
+        await superuser.execute(
+            "UPDATE receipt_batches SET leaves = overlay(leaves PLACING $2 FROM $3) WHERE id = $1",
+            forged.receipt_batch_id,
+            leaf,
+            forged.receipt_index * 32 + 1,
+        )
     for table, key in (("stays", "id"), ("stay_versions", "stay_id")):
         await superuser.execute(f"UPDATE {table} SET sealed = $2 WHERE {key} = $1 AND version = 1", forged.id, blob)
         await superuser.execute(  # a time beside the blob: signed as well
             f"UPDATE {table} SET received_at = received_at - interval '1 day' WHERE {key} = $1 AND version = 1",
             moved.id,
         )
-    store.renew_data_key(epoch, later())
+    store.renew_epoch(epoch, later())
     counts = await run()
     assert counts["refused"] == 2
     by_id = {(row.id, row.version): row for row in await versions(pools)}
@@ -165,7 +174,7 @@ async def test_what_was_forged_with_the_old_key_does_not_pass_into_the_new_one(
     for _ in range(3):  # and as long as somebody has to look, the old key stays
         later.instant += SETTLE
         assert (await run())["retired"] == 0
-    assert [str(old) for old, _ in keyring.superseded()] == [f"data/{epoch}/1"]
+    assert [str(old) for old in keyring.superseded()] == [f"data/{epoch}/1", f"index/{epoch}/1"]
 
 
 async def test_a_blob_of_the_old_key_opens_nowhere_once_it_is_retired(
@@ -173,7 +182,7 @@ async def test_a_blob_of_the_old_key_opens_nowhere_once_it_is_retired(
 ) -> None:
     await house.fill(2)
     before = await versions(pools)
-    store.renew_data_key(epoch, later())
+    store.renew_epoch(epoch, later())
     await retired(run, later)
     keyring.reload()
     for row in before:
@@ -186,7 +195,7 @@ async def test_a_late_write_under_the_old_key_keeps_it_until_it_was_found(
 ) -> None:
     await house.fill(2)
     late = next(row for row in await versions(pools) if row.version == 1)
-    store.renew_data_key(epoch, later())
+    store.renew_epoch(epoch, later())
     assert (await run())["resealed"] == 3
     superuser = await pools.database.connect()  # a process that had not noticed the new key commits what it had begun
     for table, key in (("stays", "id"), ("stay_versions", "stay_id")):
@@ -198,7 +207,7 @@ async def test_a_late_write_under_the_old_key_keeps_it_until_it_was_found(
     later.instant += SETTLE - timedelta(seconds=1)
     assert await run() == {"resealed": 0, "refused": 0, "retired": 0}
     later.instant += timedelta(seconds=1)
-    assert await run() == {"resealed": 0, "refused": 0, "retired": 1}
+    assert await run() == {"resealed": 0, "refused": 0, "retired": 2}
 
 
 async def test_a_month_without_keys_and_stays_that_were_changed_are_found_by_verification(
@@ -222,7 +231,7 @@ async def test_a_list_of_hashes_that_the_audit_did_not_sign_is_found(
     house: House, pools: Pools, keyring: Keyring, store: KeyStore, later: Later, run: Run, epoch: int
 ) -> None:
     await house.fill(2)
-    store.renew_data_key(epoch, later())
+    store.renew_epoch(epoch, later())
     await run()
     retention, auditors = await pools.get("asm_retention"), await pools.get("asm_audit")
     assert (await verify_stays(retention, auditors, keyring, [], sample=5)).faults == []
@@ -251,8 +260,8 @@ async def test_the_secrets_of_webhooks_are_sealed_anew_under_their_month_whateve
         epoch,
         keyring.seal(name, b"secret"),
     )
-    store.renew_data_key(epoch, later())
-    assert (await retired(run, later))["retired"] == 1
+    store.renew_epoch(epoch, later())
+    assert (await retired(run, later))["retired"] == 2
     blob = await superuser.fetchval("SELECT sealed FROM webhook_endpoints")
     assert blob[5] == 2
     assert keyring.open(name, blob) == b"secret"
@@ -272,9 +281,9 @@ async def test_every_record_is_sealed_anew_and_every_receipt_stays_the_same(
     receipts = {(each.stay.id, each.stay.version): each.receipt for each in outcomes if each.stay}
     public = keyring.signing_key(KeyPurpose.RECEIPT_TRIAL).public_key_bytes
     for round_no in (2, 3):  # twice: the receipt is still bound to the first blob
-        store.renew_data_key(epoch, later())
+        store.renew_epoch(epoch, later())
         counts = await retired(run, later)
-        assert (counts["resealed"], counts["refused"], counts["retired"]) == (8, 0, 1)
+        assert (counts["resealed"], counts["refused"], counts["retired"]) == (8, 0, 2)
         rows = await versions(pools)
         assert len(rows) == 8
         for row in rows:
@@ -297,7 +306,7 @@ async def test_a_new_version_of_a_stay_that_was_sealed_anew_has_a_receipt_of_its
     house: House, pools: Pools, issuer: Issuer, keyring: Keyring, store: KeyStore, later: Later, run: Run, epoch: int
 ) -> None:
     await house.fill(1)
-    store.renew_data_key(epoch, later())
+    store.renew_epoch(epoch, later())
     await run()
     outcome = await house.act(ActKind.CORRECT, {"room": "401"}, source_ref="R-1")
     assert outcome.stay
@@ -313,7 +322,7 @@ async def test_a_run_is_bounded_and_goes_on_where_another_process_broke_off(
     house: House, pools: Pools, store: KeyStore, later: Later, run: Run, epoch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await house.fill(6)
-    store.renew_data_key(epoch, later())
+    store.renew_epoch(epoch, later())
     assert (await run(pages=1, rows=2))["resealed"] == 2
 
     async def die(*_: object) -> None:
@@ -336,7 +345,7 @@ async def test_a_key_that_was_not_retired_for_a_crash_is_retired_by_the_next_pas
     house: House, pools: Pools, keyring: Keyring, store: KeyStore, later: Later, run: Run, epoch: int
 ) -> None:
     await house.fill(1)
-    store.renew_data_key(epoch, later())
+    store.renew_epoch(epoch, later())
 
     def die(_: KeyName) -> None:
         raise ConnectionError
@@ -346,8 +355,8 @@ async def test_a_key_that_was_not_retired_for_a_crash_is_retired_by_the_next_pas
     later.instant += SETTLE
     with pytest.raises(ConnectionError):
         await reencrypt_once(pool, keyring, die, later())
-    assert [old.version for old, _ in keyring.superseded()] == [1]
-    assert (await retired(run, later))["retired"] == 1
+    assert [old.version for old in keyring.superseded()] == [1, 1]
+    assert (await retired(run, later))["retired"] == 2
     assert not keyring.reload() or keyring.superseded() == ()
 
 
@@ -356,7 +365,7 @@ async def test_what_became_of_each_blob_is_signed_by_the_audit(
 ) -> None:
     await house.fill(2)
     before = {(row.id, row.version): row.sealed for row in await versions(pools)}
-    store.renew_data_key(epoch, later())
+    store.renew_epoch(epoch, later())
     await run()
     after = {(row.id, row.version): row.sealed for row in await versions(pools)}
     expected = {sha256(before[key]).digest() + sha256(after[key]).digest() for key in before}
@@ -436,7 +445,7 @@ async def test_every_table_that_holds_sealed_records_is_gone_through(
         "VALUES ($1, $1, 1, 'pms.example', '{}', $2, 3, $3, now())",
         month_id, epoch, blob("webhook", 0, 3),
     )  # fmt: skip
-    store.renew_data_key(epoch, later())
+    store.renew_epoch(epoch, later())
     assert (await run())["refused"] == 0
     await retired(run, later)
     keyring.reload()
@@ -460,7 +469,7 @@ async def test_a_key_near_its_limit_is_renewed_without_losing_a_declaration(
     with pytest.raises(Refused) as refused:
         await house.act(ActKind.DECLARE, declaration(3))
     assert (refused.value.code, refused.value.problem.status) == ("key_exhausted", 503)
-    store.renew_data_key(epoch, later())
+    store.renew_epoch(epoch, later())
     keyring.reload()
     await house.act(ActKind.DECLARE, declaration(3))
 
@@ -477,16 +486,17 @@ async def test_the_operator_hears_of_a_key_long_before_its_limit(
     [alert] = await alerts.list_alerts(connection, closed=False, limit=10)
     assert (alert.kind, alert.subject) == (AlertKind.KEY_NEARLY_SPENT, f"data/{epoch}/1")
     assert alert.details == {"messages": 2**20, "limit": 2**21}
-    store.renew_data_key(epoch, later())
+    store.renew_epoch(epoch, later())
     assert await watch_once(pool, store.inventory(), later()) == {"alerts": 0}
 
 
-async def test_the_login_of_the_job_changes_nothing_but_blobs(house: House, pools: Pools) -> None:
+async def test_the_login_of_the_job_changes_nothing_but_blobs_and_their_tags(house: House, pools: Pools) -> None:
     await house.fill(1)
     connection = await pools.database.connect("asm_retention")
     for statement in (
         "UPDATE stays SET late_minutes = 0",
-        "UPDATE stays SET document_index = 0",
+        "UPDATE stays SET content_tag = ''",
+        "UPDATE in_house SET document_tag = 0",
         "UPDATE receipt_batches SET checkpoint = ''",
         "UPDATE facilities SET code = 'X'",
         "UPDATE reseals SET pairs = ''",

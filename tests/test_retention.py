@@ -20,13 +20,16 @@ from uuid_utils.compat import uuid7
 
 from asm_daemon import police, retention
 from asm_daemon.crypto import (
+    IndexField,
     KeyPurpose,
     Keyring,
     RecordName,
     Tampered,
     UnknownEpoch,
+    document_value,
     epoch_at,
     epoch_bounds,
+    name_values,
     next_epoch,
 )
 from asm_daemon.intake import Intake
@@ -133,6 +136,18 @@ async def rental(intake: Intake, make_facility: FacilityMaker, clock: Clock, poo
 async def stays_left(database: Database) -> set[UUID]:
     connection = await database.connect()
     return {row["id"] for row in await connection.fetch("SELECT id FROM stays")}
+
+
+TAG_COLUMNS = "document_index, person_index, given_name_index"
+
+
+def guesses(store: KeyStore, epoch: int, index: int) -> set[int]:
+    """The tags that everything a key store holds makes of a synthetic person who is known to the guesser."""
+    guest, keyring = person(index), store.keyring()
+    values = (document_value(guest.document_number), *name_values(guest.full_name, guest.birth_date))
+    fields = (IndexField.DOCUMENT, IndexField.PERSON, IndexField.GIVEN_NAME)
+    asked = zip(fields, values, strict=True)
+    return {tag for field, value in asked for tag in keyring.blind_indexes(epoch, field, value)}
 
 
 async def told(pools: Pools) -> list[dict[str, Any]]:
@@ -351,10 +366,10 @@ async def test_re_encryption_leaves_a_month_alone_that_is_being_ended(
     await house.guest(1)
     pool = await pools.get("asm_retention")
     found = retention_store.Round(epoch, 1, "new", over, 1, over, None, None, None, None)
-    await retention._begin(pool, found)
-    store.succeed_epoch(epoch, 1, over)
+    await retention._begin(pool, store, found)
+    store.renew_epoch(epoch, over, after=1)
     keyring.reload()
-    counts = await reencrypt_once(pool, keyring, lambda name: store.retire_data_key(name, over), over)
+    counts = await reencrypt_once(pool, keyring, lambda name: store.retire(name, over), over)
     assert counts == {"resealed": 0, "refused": 0, "retired": 0}
 
 
@@ -456,7 +471,7 @@ async def test_a_round_that_was_begun_goes_on_by_the_periods_it_began_with(
     kept, pool = await rental.guest(2), await pools.get("asm_retention")
     [found, *_] = await retention._due(pool, store, SHORT, short_over)
     assert found.epoch == epoch
-    await retention._begin(pool, found)
+    await retention._begin(pool, store, found)
     shorter = replace(PERIODS, stay_days=366)
     assert (await end_epochs_once(pool, store, keyring, shorter, short_over))["forgotten"] == 1
     assert await stays_left(pools.database) == {kept}
@@ -572,7 +587,7 @@ class Mortal:
         return use
 
 
-@pytest.mark.parametrize("effect", ["succeed_epoch", "destroy_epoch"])
+@pytest.mark.parametrize("effect", ["renew_epoch", "destroy_epoch"])
 async def test_a_crash_right_after_keys_were_made_or_destroyed_is_made_good_by_the_next_run(
     house: House, pools: Pools, store: KeyStore, over: datetime, epoch: int, effect: str
 ) -> None:
@@ -735,7 +750,7 @@ async def test_an_erased_stay_is_gone_with_all_that_names_it_and_final_when_the_
 
 
 async def test_an_urgent_erasure_makes_the_stay_unreadable_in_every_database_backup(
-    house: House, pools: Pools, store: KeyStore, keyring: Keyring, clock: Clock, epoch: int
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, clock: Clock, epoch: int, tmp_path: Path
 ) -> None:
     stay = await house.guest(1)
     for index in range(2, 6):
@@ -745,13 +760,16 @@ async def test_an_urgent_erasure_makes_the_stay_unreadable_in_every_database_bac
     [row] = await connection.fetch(f"SELECT {columns} FROM stays WHERE id = $1", stay)
     backed_up = StayRow(*row)
     pool, now = await pools.get("asm_retention"), clock()
+    [tagged] = await connection.fetch(f"SELECT {TAG_COLUMNS} FROM stays WHERE id = $1", stay)
+    tags = set(tagged)
+    assert tags == guesses(store, epoch, 1)  # as long as the key is there, the backup is open to them
     erasure = await erase_stay(pool, store, stay, "yêu cầu", "operator:test", PERIODS, now, urgent=True)
     assert (erasure.key_version, erasure.final_at) == (1, None)
     open_contents(keyring, backed_up)  # not yet: the month has to be sealed anew first
     assert (await finish_once(pool, store, PERIODS, [], now))["waiting"] == 1
     for _ in range(4):
         keyring.reload()
-        await reencrypt_once(pool, keyring, lambda name: store.retire_data_key(name, now), now)  # noqa: B023
+        await reencrypt_once(pool, keyring, lambda name: store.retire(name, now), now)  # noqa: B023
         now += SETTLE
     assert {
         str(key.name) for key in store.read() if key.name.purpose is KeyPurpose.DATA and key.name.epoch == epoch
@@ -759,10 +777,14 @@ async def test_an_urgent_erasure_makes_the_stay_unreadable_in_every_database_bac
     keyring.reload()
     with pytest.raises(Tampered):
         open_contents(keyring, backed_up)
+    assert not tags & guesses(store, epoch, 1)  # nor does what identifies the guest find the tags in the backup
+    assert all(f"{epoch}/1" not in path.read_text() for path in (tmp_path / "keys").glob("keys*.json"))
     assert await readable(connection, keyring) == (12, 12)
     assert (await finish_once(pool, store, PERIODS, [], now))["keys_gone"] == 1
     assert (await finish_once(pool, store, PERIODS, [now], now + timedelta(days=29)))["final"] == 0
     assert (await finish_once(pool, store, PERIODS, [now + timedelta(1)], now + timedelta(days=30)))["final"] == 1
+    certified = [body["details"]["keys"] for body in await told(pools) if body["action"] == "erasure.keys_gone"]
+    assert certified == [[f"data/{epoch}/1", f"index/{epoch}/1"]]
     assert (await verify_stays(pool, await pools.get("asm_audit"), keyring, [], sample=None)).faults == []
 
 
@@ -773,14 +795,64 @@ async def test_a_crash_before_the_new_key_of_an_urgent_erasure_is_made_good_by_t
     fuse = [0]
     mortal = Mortal(store, fuse)
 
-    def die(*_: Any) -> None:
+    def die(*_: Any, **__: Any) -> None:
         raise Crashed
 
-    mortal.renew_data_key = die  # type: ignore[attr-defined]
+    mortal.renew_epoch = die  # type: ignore[attr-defined]
     with pytest.raises(Crashed):
         await erase_stay(pool, mortal, stay, "yêu cầu", "operator:test", PERIODS, clock(), urgent=True)  # type: ignore[arg-type]
     await finish_once(pool, store, PERIODS, None, clock())
     assert f"data/{epoch}/2" in {str(key.name) for key in store.read()}
+
+
+async def test_an_urgent_erasure_ends_with_its_month_when_all_keys_of_that_are_destroyed(
+    house: House, pools: Pools, store: KeyStore, clock: Clock, epoch: int
+) -> None:
+    stay, pool = await house.guest(1), await pools.get("asm_retention")
+    await erase_stay(pool, store, stay, "yêu cầu", "operator:test", PERIODS, clock(), urgent=True)
+    store.destroy_epoch(epoch, "test", clock())
+    assert (await finish_once(pool, store, PERIODS, None, clock()))["keys_gone"] == 1
+
+
+async def test_keys_renewed_between_parting_a_month_and_destroying_its_old_keys_lose_nothing_that_is_kept(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, epoch: int
+) -> None:
+    held = await house.guest(1)
+    await house.guest(2)
+    await house.hold(stay_id=held)
+    pool = await pools.get("asm_retention")
+    mortal = Mortal(store, [0])
+
+    def die(*_: Any, **__: Any) -> None:
+        raise Crashed
+
+    mortal.destroy_epoch = die  # type: ignore[attr-defined]
+    with pytest.raises(Crashed):
+        await end_epochs_once(pool, mortal, keyring, PERIODS, over)  # type: ignore[arg-type]
+    store.renew_epoch(epoch, over)  # by the operator, or for an urgent erasure
+    await end_epochs_once(pool, store, keyring, PERIODS, over)
+    left = {str(key.name) for key in store.read() if key.name.epoch == epoch}
+    assert left == {f"{kind}/{epoch}/{version}" for kind in ("data", "index") for version in (2, 3)}
+    keyring.reload()
+    assert await readable(await pools.database.connect(), keyring) == (3, 3)
+    assert await found_by_police(pools, keyring, 1, house.clock()) == [str(held)]
+
+
+async def test_what_is_kept_of_a_month_whose_keys_are_being_renewed_gets_keys_of_its_own(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, epoch: int
+) -> None:
+    held = await house.guest(1)
+    await house.guest(2)
+    await house.hold(stay_id=held)
+    pool = await pools.get("asm_retention")
+    [found, *_] = await retention._due(pool, store, PERIODS, over)
+    store.renew_epoch(epoch, over)  # after the month was found due
+    keyring.reload()
+    await retention._end(pool, store, keyring, found, PERIODS, over)
+    left = {str(key.name) for key in store.read() if key.name.epoch == epoch}
+    assert left == {f"data/{epoch}/3", f"index/{epoch}/3"}
+    assert await readable(await pools.database.connect(), keyring) == (3, 3)
+    assert await found_by_police(pools, keyring, 1, house.clock()) == [str(held)]
 
 
 def test_backups_of_the_key_store_are_removed_when_they_are_too_old_and_only_they(

@@ -93,7 +93,7 @@ GRANTS = [
     ("asm_retention", "roster_plans", "SELECT (id, facility_id)"),
     ("asm_retention", "source_refs", "SELECT"),
     ("asm_retention", "stay_versions", "SELECT, UPDATE (sealed)"),
-    ("asm_retention", "stays", "SELECT, UPDATE (sealed)"),
+    ("asm_retention", "stays", "SELECT, UPDATE (document_index, person_index, given_name_index, sealed)"),
     ("asm_retention", "sync_queue", "SELECT (facility_id, stay_id)"),
     ("asm_retention", "sync_wait", "SELECT (facility_id, stay_id)"),
     ("asm_retention", "temporary_residence", "SELECT (facility_id, stay_id, sealed), UPDATE (sealed)"),

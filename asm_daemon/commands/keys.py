@@ -19,7 +19,7 @@ from asm_daemon.commands.console import NO, Unready, group, note, operator, pool
 from asm_daemon.crypto import KeyName, KeyPurpose, epoch_at, next_epoch
 from asm_daemon.daemon import utc_now
 from asm_daemon.key_backups import expire_backups, make_backup
-from asm_daemon.keystores import KeyFacts, KeyStore, create_store, root_of, store_of
+from asm_daemon.keystores import KeyFacts, KeyStore, create_store, retired_with, root_of, store_of
 from asm_daemon.settings import Settings
 from asm_daemon.stay_proofs import StaysVerification, verify_stays
 from asm_daemon.told import verify_told, watch_holds_once
@@ -146,7 +146,8 @@ def init_keys() -> None:
 def list_keys(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
     """List the keys (danh mục khoá mật mã), never what they are.
 
-    No key is opened for it. `superseded` keys only open what they sealed; of `destroyed` ones nothing is left.
+    No key is opened for it. `superseded` keys only open what they sealed and find what they tagged; of `destroyed` ones
+    nothing is left.
     """
     found = [_line(facts) for facts in store_of(settings()).inventory()]
     if as_json:
@@ -210,14 +211,14 @@ def backup_keys(
 @key_store_commands.command("rotate")
 def rotate_keys(
     epoch: Annotated[
-        int | None, typer.Option(parser=_epoch, metavar="YYYYMM", help="renew this month's data key instead")
+        int | None, typer.Option(parser=_epoch, metavar="YYYYMM", help="renew this month's two keys instead")
     ] = None,
 ) -> None:
-    """Renew the root key (thay khoá gốc), or with --epoch the data key of one month.
+    """Renew the root key (thay khoá gốc), or with --epoch the data key and the index key of one month.
 
     Beside running daemons, which notice within seconds. The root: every key is wrapped anew and the old root destroyed;
-    no record is touched. A month's data key: the new one seals at once, and the job `reencrypt` seals anew what the old
-    one sealed, then destroys it.
+    no record is touched. A month's keys: the new ones seal and tag at once, and the job `reencrypt` seals and tags anew
+    what the old ones did, then destroys them. Until then searches ask by both.
     """
     asyncio.run(_rotate(settings(), epoch))
 
@@ -228,9 +229,11 @@ async def _rotate(given: Settings, epoch: int | None) -> None:
     if epoch is not None:
         _require_epoch(store, epoch, "active")
         await _audited(given, "keys.renew", f"epoch/{epoch}", {}, now)
-        name = store.renew_data_key(epoch, now)
-        print_json({"key": str(name)})
-        note("Dữ liệu cũ được niêm phong lại ở nền. · What it sealed before is sealed anew in the background.")
+        print_json({"keys": [str(name) for name in store.renew_epoch(epoch, now)]})
+        note(
+            "Dữ liệu cũ được niêm phong lại và lập lại chỉ mục tìm kiếm ở nền.\n"
+            "What was sealed before is sealed and tagged anew in the background."
+        )
         return
     await _audited(given, "keys.rotate_root", "root", {"provider": given.key_provider}, now)
     started = time.perf_counter()
@@ -340,7 +343,7 @@ def retire_key(
     reason: _Reason,
     confirm: _Confirm,
 ) -> None:
-    """Destroy a superseded data key by hand (huỷ khoá đã bị thay).
+    """Destroy a superseded data key by hand, and the index key beside it (huỷ khoá đã bị thay).
 
     The job `reencrypt` does this by itself, unless records stay under the old key that are not what their receipts
     say. Those are lost with it: look at the alerts `not_reencrypted` first.
@@ -359,8 +362,9 @@ async def _retire(given: Settings, name: KeyName, reason: str) -> None:
     states = {facts.name: facts.state for facts in store.inventory()}
     if states.get(name) != "superseded" or name.purpose is not KeyPurpose.DATA:
         raise Unready(f"nothing was destroyed: {name} is not a superseded data key")
-    await _audited(given, "keys.retire", f"epoch/{name.epoch}", {"keys": [str(name)], "reason": reason}, now)
-    print_json({"destroyed": [str(name)] if store.retire_data_key(name, now) else []})
+    going = [str(each) for each in retired_with(name, [one for one, state in states.items() if state != "destroyed"])]
+    await _audited(given, "keys.retire", f"epoch/{name.epoch}", {"keys": going, "reason": reason}, now)
+    print_json({"destroyed": [str(each) for each in store.retire(name, now)]})
 
 
 def _require_epoch(store: KeyStore, epoch: int, *states: str) -> None:

@@ -16,7 +16,7 @@ from schemas.police import Purpose, QueryKind
 
 
 class Span(NamedTuple):
-    """One month of registrations: ids in `lo <= id < hi`, and the tag that the value searched for has there."""
+    """One month of registrations: ids in `lo <= id < hi`, and a tag that the value searched for has there."""
 
     lo: UUID
     hi: UUID
@@ -59,8 +59,9 @@ async def list_purposes(connection: Connection) -> list[Purpose]:
 async def hits_by_document(connection: Connection, spans: Sequence[Span], before: UUID, limit: int) -> list[Hit]:
     """At most `limit` hits with ids below `before`, newest first, none of a sandbox facility.
 
-    One probe a month: asking every month for every tag (`= ANY`) would cost the square. The limit stands inside the
-    probe too, so that a tag that many stays share cannot make one search read them all.
+    One probe for each index key of a month, mostly one: asking every month for every tag (`= ANY`) would cost the
+    square. The limit stands inside the probe too, so that a tag that many stays share cannot make one search read them
+    all.
     """
     rows = await connection.fetch(
         """

@@ -40,8 +40,8 @@ class SealedTable:
 
     `page`: ids from $1 to below $2, after the place ($3, $4, $5), at most $6 rows, blobs only of those whose key
     version is not $7 (the byte at 5 of a blob). Every row is visited, so that a page takes a bounded time.
-    `write`: place ($1, $2, $3), the blob before ($4) and after ($5). A row that somebody holds is passed over: who
-    waits for nobody is in nobody's way, and the next pass finds it.
+    `write`: place ($1, $2, $3), the blob before ($4) and after ($5); of stays their tags too ($6, $7, $8). A row that
+    somebody holds is passed over: who waits for nobody is in nobody's way, and the next pass finds it.
     """
 
     page: str
@@ -61,7 +61,8 @@ TABLES: Mapping[str, SealedTable] = {
             SELECT id FROM stays WHERE facility_id = $1 AND id = $2 AND version = $3 AND sealed = $4
             FOR NO KEY UPDATE SKIP LOCKED
         )
-        UPDATE stays SET sealed = $5 FROM free WHERE stays.facility_id = $1 AND stays.id = $2
+        UPDATE stays SET sealed = $5, document_index = $6, person_index = $7, given_name_index = $8
+        FROM free WHERE stays.facility_id = $1 AND stays.id = $2
         """,
     ),
     "stay_versions": SealedTable(
@@ -216,9 +217,19 @@ async def page(
     return [SealedRecord(Place(*row[:3]), *row[3:]) for row in rows]
 
 
-async def replace(connection: Connection, table: str, blobs: Sequence[tuple[Place, bytes, bytes]]) -> None:
-    """Replace blobs (place, before, after) that are still what they were and that nobody holds."""
-    await connection.executemany(TABLES[table].write, [(*place, before, after) for place, before, after in blobs])
+class Replacement(NamedTuple):
+    """A record that was sealed anew; `tags` of a stay's current version."""
+
+    place: Place
+    before: bytes
+    after: bytes
+    tags: Tags | None = None
+
+
+async def replace(connection: Connection, table: str, replacements: Sequence[Replacement]) -> None:
+    """Replace records that are still what they were and that nobody holds."""
+    rows = [(*each.place, each.before, each.after, *(each.tags or ())) for each in replacements]
+    await connection.executemany(TABLES[table].write, rows)
 
 
 async def facility_codes(connection: Connection, facility_ids: Sequence[int]) -> dict[int, str]:

@@ -108,8 +108,8 @@ async def read_versions(connection: Connection, facility_ids: Sequence[int], sta
 async def find_departed(
     connection: Connection, probes: Sequence[tuple[int, int, UUID, UUID, int]], since: datetime
 ) -> list[tuple[StayRow, int]]:
-    """The stays that ended after `since`, one probe a month: (facility, mark, lowest id, id above the highest, document
-    index) → each stay with the mark of its probe."""
+    """The stays that ended after `since`, one probe for each index key of a month: (facility, mark, lowest id, id above
+    the highest, document index) → each stay with the mark of its probe."""
     rows = await connection.fetch(
         f"""
         SELECT mark, stay.*

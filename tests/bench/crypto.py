@@ -74,9 +74,9 @@ def sealed(folder: Path, guests: Sequence[dict[str, str]]) -> dict[str, Any]:
     def index() -> None:
         for guest in guests:
             whole, given = name_values(guest["full_name"], guest["birth_date"])
-            keyring.blind_index(epoch, IndexField.DOCUMENT, document_value(guest["document_number"]))
-            keyring.blind_index(epoch, IndexField.PERSON, whole)
-            keyring.blind_index(epoch, IndexField.GIVEN_NAME, given)
+            keyring.blind_index(epoch, 1, IndexField.DOCUMENT, document_value(guest["document_number"]))
+            keyring.blind_index(epoch, 1, IndexField.PERSON, whole)
+            keyring.blind_index(epoch, 1, IndexField.GIVEN_NAME, given)
 
     def both() -> None:
         seal()

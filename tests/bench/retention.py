@@ -12,8 +12,10 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
@@ -23,12 +25,13 @@ import orjson
 from uuid_utils.compat import uuid7
 
 from asm_daemon import embedded, retention
-from asm_daemon.crypto import Keyring, Tampered, UnknownEpoch, epoch_at, epoch_bounds
+from asm_daemon.crypto import KeyPurpose, Keyring, Tampered, UnknownEpoch, epoch_at, epoch_bounds
 from asm_daemon.decisions import content_tag_of, tags_of
 from asm_daemon.issuing import leaf_of
 from asm_daemon.key_backups import expire_backups, list_backups, make_backup
 from asm_daemon.keystores import KeyStore, create_store
 from asm_daemon.model import Beside, Contents, StayRow
+from asm_daemon.receipts import sign_batch
 from asm_daemon.sealing import open_contents, seal_contents
 from asm_daemon.store.migrate import load_migrations, migrate
 from asm_daemon.store.pool import open_pool
@@ -39,13 +42,12 @@ CASES = ((100_000, 1_000), (1_000, 100_000))
 """(stays that are over, stays that have not ended) of the month."""
 AGO = timedelta(days=1200)
 PERIODS = retention.Periods(stay_days=1096, database_backup_days=35, key_backup_days=35)
-CODE = "HY-KS-0001"
+CODE, AT_ONCE, UNSIGNED = "HY-KS-0001", 100, UUID(int=0)
 _COLUMNS = (*StayRow.__slots__, "document_index", "person_index", "given_name_index")
 
 
 def stays(keyring: Keyring, at: datetime, count: int, *, open_stays: bool) -> Iterator[tuple[StayRow, Contents]]:
-    """Stays of one month, sealed like real ones, all in one batch of receipts."""
-    batch = uuid7()
+    """Stays of one month, sealed like real ones; their receipts are still to be signed."""
     lo = epoch_bounds(epoch_at(at))[0].int
     for index in range(count):
         stay_id = UUID(int=lo + ((index * 20 + 7 + open_stays) << 80 | 7 << 76 | 0b10 << 62 | index))
@@ -56,33 +58,46 @@ def stays(keyring: Keyring, at: datetime, count: int, *, open_stays: bool) -> It
         tag = content_tag_of(keyring, declared, status, left_at)
         yield (
             StayRow(
-                stay_id, 1, 1, status, "declare", at, at, at, None, left_at, at, 0, tag, batch, index,
+                stay_id, 1, 1, status, "declare", at, at, at, None, left_at, at, 0, tag, UNSIGNED, 0,
                 seal_contents(keyring, 1, stay_id, 1, contents),
             ),
             contents,
         )  # fmt: skip
 
 
+async def store(
+    connection: asyncpg.Connection, keyring: Keyring, at: datetime, made: Iterable[tuple[StayRow, Contents]]
+) -> list[StayRow]:
+    """Store stays, with as many receipts in one signed batch as a busy intake commits at once."""
+    key, rest, stored = keyring.signing_key(KeyPurpose.RECEIPT), iter(made), []
+    while some := list(islice(rest, AT_ONCE)):
+        batch_id = uuid7()
+        leaves = [leaf_of(CODE, row, contents).hash() for row, contents in some]
+        note = sign_batch(leaves, batch_id, "bench", key, at).note
+        await connection.execute(
+            "INSERT INTO receipt_batches VALUES ($1, $2, $3, $4)", batch_id, at, b"".join(leaves), note
+        )
+        rows = [replace(row, receipt_batch_id=batch_id, receipt_index=index) for index, (row, _) in enumerate(some)]
+        records = [
+            (*(getattr(row, name) for name in StayRow.__slots__), *tags_of(keyring, row, contents))
+            for row, (_, contents) in zip(rows, some, strict=True)
+        ]
+        await connection.copy_records_to_table("stays", records=records, columns=_COLUMNS)
+        stored += rows
+    return stored
+
+
 async def fill(connection: asyncpg.Connection, keyring: Keyring, at: datetime, over: int, still_open: int) -> None:
     """The month, with its receipts, references and confirmations."""
     for count, open_stays in ((over, False), (still_open, True)):
-        made = list(stays(keyring, at, count, open_stays=open_stays))
-        records = [
-            (*(getattr(row, name) for name in StayRow.__slots__), *tags_of(keyring, row.id, contents.declared["guest"]))
-            for row, contents in made
-        ]
-        leaves = b"".join(leaf_of(CODE, row, contents).hash() for row, contents in made)
-        await connection.copy_records_to_table("stays", records=records, columns=_COLUMNS)
-        await connection.execute(
-            "INSERT INTO receipt_batches VALUES ($1, $2, $3, 'bench')", made[0][0].receipt_batch_id, at, leaves
-        )
+        made = await store(connection, keyring, at, stays(keyring, at, count, open_stays=open_stays))
         await connection.executemany(
-            "INSERT INTO source_refs VALUES (1, $1, $2)", [(row.id.bytes, row.id) for row, _ in made]
+            "INSERT INTO source_refs VALUES (1, $1, $2)", [(row.id.bytes, row.id) for row in made]
         )
         await connection.executemany(
             "INSERT INTO sync_log (facility_id, stay_id, version, confirmed_at, verification)"
             " VALUES (1, $1, 1, $2, 'matched')",
-            [(row.id, at) for row, _ in made],
+            [(row.id, at) for row in made],
         )
 
 
