@@ -19,6 +19,7 @@ from asm_daemon import audit, auditing, feeds, rules
 from asm_daemon.audit import FAULT_TEXTS, AuditVerification
 from asm_daemon.commands.console import NO, Unready, group, note, pool, print_json, settings
 from asm_daemon.crypto import KeyPurpose
+from asm_daemon.daemon import utc_now, watch_of
 from asm_daemon.issuing import EVENTS, TRIAL_MARK
 from asm_daemon.keystores import store_of
 from asm_daemon.ledger import BadNote, write_vkey
@@ -229,7 +230,7 @@ def show_extract(
 ) -> None:
     """Print the newest release (bản công bố) of a day.
 
-    It is read as the department reads it. Ends with 1 if there is none.
+    It is read as the department reads it: while the witness is silent, not at all. Ends with 1 if there is none.
     """
     release = asyncio.run(_read_release(settings(), department, period.date()))
     if release is None:
@@ -239,5 +240,8 @@ def show_extract(
 
 
 async def _read_release(given: Settings, department: Department, day: date) -> Release | None:
+    keyring = store_of(given).keyring()
+    async with pool(given.database_url, _AUDIT_LOGIN) as audit_pool:
+        await watch_of(given, keyring, audit_pool).require_releases(utc_now())
     async with pool(given.database_url, _READER_LOGIN) as opened:
         return await feeds.read_release(opened, department, day)
