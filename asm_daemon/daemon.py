@@ -313,7 +313,7 @@ async def open_daemon(
                 pools["asm_intake"],
                 keyring,
                 settings.public_url,
-                Endpoints(pools["asm_intake"], keyring, plain_http_webhooks(settings)),
+                Endpoints(pools["asm_intake"], keyring, plain_http_webhooks(settings), settings.webhook_networks or ()),
             ),
             *document_routes(identity.read),
             *kbtt_routes(

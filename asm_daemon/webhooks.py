@@ -35,6 +35,7 @@ from asm_daemon.store import LOST, Connection
 from asm_daemon.store import webhooks as store
 from asm_daemon.store.alerts import AlertKind, raise_alert
 from asm_daemon.store.webhooks import Busy, Delivery, EndpointFacts, EndpointRow, Room
+from schemas.addresses import Network, is_public, literal_address
 from schemas.violations import violation
 from schemas.webhooks import (
     ENDPOINTS_LIMIT,
@@ -172,20 +173,26 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """The directory of endpoints. `pool` connects as asm_intake; `plain_http` allows http addresses, for trials."""
+    """The directory of endpoints. `pool` connects as asm_intake; `plain_http` allows http addresses, for trials;
+    `networks` may be sent to although they are not public."""
 
     pool: asyncpg.Pool
     keyring: Keyring
     plain_http: bool
+    networks: Sequence[Network] = ()
 
     async def add(self, actor: Actor, principal_id: UUID, new: NewWebhook, now: datetime) -> WebhookSecret:
         """Register an endpoint and return its secret, which nobody can show again.
 
-        Refused `request_invalid`: http where it is not allowed, too many endpoints, an unknown principal.
+        Refused `request_invalid`: http where it is not allowed, an address that nothing would be sent to, too many
+        endpoints, an unknown principal. What a name leads to is looked at when something is sent.
         """
         parts = urlsplit(new.url)
         if parts.scheme != "https" and not self.plain_http:
             raise _invalid("wrong_format", "/url", expected="https://…")
+        address = literal_address(parts.hostname or "")
+        if address is not None and not is_public(address) and not any(address in each for each in self.networks):
+            raise _invalid("address_not_public", "/url")
         secret = os.urandom(SECRET_BYTES)
         endpoint_id, epoch = uuid7(), epoch_at(now)
         kinds = tuple(dict.fromkeys(each.value for each in new.events or EventType))

@@ -70,7 +70,10 @@ async def _verify_audit(given: Settings, earlier: list[str]) -> AuditVerificatio
         try:
             return await audit.verify(connection, key, earlier)
         except BadNote as error:
-            raise Unready(f"a checkpoint given is not one of this deployment's key: {error}") from None
+            raise Unready(
+                f"điểm kiểm tra đã cho không do khoá của hệ thống này ký · "
+                f"a checkpoint given is not one of this deployment's key: {error}"
+            ) from None
 
 
 def _verification(verified: AuditVerification) -> Mapping[str, Any]:
@@ -106,7 +109,10 @@ def print_checkpoint() -> None:
     """
     newest = asyncio.run(_latest_checkpoint(settings()))
     if newest is None:
-        raise Unready("nothing has been sealed yet; the daemon seals every second, or: asm-daemon once seal-audit")
+        raise Unready(
+            "nhật ký chưa được niêm phong lần nào · "
+            "nothing has been sealed yet; the daemon seals every second, or: asm-daemon once seal-audit"
+        )
     typer.echo(newest, nl=False)
 
 
@@ -126,7 +132,9 @@ def export_audit(
     try:
         counts = asyncio.run(_export_audit(settings(), folder))
     except audit.NotSealed:
-        raise Unready("nothing has been sealed yet; the daemon seals every second") from None
+        raise Unready(
+            "nhật ký chưa được niêm phong lần nào · nothing has been sealed yet; the daemon seals every second"
+        ) from None
     print_json(counts)
 
 
@@ -155,7 +163,7 @@ def verify_receipt_file(
     """
     keys = [_raw_key(pem) for pem in _PUBLIC_KEY.findall(public_key.read_bytes())]
     if not keys:
-        raise Unready(f"{public_key} holds no public key (PEM)")
+        raise Unready(f"{public_key}: không có khoá công khai (PEM) · holds no public key (PEM)")
     try:
         verified = _verify_with_any(_signed_part(file.read_bytes()), keys)
     except BadReceipt as error:
@@ -168,9 +176,9 @@ def _raw_key(pem: bytes) -> bytes:
     try:
         key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
-        raise Unready("the public key cannot be read") from None
+        raise Unready("không đọc được khoá công khai · the public key cannot be read") from None
     if not isinstance(key, Ed25519PublicKey):
-        raise Unready("the public key is not an Ed25519 key")
+        raise Unready("khoá công khai không phải Ed25519 · the public key is not an Ed25519 key")
     return key.public_bytes_raw()
 
 

@@ -81,7 +81,7 @@ class PublishedKey(StrEnum):
 def _epoch(text: str) -> int:
     """A month as `yyyymm`."""
     if not re.fullmatch(r"\d{4}(0[1-9]|1[0-2])", text):
-        raise typer.BadParameter("a month is written yyyymm, such as 202611")
+        raise typer.BadParameter("tháng viết theo dạng · a month is written yyyymm, such as 202611")
     return int(text)
 
 
@@ -172,7 +172,10 @@ def backup_keys(
     given, now = settings(), utc_now()
     into = folder or given.key_backups
     if into is None:
-        raise Unready("nothing was backed up: name a folder, or set ASM_KEY_BACKUPS")
+        raise Unready(
+            "chưa sao lưu: hãy nêu thư mục hoặc đặt ASM_KEY_BACKUPS · "
+            "nothing was backed up: name a folder, or set ASM_KEY_BACKUPS"
+        )
     made = make_backup(given.key_store, into, now)
     expired = expire_backups(into, given.key_backup_days, now)
     print_json({"backup": str(made), "expired": expired})
