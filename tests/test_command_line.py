@@ -796,7 +796,7 @@ async def test_stays_are_carried_when_the_population_database_answers_and_wait_w
 async def test_a_connector_that_is_not_installed_is_a_wrong_setting(asm: Command) -> None:
     wrong = await asm("once", "sync", ASM_POPULATION_CONNECTOR="telegraph")
     assert wrong.exit_code == WRONG
-    assert "ASM_POPULATION_CONNECTOR: no installed package has a connector telegraph" in wrong.stderr
+    assert "ASM_POPULATION_CONNECTOR: chưa cài · no installed package has a connector telegraph" in wrong.stderr
 
 
 # -- stays on their way ------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import orjson
@@ -22,7 +23,7 @@ from asm_daemon.problems import Refused
 from asm_daemon.store import alerts
 from asm_daemon.store import audit as audit_store
 from asm_daemon.web.police_api import ALERT_ID
-from asm_daemon.web.route import DEPARTMENT, OFFICER, Table
+from asm_daemon.web.route import DEPARTMENT, OFFICER, Route, Table
 from asm_daemon.witness import LogClient, LogMisbehaved, LogUnreachable, Store, WitnessError
 from asm_daemon.witnessing import Watch, Witness
 from schemas.codes import Department
@@ -386,7 +387,9 @@ LEAVES = {
 async def test_all_that_departments_and_officers_may_call_stops_or_is_said_to_go_on(
     asm: Web, table: Table, make_key: KeyMaker, pools: Pools, signer: SigningKey, clock: Clock
 ) -> None:
-    guarded = {(route.method, route.path): route for route in table if route.who in (OFFICER, DEPARTMENT)}
+    guarded: dict[tuple[str, str], Route[Any, Any]] = {
+        (route.method, route.path): route for route in table if route.who in (OFFICER, DEPARTMENT)
+    }
     assert guarded.keys() == LEAVES.keys()
     keys = {
         OFFICER: await make_key(PrincipalKind.OFFICER),
