@@ -169,6 +169,7 @@ async def test_every_stay_of_the_number_is_held_and_nobody_elses_and_the_auditor
     elsewhere = await make_facility("HY-KS-0009")
     mine = [await declare(intake, facility, clock), await declare(intake, elsewhere, clock)]
     await declare(intake, facility, clock, OTHER)
+    await declare(intake, await make_facility("HY-KS-0008", sandbox=True), clock)  # only played
     held = await place(desk, clock)
     assert (held.placed, held.stays, held.unreadable) == (2, sorted(mine), [])
     assert await holds(pools) == [(stay, ORDER.warrant) for stay in sorted(mine)]

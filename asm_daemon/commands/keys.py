@@ -272,21 +272,21 @@ def destroy_keys(epoch: _Epoch, reason: _Reason, confirm: _Confirm) -> None:
     of the key store that hold these keys have to be destroyed too.
     """
     if confirm != str(epoch):
-        raise Unready(f"nothing was destroyed: --confirm has to say {epoch}")
+        raise Unready(f"chưa huỷ gì · nothing was destroyed: --confirm has to say {epoch}")
     asyncio.run(_destroy(settings(), epoch, reason))
 
 
 async def _destroy(given: Settings, epoch: int, reason: str) -> None:
     store, now = store_of(given), utc_now()
     if epoch >= epoch_at(now):
-        raise Unready(f"nothing was destroyed: the month {epoch} is not over")
+        raise Unready(f"chưa huỷ gì · nothing was destroyed: the month {epoch} is not over")
     async with pool(given.database_url, _LOGIN) as opened:
         in_force = await resealing.stays_in_force(opened, epoch)
         held = await retention.held_in(opened, epoch)
     if held:
-        raise Unready(f"nothing was destroyed: {held} stays of {epoch} are under a legal hold")
+        raise Unready(f"chưa huỷ gì · nothing was destroyed: {held} stays of {epoch} are under a legal hold")
     if in_force:
-        raise Unready(f"nothing was destroyed: {in_force} stays of {epoch} have not ended")
+        raise Unready(f"chưa huỷ gì · nothing was destroyed: {in_force} stays of {epoch} have not ended")
     _require_epoch(store, epoch, "active", "destroyed")
     await _audited(given, "keys.destroy", f"epoch/{epoch}", {"reason": reason}, now)
     gone = store.destroy_epoch(epoch, reason, now)
@@ -309,11 +309,11 @@ def retire_key(
     say. Those are lost with it: look at the alerts `not_reencrypted` first.
     """
     if confirm != name:
-        raise Unready(f"nothing was destroyed: --confirm has to say {name}")
+        raise Unready(f"chưa huỷ gì · nothing was destroyed: --confirm has to say {name}")
     try:
         parsed = KeyName.parse(name)
     except ValueError:
-        raise Unready(f"nothing was destroyed: {name} is not a key of this store") from None
+        raise Unready(f"chưa huỷ gì · nothing was destroyed: {name} is not a key of this store") from None
     asyncio.run(_retire(settings(), parsed, reason))
 
 
@@ -321,14 +321,14 @@ async def _retire(given: Settings, name: KeyName, reason: str) -> None:
     store, now = store_of(given), utc_now()
     states = {facts.name: facts.state for facts in store.inventory()}
     if states.get(name) != "superseded" or name.purpose is not KeyPurpose.DATA:
-        raise Unready(f"nothing was destroyed: {name} is not a superseded data key")
+        raise Unready(f"chưa huỷ gì · nothing was destroyed: {name} is not a superseded data key")
     await _audited(given, "keys.retire", f"epoch/{name.epoch}", {"keys": [str(name)], "reason": reason}, now)
     print_json({"destroyed": [str(name)] if store.retire_data_key(name, now) else []})
 
 
 def _require_epoch(store: KeyStore, epoch: int, *states: str) -> None:
     if not any(facts.name.epoch == epoch and facts.state in states for facts in store.inventory()):
-        raise Unready(f"the key store has no keys of {epoch}")
+        raise Unready(f"kho khoá không có khoá của {epoch} · the key store has no keys of {epoch}")
 
 
 async def _audited(given: Settings, action: str, subject: str, details: Mapping[str, Any], now: datetime) -> None:
