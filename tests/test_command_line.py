@@ -916,7 +916,7 @@ async def test_a_hold_by_document_takes_the_number_from_a_file_or_standard_input
     assert (await asm(*about, number)).exit_code == WRONG  # as an argument there is no place for it
     file.write_text("\n")
     empty = await asm(*about, "--document-file", str(file))
-    assert (empty.exit_code, "--document-number" in empty.stderr) == (WRONG, True)
+    assert (empty.exit_code, "  --document: Thiếu" in empty.stderr) == (WRONG, True)
     file.write_text(f" {number[:6]} {number[6:]}\n")
     held = await asm(*about, "--document-file", str(file))
     assert held.exit_code == DONE, held.stderr

@@ -15,6 +15,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 import typer
+from pydantic import ValidationError
 from uuid_utils.compat import uuid7
 
 from asm_daemon import retention
@@ -28,11 +29,11 @@ from asm_daemon.commands.console import (
     print_json,
     print_table,
     settings,
-    validated,
 )
 from asm_daemon.daemon import desk_of, periods_of, utc_now, watch_of
 from asm_daemon.document_holds import Held, Order, hold_document
 from asm_daemon.keystores import store_of
+from asm_daemon.problems import Refused, from_validation
 from asm_daemon.rules import HANOI
 from asm_daemon.settings import Settings
 from asm_daemon.store import retention as store
@@ -143,7 +144,11 @@ def _number(file: Path | None) -> DocumentNumber:
         typed = getpass("Số giấy tờ · Document number: ")
     else:
         typed = sys.stdin.readline(_LINE_LIMIT)
-    return validated(DocumentNumber, document_number=typed.strip())
+    try:
+        return DocumentNumber(document_number=typed)
+    except ValidationError as error:
+        faults = from_validation(error, {"/document_number": "--document"})
+        raise Refused("request_invalid", violations=faults) from None
 
 
 def _hold_document(order: Order, wanted: DocumentNumber) -> None:
