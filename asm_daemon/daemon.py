@@ -261,19 +261,8 @@ async def open_daemon(
             absence_nights=settings.roster_absence_nights,
             plan_hours=settings.roster_plan_hours,
         )
-        auditor = settings.auditor_public_key_file
-        log_key = keyring.signing_key(KeyPurpose.CHECKPOINT).public_key_bytes
-        watched = witnessing.watch(pools["asm_audit"], settings.deployment, log_key, read_witness(settings))
-        desk = Desk(
-            pools["asm_police"],
-            pools["asm_audit"],
-            keyring,
-            settings.deployment,
-            auditor.read_bytes() if auditor else None,
-            watched.require_reads,
-            terms_required=not trial,
-            kept_days={kind: periods_of(settings).stay_days_of(kind) for kind in FacilityKind},
-        )
+        watched = watch_of(settings, keyring, pools["asm_audit"])
+        desk = desk_of(settings, keyring, pools["asm_police"], watched)
         worker = Worker(
             pools["asm_sync"],
             keyring,
@@ -327,7 +316,7 @@ async def open_daemon(
                 pools["asm_intake"],
                 keyring,
                 settings.public_url,
-                Endpoints(pools["asm_intake"], keyring, plain_http_webhooks(settings)),
+                Endpoints(pools["asm_intake"], keyring, plain_http_webhooks(settings), settings.webhook_networks or ()),
             ),
             *document_routes(identity.read),
             *kbtt_routes(
@@ -379,6 +368,27 @@ def read_witness(settings: Settings) -> Witness | None:
         return None
     key = read_vkey(settings.witness_key_file.read_text("utf-8"), COSIGNATURE)
     return Witness(key, settings.witness_release_hours, settings.witness_read_hours)
+
+
+def watch_of(settings: Settings, keyring: Keyring, audit_pool: asyncpg.Pool) -> Watch:
+    """The watch over the audit, with the witness of the settings. `audit_pool` connects as asm_audit."""
+    log_key = keyring.signing_key(KeyPurpose.CHECKPOINT).public_key_bytes
+    return witnessing.watch(audit_pool, settings.deployment, log_key, read_witness(settings))
+
+
+def desk_of(settings: Settings, keyring: Keyring, reader: asyncpg.Pool, watched: Watch) -> Desk:
+    """Where somebody is looked for on record: as `reader`, and only while the audit is sealed and confirmed."""
+    auditor = settings.auditor_public_key_file
+    return Desk(
+        reader,
+        watched.pool,
+        keyring,
+        settings.deployment,
+        auditor.read_bytes() if auditor else None,
+        watched.require_reads,
+        terms_required=settings.environment == "production",
+        kept_days={kind: periods_of(settings).stay_days_of(kind) for kind in FacilityKind},
+    )
 
 
 def plain_http_webhooks(settings: Settings) -> bool:

@@ -35,6 +35,7 @@ from schemas.operating import (
     AlertState,
     AlertStates,
     BacklogPart,
+    Move,
     OperatorAlertsQuery,
     PopulationSays,
     RefusedQuery,
@@ -89,10 +90,16 @@ async def overview(pool: asyncpg.Pool) -> SyncState:
     """The backlog by place, reason and code, who holds which lanes, and open alerts by kind. `pool`: asm_sync."""
     async with pool.acquire() as connection:
         parts = await store.count_backlog(connection)
+        oldest_queued_at = (await store.measure(connection)).oldest_queued_at
         holders = await store.list_holders(connection)
         open_alerts = await store.count_open_alerts(connection)
     return SyncState(
-        backlog=[BacklogPart.model_validate(part._asdict()) for part in parts],
+        backlog=[
+            BacklogPart.model_validate(
+                {**part._asdict(), "oldest_at": oldest_queued_at if part.place == "queued" else part.oldest_at}
+            )
+            for part in parts
+        ],
         workers=[
             WorkerState(worker=str(each.worker), seen_until=each.seen_until, lanes=each.lanes) for each in holders
         ],
@@ -154,6 +161,7 @@ async def inspect(pool: asyncpg.Pool, actor: str, stay_id: UUID, now: datetime, 
         refused = await store.list_refused(connection, one, settled=None, after=_FIRST_STAY, limit=_ONE_LIMIT)
         lane = lane_of(stay.facility_id)
         holder = await store.lane_holder(connection, lane)
+        confirmed = await store.confirmed_digests(connection, stay.facility_id, stay_id)
         await _record(connection, actor, "sync.inspect", f"stay/{stay_id}", now, asked=ask is not None)
     return StayInspection(
         stay_id=str(stay_id),
@@ -165,7 +173,7 @@ async def inspect(pool: asyncpg.Pool, actor: str, stay_id: UUID, now: datetime, 
         refused=_refused(refused[0], now) if refused else None,
         lane=lane,
         lane_holder=str(holder) if holder else None,
-        population=await _population_says(ask, stay_id) if ask is not None else None,
+        population=await _population_says(ask, stay_id, confirmed) if ask is not None else None,
     )
 
 
@@ -186,14 +194,19 @@ def _place(
     return "refused" if any(each.version == current for each in refused) else "none"
 
 
-async def _population_says(ask: Ask, stay_id: UUID) -> PopulationSays:
-    """Only which version is there: whether the guest's document is in order is no business of an operator."""
+async def _population_says(ask: Ask, stay_id: UUID, confirmed: Mapping[int, str]) -> PopulationSays:
+    """Only which version is there, and whether it is the one confirmed to us: whether the guest's document is in order
+    is no business of an operator."""
     try:
         async with answering(ASK_SECONDS):
             state = (await ask([stay_id])).get(stay_id)
     except (Unreachable, Ambiguous) as error:
-        return PopulationSays(version=None, code=error.code)
-    return PopulationSays(version=state.version if state else None, code=None if state else "no_result")
+        return PopulationSays(version=None, as_confirmed=None, code=error.code)
+    if state is None:
+        return PopulationSays(version=None, as_confirmed=None, code="no_result")
+    digest = confirmed.get(state.version or 0)
+    same = None if digest is None else digest == state.digest
+    return PopulationSays(version=state.version, as_confirmed=same, code=None)
 
 
 def _refused(found: store.Refused, now: datetime) -> RefusedState:
@@ -231,9 +244,7 @@ def _age(since: datetime | None, now: datetime) -> int:
 # -- acting ------------------------------------------------------------------------------------------------------------
 
 
-async def replay(
-    pool: asyncpg.Pool, ring: Callable[[], None], actor: str, selection: Selection, now: datetime
-) -> Acted:
+async def replay(pool: asyncpg.Pool, ring: Callable[[], None], actor: str, selection: Move, now: datetime) -> Acted:
     """Queue refused stays again, settled ones too; at most 10,000. `ring` wakes the workers.
 
     Refused `request_invalid` when nothing says which stays.
@@ -242,12 +253,10 @@ async def replay(
     async def change(connection: Connection, choice: Choice) -> list[UUID]:
         return await store.replay(connection, choice, ACTION_ROWS)
 
-    return await _act(pool, ring, actor, "sync.replay", selection, now, change)
+    return await _act(pool, ring, actor, "sync.replay", selection, now, change, reason=selection.reason)
 
 
-async def release(
-    pool: asyncpg.Pool, ring: Callable[[], None], actor: str, selection: Selection, now: datetime
-) -> Acted:
+async def release(pool: asyncpg.Pool, ring: Callable[[], None], actor: str, selection: Move, now: datetime) -> Acted:
     """Let waiting stays be tried at once; at most 10,000. Of the ambiguous ones is asked first, as always.
 
     Refused `request_invalid` when nothing says which stays.
@@ -256,7 +265,7 @@ async def release(
     async def change(connection: Connection, choice: Choice) -> list[UUID]:
         return await store.release(connection, choice, ACTION_ROWS, now)
 
-    return await _act(pool, ring, actor, "sync.release", selection, now, change)
+    return await _act(pool, ring, actor, "sync.release", selection, now, change, reason=selection.reason)
 
 
 async def settle(pool: asyncpg.Pool, actor: str, settlement: Settlement, now: datetime) -> Acted:

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -37,7 +37,7 @@ from asm_daemon.crypto import (
     seal_to_auditor,
 )
 from asm_daemon.ledger import canonical_json, instant_text
-from asm_daemon.model import Contents, Principal, PrincipalKind
+from asm_daemon.model import Contents, Principal, PrincipalKind, StayRow
 from asm_daemon.problems import Refused
 from asm_daemon.rules import guest_value
 from asm_daemon.sealing import open_contents
@@ -61,6 +61,7 @@ from schemas.police import (
     SearchResult,
 )
 from schemas.queries import AlertsQuery
+from schemas.stay import Input
 from schemas.violations import Violation, violation
 
 ACQUIRE_SECONDS = 5.0
@@ -72,6 +73,7 @@ CASE_REF_FORM = "15/2026/HS-PC02"
 _CASE_REF = re.compile(r"[0-9]{1,6}/20[0-9]{2}/[A-ZĐ]{1,8}[0-9]{0,3}(-[A-ZĐ]{1,8}[0-9]{0,3}){0,3}")
 _DATABASE_ERRORS = (asyncpg.PostgresError, *LOST)
 _LAST_ID = UUID(int=2**128 - 1)
+_Allowed = TypeVar("_Allowed")
 
 log = structlog.get_logger()
 
@@ -96,7 +98,7 @@ class Desk:
 
 async def purposes(pool: asyncpg.Pool) -> list[Purpose]:
     """Every purpose in force, by code. Refused `unavailable`."""
-    async with _reading(pool) as connection:
+    async with reading(pool) as connection:
         return await store.list_purposes(connection)
 
 
@@ -109,13 +111,13 @@ async def search(desk: Desk, officer: Principal, question: DocumentSearch, now: 
     """
     purpose = await _purpose(desk, question)
     intent = _intent(desk, officer, question, purpose, now, QueryKind.DOCUMENT)
-    allowed = await _begin(desk, officer, question, purpose, intent, QueryKind.DOCUMENT)
+    allowed = await begin(desk, intent, lambda: _allowed(officer, purpose, question, QueryKind.DOCUMENT))
     try:
         found = await _find(desk, question, allowed, now)
     except Refused as failure:
-        await _record(desk, _outcome(intent, {"problem": failure.code}))
+        await record(desk, outcome(intent, {"problem": failure.code}))
         raise
-    await _record(desk, _outcome(intent, found.summary()))
+    await record(desk, outcome(intent, found.summary()))
     for stay_id in found.unreadable:
         log.error("police.stay_unreadable", stay_id=str(stay_id))
     return SearchResult(
@@ -133,23 +135,16 @@ async def _purpose(desk: Desk, question: DocumentSearch | AlertOpening) -> Purpo
     return in_force.get(question.purpose)
 
 
-async def _begin(
-    desk: Desk,
-    officer: Principal,
-    question: DocumentSearch | AlertOpening,
-    purpose: Purpose | None,
-    intent: AuditEntry,
-    kind: QueryKind,
-) -> Purpose:
-    """Record and seal what will be asked, or the refusal, which is then raised. Returns the purpose that allows it."""
+async def begin(desk: Desk, intent: AuditEntry, check: Callable[[], _Allowed]) -> _Allowed:
+    """Record and seal what will be asked, or the refusal by `check`, which is then raised. Returns what it returned."""
     try:
-        allowed = _allowed(officer, purpose, question, kind)
+        allowed = check()
         if desk.terms_required and desk.auditor_public_key is None:
             raise Refused("audit_unavailable")  # noqa: TRY301 - recorded like every refusal
     except Refused as refusal:
         faults = [fault.code for fault in refusal.violations]
         details = {**intent.details, "problem": refusal.code, "faults": faults}
-        await _record(desk, replace(intent, action="police.search.refuse", details=details))
+        await record(desk, replace(intent, action=f"{intent.action}.refuse", details=details))
         raise
     await _record_and_seal(desk, intent)
     return allowed
@@ -196,13 +191,18 @@ def _intent(
         purpose=None if purpose is None else purpose.code,
         case_ref=question.case_ref if _CASE_REF.fullmatch(question.case_ref) else None,
     )
-    details: dict[str, Any] = {"kind": kind.value, "terms_sealed": None}
+    details: dict[str, Any] = {"kind": kind.value, "terms_sealed": sealed_terms(desk, entry.id, question)}
     if purpose is not None:
         details["searched_from"] = instant_text(_window_start(purpose, now))
-    if desk.auditor_public_key is not None:
-        sealed = seal_to_auditor(desk.auditor_public_key, terms_info(entry.id), canonical_json(question.model_dump()))
-        details["terms_sealed"] = base64.b64encode(sealed).decode("ascii")
     return replace(entry, details=details)
+
+
+def sealed_terms(desk: Desk, entry_id: UUID, question: Input) -> str | None:
+    """What was asked, for the audit entry: sealed to the auditor, base64; None without an auditor."""
+    if desk.auditor_public_key is None:
+        return None
+    sealed = seal_to_auditor(desk.auditor_public_key, terms_info(entry_id), canonical_json(question.model_dump()))
+    return base64.b64encode(sealed).decode("ascii")
 
 
 def terms_info(entry_id: UUID) -> bytes:
@@ -210,24 +210,26 @@ def terms_info(entry_id: UUID) -> bytes:
     return TERMS_CONTEXT + entry_id.bytes
 
 
-def _outcome(intent: AuditEntry, details: dict[str, Any]) -> AuditEntry:
+def outcome(intent: AuditEntry, details: dict[str, Any]) -> AuditEntry:
+    """What came of what `intent` announced."""
     return replace(intent, id=uuid7(), action=f"{intent.action}.outcome", object=f"audit/{intent.id}", details=details)
 
 
 async def _record_and_seal(desk: Desk, intent: AuditEntry) -> None:
     """Returns once it cannot be denied that this was asked, and others confirm the audit in which it stands."""
-    await _record(desk, intent)
+    await record(desk, intent)
     await _seal(desk, intent.id, intent.at)
     if desk.guard is None:
         return
     try:
         await desk.guard(intent.at)
     except Refused as failure:
-        await _record(desk, _outcome(intent, {"problem": failure.code}))
+        await record(desk, outcome(intent, {"problem": failure.code}))
         raise
 
 
-async def _record(desk: Desk, entry: AuditEntry) -> None:
+async def record(desk: Desk, entry: AuditEntry) -> None:
+    """Commit an entry of its own. Refused `audit_unavailable`."""
     try:
         async with desk.pool.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
             await audit.append(connection, entry)
@@ -263,13 +265,14 @@ class _Found:
         return {
             "count": len(self.stays),
             "more": self.more,
-            "returned_sha256": _digest_of_ids(UUID(stay.stay_id) for stay in self.stays),
+            "returned_sha256": digest_of_ids(UUID(stay.stay_id) for stay in self.stays),
             "unreadable_count": len(self.unreadable),
             "unreadable": [str(stay_id) for stay_id in self.unreadable[:UNREADABLE_NAMED]],
         }
 
 
-def _digest_of_ids(ids: Iterable[UUID]) -> str:
+def digest_of_ids(ids: Iterable[UUID]) -> str:
+    """SHA-256 over ids, 16 bytes each, in hexadecimal."""
     return sha256(b"".join(each.bytes for each in ids)).hexdigest()
 
 
@@ -277,13 +280,13 @@ async def _find(desk: Desk, question: DocumentSearch, purpose: Purpose, now: dat
     """Search by every index key. Others tag with a new one seconds before this process knows it, so the keys are looked
     at again after the read, and what was asked by too few is asked once more."""
     wanted, since = document_value(question.document_number), _window_start(purpose, now)
-    spans = _spans(desk.keyring, wanted, since, now)
+    searched = spans(desk.keyring, wanted, since, now)
     for _ in range(KEY_ROUNDS):
-        found = await _hits(desk, spans, wanted, purpose)
-        asked = spans
+        found = await _hits(desk, searched, wanted, purpose)
+        asked = searched
         await _look_at_keys(desk.keyring)
-        spans = _spans(desk.keyring, wanted, since, now)
-        if spans == asked:
+        searched = spans(desk.keyring, wanted, since, now)
+        if searched == asked:
             return found
     raise Refused("unavailable", retry_after_seconds=5)
 
@@ -296,11 +299,11 @@ async def _look_at_keys(keyring: Keyring) -> None:
         raise Refused("unavailable", retry_after_seconds=60) from None
 
 
-async def _hits(desk: Desk, spans: list[Span], wanted: str, purpose: Purpose) -> _Found:
+async def _hits(desk: Desk, searched: list[Span], wanted: str, purpose: Purpose) -> _Found:
     found, before, page = _Found(), _LAST_ID, purpose.max_rows + 1
-    async with _reading(desk.pool) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+    async with reading(desk.pool) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         for _ in range(READ_ROUNDS):
-            hits = await store.hits_by_document(connection, spans, before, page)
+            hits = await store.hits_by_document(connection, searched, before, page)
             for hit in hits:
                 _take(found, desk.keyring, hit, wanted)
                 if len(found.stays) > purpose.max_rows:
@@ -316,15 +319,21 @@ async def _hits(desk: Desk, spans: list[Span], wanted: str, purpose: Purpose) ->
 def _take(found: _Found, keyring: Keyring, hit: Hit, wanted: str) -> None:
     """Add a hit if it is one: equal tags are a hint, the opened number decides."""
     try:
-        contents = open_contents(keyring, hit.stay)
+        contents = open_if_of(keyring, hit.stay, wanted)
     except (Tampered, UnknownEpoch):
         found.unreadable.append(hit.stay.id)
         return
-    if guest_value(contents.declared["guest"]) == wanted:
+    if contents is not None:
         found.stays.append(_found_stay(hit, contents))
 
 
-def _spans(keyring: Keyring, value: str, since: datetime, now: datetime) -> list[Span]:
+def open_if_of(keyring: Keyring, stay: StayRow, wanted: str) -> Contents | None:
+    """Open a stay; None if it is somebody else's than `wanted`, a `document_value`. Raises Tampered, UnknownEpoch."""
+    contents = open_contents(keyring, stay)
+    return contents if guest_value(contents.declared["guest"]) == wanted else None
+
+
+def spans(keyring: Keyring, value: str, since: datetime, now: datetime) -> list[Span]:
     """One span a month of the window whose keys exist. Keys older than what is kept are destroyed, and with them the
     stays; but this month's must be there, or what was declared today would be missed in silence."""
     if epoch_at(now) not in keyring.epochs():
@@ -406,11 +415,11 @@ async def list_alerts(desk: Desk, officer: Principal, query: AlertsQuery, now: d
             raise Refused("request_invalid", violations=[violation("wrong_cursor", "/cursor")]) from None
     intent = _alert_entry(officer, "police.alerts.list", now, None, {"state": query.state})
     await _record_and_seal(desk, intent)
-    async with _reading(desk.pool) as connection:
+    async with reading(desk.pool) as connection:
         rows = await alerts_store.list_alerts(connection, before, query.state, query.limit + 1)
     page = rows[: query.limit]
-    returned = _digest_of_ids(row.stay_id for row in page)
-    await _record(desk, _outcome(intent, {"count": len(page), "returned_sha256": returned}))
+    returned = digest_of_ids(row.stay_id for row in page)
+    await record(desk, outcome(intent, {"count": len(page), "returned_sha256": returned}))
     following = desk.keyring.seal_cursor(scope, page[-1].alert_id.bytes) if len(rows) > query.limit else None
     return PoliceAlerts(trace=str(intent.id), alerts=[_shown_alert(row) for row in page], next=following)
 
@@ -425,26 +434,26 @@ async def open_alert(
     """
     purpose = await _purpose(desk, opening)
     intent = _intent(desk, officer, opening, purpose, now, QueryKind.STAY, f"police_alert/{alert_id}")
-    allowed = await _begin(desk, officer, opening, purpose, intent, QueryKind.STAY)
+    allowed = await begin(desk, intent, lambda: _allowed(officer, purpose, opening, QueryKind.STAY))
     try:
         alert, stays = await _read_alert(desk, alert_id, _window_start(allowed, now))
     except Refused as failure:
-        await _record(desk, _outcome(intent, {"problem": failure.code}))
+        await record(desk, outcome(intent, {"problem": failure.code}))
         raise
     shown = [UUID(stay.stay_id) for stay in stays[:1]]
     summary = {
         "count": len(shown),
-        "returned_sha256": _digest_of_ids(shown),
+        "returned_sha256": digest_of_ids(shown),
         "versions": [stay.version for stay in stays],
     }
-    await _record(desk, _outcome(intent, summary))
+    await record(desk, outcome(intent, summary))
     alerted = next((stay for stay in stays if stay.version == alert.version), None)
     newest = next((stay for stay in stays if stay.version != alert.version), None)
     return OpenedAlert(trace=str(intent.id), alert=_shown_alert(alert), stay=alerted, changed_to=newest)
 
 
 async def _read_alert(desk: Desk, alert_id: UUID, since: datetime) -> tuple[PoliceAlertRow, list[FoundStay]]:
-    async with _reading(desk.pool) as connection:
+    async with reading(desk.pool) as connection:
         alert = await alerts_store.find_alert(connection, alert_id)
         hits = await alerts_store.hits_of_alert(connection, alert_id, _oldest_id(since))
     if alert is None:
@@ -460,8 +469,16 @@ async def acknowledge_alert(
     desk: Desk, officer: Principal, alert_id: UUID, told: AlertAcknowledgement, now: datetime
 ) -> PoliceAlert:
     """Note that an officer saw or handled an alert, with the audit entry in one transaction; said again it changes
-    nothing, and is on record all the same, since the answer shows the alert. Refused `not_found`, `unavailable`."""
-    async with _reading(desk.pool) as connection, connection.transaction():
+    nothing, and is on record all the same, since the answer shows the alert. Refused `not_found`, `unavailable`,
+    `audit_not_witnessed`."""
+    if desk.guard is not None:
+        try:
+            await desk.guard(now)
+        except Refused as refusal:
+            refused = {"state": told.state, "problem": refusal.code}
+            await record(desk, _alert_entry(officer, "police.alert.acknowledge.refuse", now, alert_id, refused))
+            raise
+    async with reading(desk.pool) as connection, connection.transaction():
         changed = await alerts_store.change_state(connection, alert_id, told.state, officer.id, now)
         details = {"state": told.state, "changed": changed}
         await audit.append(connection, _alert_entry(officer, "police.alert.acknowledge", now, alert_id, details))
@@ -512,7 +529,7 @@ def _shown_alert(row: PoliceAlertRow) -> PoliceAlert:
 
 
 @asynccontextmanager
-async def _reading(pool: asyncpg.Pool) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy]:
+async def reading(pool: asyncpg.Pool) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy]:
     """A connection for reading; a database that does not answer is Refused `unavailable`."""
     try:
         async with pool.acquire(timeout=ACQUIRE_SECONDS) as connection:

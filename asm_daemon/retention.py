@@ -96,29 +96,50 @@ class _Waits(Exception):
 async def place_hold(pool: asyncpg.Pool, hold: Hold) -> int:
     """Place a hold, with its audit entry; return how many stays that are here it concerns. As asm_retention."""
     async with pool.acquire() as connection, connection.transaction():
-        await store.insert_hold(connection, hold)
-        concerned = await store.under_hold(connection, hold.id)
-        details = {
-            "stay": str(hold.stay_id) if hold.stay_id else None,
-            "facility": hold.facility_id,
-            "from": instant_text(hold.present_from) if hold.present_from else None,
-            "until": instant_text(hold.present_until) if hold.present_until else None,
-            "warrant": hold.warrant_ref,
-            "reason": hold.reason,
-            "stays": concerned,
-        }
-        await audit.append(connection, _by(hold.placed_by, "hold.place", f"hold/{hold.id}", details, hold.placed_at))
+        return await insert_hold(connection, hold)
+
+
+async def insert_hold(connection: Connection, hold: Hold) -> int:
+    """The same within the caller's transaction."""
+    await store.insert_hold(connection, hold)
+    concerned = await store.under_hold(connection, hold.id)
+    details = {
+        "stay": str(hold.stay_id) if hold.stay_id else None,
+        "facility": hold.facility_id,
+        "from": instant_text(hold.present_from) if hold.present_from else None,
+        "until": instant_text(hold.present_until) if hold.present_until else None,
+        "warrant": hold.warrant_ref,
+        "reason": hold.reason,
+        "stays": concerned,
+    }
+    await audit.append(connection, _by(hold.placed_by, "hold.place", f"hold/{hold.id}", details, hold.placed_at))
     return concerned
 
 
 async def lift_hold(pool: asyncpg.Pool, hold_id: UUID, reason: str, by: str, now: datetime) -> bool:
     """Lift a hold, with its audit entry; false if none of this id is in force."""
     async with pool.acquire() as connection, connection.transaction():
-        warrant = await store.lift_hold(connection, hold_id, reason, by, now)
-        if warrant is None:
-            return False
-        details = {"warrant": warrant, "reason": reason}
-        await audit.append(connection, _by(by, "hold.lift", f"hold/{hold_id}", details, now))
+        return await _lift(connection, hold_id, reason, by, now)
+
+
+async def lift_warrant(
+    pool: asyncpg.Pool, warrant: str, reason: str, by: str, now: datetime, *, dry_run: bool
+) -> list[UUID]:
+    """Lift every hold in force of a warrant, each with its audit entry; return their ids. `dry_run`: only return them.
+    As asm_retention."""
+    async with pool.acquire() as connection, connection.transaction():
+        found = await store.lock_holds_of(connection, warrant)
+        for hold_id in () if dry_run else found:
+            await _lift(connection, hold_id, reason, by, now)
+    return found
+
+
+async def _lift(connection: Connection, hold_id: UUID, reason: str, by: str, now: datetime) -> bool:
+    warrant = await store.lift_hold(connection, hold_id, reason, by, now)
+    if warrant is None:
+        return False
+    details = {"warrant": warrant, "reason": reason}
+    await audit.append(connection, _by(by, "hold.lift", f"hold/{hold_id}", details, now))
     return True
 
 

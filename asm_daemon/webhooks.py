@@ -11,11 +11,14 @@ import base64
 import hmac
 import os
 import random
+import re
+import socket
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from ipaddress import IPv4Address, ip_address
 from typing import Protocol
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -35,6 +38,7 @@ from asm_daemon.store import LOST, Connection
 from asm_daemon.store import webhooks as store
 from asm_daemon.store.alerts import AlertKind, raise_alert
 from asm_daemon.store.webhooks import Busy, Delivery, EndpointFacts, EndpointRow, Room
+from schemas.addresses import Address, Network, is_public
 from schemas.violations import violation
 from schemas.webhooks import (
     ENDPOINTS_LIMIT,
@@ -70,6 +74,7 @@ SHUTDOWN_SECONDS = 2.0
 """How long attempts in hand may go on at the end."""
 LIST_LIMIT = 1000
 _GONE = "status_410"
+_NUMERIC = re.compile(r"[0-9a-fx.]+", re.ASCII | re.IGNORECASE)
 
 DELIVERIES = Metric("asm_webhook_deliveries", "Attempts to deliver an event", ["outcome"])
 
@@ -172,20 +177,26 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """The directory of endpoints. `pool` connects as asm_intake; `plain_http` allows http addresses, for trials."""
+    """The directory of endpoints. `pool` connects as asm_intake; `plain_http` allows http addresses, for trials;
+    `networks` may be sent to although they are not public."""
 
     pool: asyncpg.Pool
     keyring: Keyring
     plain_http: bool
+    networks: Sequence[Network] = ()
 
     async def add(self, actor: Actor, principal_id: UUID, new: NewWebhook, now: datetime) -> WebhookSecret:
         """Register an endpoint and return its secret, which nobody can show again.
 
-        Refused `request_invalid`: http where it is not allowed, too many endpoints, an unknown principal.
+        Refused `request_invalid`: http where it is not allowed, an address that nothing would be sent to, too many
+        endpoints, an unknown principal. What a name leads to is looked at when something is sent.
         """
         parts = urlsplit(new.url)
         if parts.scheme != "https" and not self.plain_http:
             raise _invalid("wrong_format", "/url", expected="https://…")
+        address = _literal(parts.hostname or "")
+        if address is not None and not is_public(address) and not any(address in each for each in self.networks):
+            raise _invalid("address_not_public", "/url")
         secret = os.urandom(SECRET_BYTES)
         endpoint_id, epoch = uuid7(), epoch_at(now)
         kinds = tuple(dict.fromkeys(each.value for each in new.events or EventType))
@@ -305,6 +316,15 @@ async def _record(
         at=now, actor_kind=actor.kind, actor=actor.name, action=action, object=f"webhook/{endpoint_id}", details=details
     )
     await audit.append(connection, entry)
+
+
+def _literal(host: str) -> Address | None:
+    """The address that a host is, also in the short forms that resolvers take (127.1, 2130706433); None for a name."""
+    with suppress(ValueError):
+        return ip_address(host.partition("%")[0])
+    with suppress(OSError):
+        return IPv4Address(socket.inet_aton(host)) if _NUMERIC.fullmatch(host) else None
+    return None
 
 
 def _invalid(code: str, pointer: str, **limits: object) -> Refused:

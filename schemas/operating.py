@@ -5,19 +5,21 @@ Nothing here is about a guest: ids, codes, counts, and when something happened t
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, field_validator
 
 from schemas.limits import LIST_ROWS
-from schemas.stay import Code, Input, Output
+from schemas.stay import Code, Input, Output, Tidy, refuse
 
 ACTION_ROWS = 10_000
 """How many stays one action moves at most; the answer says when there are more."""
 NAMED_ROWS = 500
 """How many stays one action may name, and how many its answer names."""
+REASON_LIMIT = 300
 
 Reason = Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")]
 FailureCode = Annotated[str, Field(max_length=64)]
@@ -78,6 +80,21 @@ class Selection(Input):
         default=None, description="Bị từ chối hoặc chờ từ trước thời điểm này · Refused, or waiting since, before this"
     )
     dry_run: bool = Field(default=False, description="true: chỉ đếm · only count, change nothing")
+
+
+class Move(Selection):
+    """Stays that are tried again, and why, if somebody wants to say it. The audit keeps it for good."""
+
+    reason: Annotated[str, Tidy, Field(min_length=1, max_length=REASON_LIMIT)] | None = Field(
+        default=None, description="Vì sao; không nói gì về khách · Why; nothing about a guest"
+    )
+
+    @field_validator("reason")
+    @classmethod
+    def _without_long_numbers(cls, text: str | None) -> str | None:
+        if text is not None and re.search(r"\d{8}", text):
+            raise refuse("wrong_format", expected="không có dãy số dài · no long numbers")
+        return text
 
 
 class Settlement(Selection):
@@ -154,7 +171,7 @@ class BacklogPart(Output):
     reason: str | None = Field(description="Why a stay waits")
     code: str | None = Field(description="The code of the last failure, or of the refusal")
     stays: int = Field(description="Of the queue: versions")
-    oldest_at: datetime | None = Field(description="Since when the longest waits; unknown of the queue")
+    oldest_at: datetime | None = Field(description="Since when the longest waits; of the queue, among 500 stays")
 
 
 class WorkerState(Output):
@@ -189,6 +206,10 @@ class PopulationSays(Output):
     """What the population database answered; `code` says why there is no answer."""
 
     version: int | None = Field(description="The version it holds; null: none, or no answer")
+    as_confirmed: bool | None = Field(
+        description="Whether it holds what it confirmed to us of that version, by digest; null: nothing is held, or no "
+        "digest was kept"
+    )
     code: str | None
 
 

@@ -22,17 +22,10 @@ class QueryKind(StrEnum):
     STAY = "stay"
 
 
-class DocumentSearch(Input):
-    """An exact search by document number (tra cứu theo số giấy tờ).
-
-    Spaces, dashes and case in the number make no difference. `case_ref` is the file in which the search is justified,
-    as `number/year/symbol` of the unit that keeps it: 15/2026/HS-PC02. Purpose and case reference are checked by the
-    search itself, so that a refusal is recorded too.
-    """
+class DocumentNumber(Input):
+    """A document's number by itself (số giấy tờ). Spaces, dashes and case in it make no difference."""
 
     document_number: Annotated[str, Tidy, Field(min_length=1, max_length=64)] = Field(description="Số giấy tờ")
-    purpose: Annotated[str, Field(max_length=40)] = Field(description="Mục đích: mã trong /v1/police/purposes")
-    case_ref: Annotated[str, Tidy, Field(max_length=40)] = Field(description="Số hồ sơ, ví dụ 15/2026/HS-PC02")
 
     @field_validator("document_number")
     @classmethod
@@ -40,6 +33,18 @@ class DocumentSearch(Input):
         if not fold_document(number):
             raise refuse("required")
         return number
+
+
+class DocumentSearch(DocumentNumber):
+    """An exact search by document number (tra cứu theo số giấy tờ).
+
+    Spaces, dashes and case in the number make no difference. `case_ref` is the file in which the search is justified,
+    as `number/year/symbol` of the unit that keeps it: 15/2026/HS-PC02. Purpose and case reference are checked by the
+    search itself, so that a refusal is recorded too.
+    """
+
+    purpose: Annotated[str, Field(max_length=40)] = Field(description="Mục đích: mã trong /v1/police/purposes")
+    case_ref: Annotated[str, Tidy, Field(max_length=40)] = Field(description="Số hồ sơ, ví dụ 15/2026/HS-PC02")
 
 
 class Purpose(Output):

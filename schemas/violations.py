@@ -351,6 +351,10 @@ _WARNINGS = {
 _DIRECTORY = {
     "code_taken": Text("Mã này đã được dùng.", "This code is taken."),
     "unknown_facility": Text("Không có cơ sở nào mang mã này.", "No facility has this code."),
+    "address_not_public": Text(
+        "Địa chỉ này không thuộc mạng công cộng nên không gửi sự kiện đến được.",
+        "This address is not public, so no events are sent to it.",
+    ),
     "unknown_principal": Text(
         "Không có chủ thể nào đang hoạt động mang mã này.", "No active principal has this identifier."
     ),

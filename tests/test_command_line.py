@@ -17,16 +17,17 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import aiohttp
 import orjson
 import pytest
 from typer.testing import CliRunner, Result
 
-from asm_daemon import __version__, samples
+from asm_daemon import __version__, audit, samples
 from asm_daemon.__main__ import app
-from asm_daemon.crypto import epoch_at, next_epoch
+from asm_daemon.commands.console import print_table
+from asm_daemon.crypto import KeyPurpose, Keyring, epoch_at, next_epoch
 from asm_daemon.directory import Gate
 from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.intake import Intake
@@ -37,6 +38,8 @@ from asm_daemon.sealing import seal_message_header
 from asm_daemon.settings import Settings
 from asm_daemon.store import alerts, hospital
 from asm_daemon.store.alerts import AlertKind
+from asm_daemon.witness import NAME_FILE as WITNESS_NAME
+from asm_daemon.witness import create_store as create_witness
 from connectors.population import simulator
 from schemas.act import ActKind
 from schemas.codes import FacilityKind
@@ -72,6 +75,12 @@ def key_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def keyring(key_store: Path) -> Keyring:
+    """What the tests declare is sealed as the commands would."""
+    return open_keyring(key_store)
+
+
+@pytest.fixture
 def environment(key_store: Path, tmp_path: Path) -> dict[str, str]:
     """What the commands read: keys, and nobody at any address."""
     secret = tmp_path / "secret"
@@ -97,9 +106,9 @@ def alone(environment: dict[str, str]) -> Command:
     It ended as a program ends; a crash fails the test.
     """
 
-    async def run(*arguments: str, **changes: str) -> Result:
+    async def run(*arguments: str, typed: str | None = None, **changes: str) -> Result:
         settings = {**environment, **changes}
-        result = await asyncio.to_thread(CliRunner().invoke, app, list(arguments), env=settings)
+        result = await asyncio.to_thread(CliRunner().invoke, app, list(arguments), input=typed, env=settings)
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         return result
 
@@ -787,7 +796,7 @@ async def test_stays_are_carried_when_the_population_database_answers_and_wait_w
 async def test_a_connector_that_is_not_installed_is_a_wrong_setting(asm: Command) -> None:
     wrong = await asm("once", "sync", ASM_POPULATION_CONNECTOR="telegraph")
     assert wrong.exit_code == WRONG
-    assert "ASM_POPULATION_CONNECTOR: no installed package has a connector telegraph" in wrong.stderr
+    assert "ASM_POPULATION_CONNECTOR: chưa cài · no installed package has a connector telegraph" in wrong.stderr
 
 
 # -- stays on their way ------------------------------------------------------------------------------------------------
@@ -845,7 +854,7 @@ async def test_an_operator_asks_the_population_database_about_one_stay(
     [outcome] = await intake.submit([act(facility, ActKind.DECLARE, declaration(1), clock)])
     assert outcome.stay is not None
     shown = json.loads((await asm("sync", "stay", str(outcome.stay.id), "--ask")).stdout)
-    assert shown["population"] == {"version": None, "code": "no_connection"}
+    assert shown["population"] == {"version": None, "as_confirmed": None, "code": "no_connection"}
 
 
 async def test_an_operator_closes_an_alert(asm: Command, pools: Pools, clock: Clock) -> None:
@@ -891,3 +900,95 @@ async def test_the_audit_is_exported_with_its_key_for_a_witness(asm: Command, tm
     assert (tmp_path / "audit" / "checkpoint").read_text().startswith("asm.test.example/audit\n")
     key = (await asm("audit", "key")).stdout
     assert key.startswith("asm.test.example/audit+")
+
+
+# -- legal holds, what leaves, and tables ------------------------------------------------------------------------------
+
+
+async def test_a_hold_by_document_takes_the_number_from_a_file_or_standard_input_and_never_shows_it(
+    asm: Command, intake: Intake, facility: Facility, clock: Clock, tmp_path: Path, pools: Pools
+) -> None:
+    [outcome] = await intake.submit([act(facility, ActKind.DECLARE, declaration(1), clock)])
+    assert outcome.stay is not None
+    number, file = person(1).document_number, tmp_path / "number"
+    about = ("hold", "add", "--warrant", "15/2026/HS-PC02", "--reason", "điều tra")
+    assert (await asm(*about, "--document", "--stay", str(outcome.stay.id))).exit_code == WRONG
+    assert (await asm(*about, number)).exit_code == WRONG  # as an argument there is no place for it
+    file.write_text("\n")
+    empty = await asm(*about, "--document-file", str(file))
+    assert (empty.exit_code, "  --document: Thiếu" in empty.stderr) == (WRONG, True)
+    file.write_text(f" {number[:6]} {number[6:]}\n")
+    held = await asm(*about, "--document-file", str(file))
+    assert held.exit_code == DONE, held.stderr
+    told = json.loads(held.stdout)
+    assert (told["placed"], told["stays"], told["unreadable"]) == (1, [str(outcome.stay.id)], [])
+    again = await asm(*about, "--document", typed=f"{number}\n")
+    assert json.loads(again.stdout)["placed"] == 0
+    nobody = await asm(*about, "--document", typed=f"{person(2).document_number}\n")
+    assert (nobody.exit_code, json.loads(nobody.stdout)["stays"]) == (NO, [])
+    for result in (empty, held, again, nobody):
+        assert number not in result.stdout + result.stderr
+    listed = json.loads((await asm("hold", "list", "--warrant", "15/2026/HS-PC02", "--json")).stdout)
+    assert [each["stay_id"] for each in listed] == told["stays"]
+    assert (await asm("hold", "list", "--warrant", "16/2026", "--json")).stdout.strip() == "[]"
+    lift = ("hold", "lift", "--warrant", "15/2026/HS-PC02", "--reason", "đã xong")
+    assert json.loads((await asm(*lift, "--dry-run")).stdout) == {"holds": 1, "dry_run": True}
+    assert json.loads((await asm(*lift)).stdout) == {"holds": 1, "dry_run": False}
+    assert (await asm(*lift)).exit_code == NO
+    assert (await asm("hold", "lift", "--reason", "đã xong")).exit_code == WRONG
+    https = {"ASM_PUBLIC_URL": "https://asm.example", "ASM_POPULATION_URL": "https://asm.example"}
+    production = await asm(*about, "--document", typed=f"{number}\n", ASM_ENVIRONMENT="production", **https)
+    assert (production.exit_code, "audit_unavailable" in production.stderr) == (UNREADY, True)
+
+
+LEAVING = {
+    "extract show tourism 2026-11-22": "releases",
+    "hold add --warrant 15/2026/HS-PC02 --reason x --document": "reads",
+    "audit checkpoint": "goes on",
+    "audit key": "goes on",
+    "audit verify": "goes on",
+    "audit export FOLDER": "goes on",
+    "keys public": "goes on",
+    "sync status": "goes on",
+}
+"""Every command that gives out something in bulk or reads about a person, and what of it a silent witness stops."""
+
+
+@pytest.mark.parametrize(("line", "stops"), LEAVING.items())
+@pytest.mark.parametrize(("silent_hours", "stopped"), [(2, {"releases"}), (30, {"releases", "reads"})])
+async def test_a_silent_witness_stops_at_the_command_line_what_it_stops_over_http(
+    asm: Command, pools: Pools, facility: Facility, tmp_path: Path, line: str, stops: str, silent_hours: int,
+    stopped: set[str], key_store: Path,
+) -> None:  # fmt: skip
+    long_ago = datetime.now(UTC) - timedelta(hours=silent_hours)
+    async with (await pools.get("asm_intake")).acquire() as writer:
+        await audit.append(writer, audit.AuditEntry(long_ago, "system", "test", "test.done", "thing/1"))
+    signer = open_keyring(key_store).signing_key(KeyPurpose.CHECKPOINT)
+    async with (await pools.get("asm_audit")).acquire() as sealer:
+        await audit.seal_once(sealer, signer, "asm.test.example", long_ago)
+    silent = create_witness(tmp_path / "witness", "witness.test/w1")
+    asked = line.replace("FOLDER", str(tmp_path / "export")).split(" ")
+    result = await asm(
+        *asked,
+        typed=f"{person(1).document_number}\n",
+        ASM_WITNESS_KEY_FILE=str(silent.folder / WITNESS_NAME),
+        ASM_WITNESS_RELEASE_HOURS="1",
+        ASM_WITNESS_READ_HOURS="24",
+    )
+    assert ("audit_not_witnessed" in result.stderr) == (stops in stopped), result.stderr
+    assert (result.exit_code == UNREADY) == (stops in stopped)
+
+
+@pytest.mark.parametrize("columns", [None, 40, 80])
+def test_an_id_in_a_table_is_never_cut_or_folded(
+    columns: int | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if columns is not None:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", str(columns))
+    ids = [str(uuid4()) for _ in range(3)]
+    print_table(("id", "stay id", "reason"), [(ids[0], ids[1], "vì lý do rất dài, " * 20), (ids[2], None, None)])
+    lines = capsys.readouterr().out.splitlines()
+    assert any(ids[0] in line and ids[1] in line for line in lines)
+    assert any(ids[2] in line for line in lines)
+    assert len(lines) == 4 or columns is not None  # without a terminal each row is one line

@@ -13,6 +13,7 @@ import asyncpg
 import orjson
 import prometheus_client
 import pytest
+from pydantic import ValidationError
 from uuid_utils.compat import uuid7
 
 from asm_daemon import operating, sync
@@ -26,9 +27,9 @@ from schemas.act import ActKind
 from schemas.operating import (
     Acted,
     AlertClosing,
+    Move,
     OperatorAlertsQuery,
     RefusedQuery,
-    Selection,
     Settlement,
     StayInspection,
     WaitingQuery,
@@ -60,10 +61,10 @@ class Desk:
         return await self.pools.get("asm_sync")
 
     async def replay(self, **chosen: Any) -> Acted:
-        return await operating.replay(await self.pool(), self.ring, ME, Selection(**chosen), self.clock())
+        return await operating.replay(await self.pool(), self.ring, ME, Move(**chosen), self.clock())
 
     async def release(self, **chosen: Any) -> Acted:
-        return await operating.release(await self.pool(), self.ring, ME, Selection(**chosen), self.clock())
+        return await operating.release(await self.pool(), self.ring, ME, Move(**chosen), self.clock())
 
     async def settle(self, **chosen: Any) -> Acted:
         return await operating.settle(
@@ -280,6 +281,46 @@ async def test_a_stay_is_shown_where_it_stands_and_never_what_is_declared_of_it(
     ]
 
 
+async def test_content_that_is_not_what_was_confirmed_shows_by_its_digest(desk: Desk) -> None:
+    [stay] = await desk.declare(1)
+    kept = bytes(range(32))
+    await desk.root.execute(
+        "INSERT INTO sync_log (facility_id, stay_id, version, confirmed_at, verification, digest)"
+        " VALUES ($1, $2, 1, now(), 'matched', $3)",
+        desk.facility.id,
+        stay,
+        kept,
+    )
+
+    def holding(digest: str) -> operating.Ask:
+        async def answers(stay_ids: Sequence[UUID]) -> Mapping[UUID, PopulationState]:
+            one = PopulationState(stay_id=stay, version=1, digest=digest, verification=Verification.MATCHED)
+            return dict.fromkeys(stay_ids, one)
+
+        return answers
+
+    for digest, same in ((kept.hex(), True), ("0" * 64, False)):
+        found = await desk.inspect(stay, holding(digest))
+        assert found.population is not None
+        assert (found.population.version, found.population.as_confirmed) == (1, same)
+
+
+async def test_why_stays_are_tried_again_is_in_the_audit_and_long_numbers_are_not(desk: Desk) -> None:
+    [stay] = await desk.declare(1)
+    await put_off(desk.root, stay)
+    with pytest.raises(ValidationError):
+        await desk.release(stay_ids=[stay], reason="khách 000190000001")
+    assert (await desk.release(stay_ids=[stay], reason="bên kia đã sửa")).stays == 1
+    [(action, about, details)] = await desk.recorded()
+    assert (action, about, details["reason"]) == ("sync.release", f"stay/{stay}", "bên kia đã sửa")
+
+
+async def test_the_age_of_what_is_queued_is_told(desk: Desk) -> None:
+    await desk.declare(1)
+    state = await operating.overview(await desk.pool())
+    assert [(part.place, part.oldest_at) for part in state.backlog] == [("queued", desk.clock())]
+
+
 async def test_the_population_database_is_asked_for_its_version_and_nothing_about_the_guest(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +351,7 @@ async def test_the_population_database_is_asked_for_its_version_and_nothing_abou
         found = await desk.inspect(stay, ask)
         assert found.population is not None
         said.append((found.population.version, found.population.code))
+        assert found.population.as_confirmed is None  # nothing was confirmed, so there is no digest to compare with
         assert "document_revoked" not in found.model_dump_json()
     assert said == [(1, None), (None, "timeout"), (None, "no_connection"), (None, "html_page"), (None, "no_result")]
 

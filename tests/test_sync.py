@@ -31,7 +31,7 @@ from asm_daemon.store.sync import Confirmation, Conservation, Postponement, Wait
 from asm_daemon.sync import Population, SyncCounts, SyncLimits, Worker
 from connectors.population.client import PopulationClient
 from schemas.act import ActKind
-from schemas.operating import Acted, RefusedQuery, Selection, Settlement
+from schemas.operating import Acted, Move, RefusedQuery, Settlement
 from schemas.population import (
     BatchAnswer,
     ItemStatus,
@@ -214,7 +214,7 @@ class Stage:
 
     async def replay(self, **chosen: Any) -> Acted:
         """What an operator sends again."""
-        return await operating.replay(await self.pool(), lambda: None, "operator", Selection(**chosen), self.clock())
+        return await operating.replay(await self.pool(), lambda: None, "operator", Move(**chosen), self.clock())
 
     async def lapse(self, worker: Worker) -> None:
         """The worker has given no sign of life for a whole lease."""
@@ -500,7 +500,7 @@ async def test_the_operator_may_cut_the_waiting_short(stage: Stage, client: Popu
     await stage.declare(3)
     await stage.simulator.arm("no_answer")
     await stage.push(client)
-    pool, everything = await stage.pool(), Selection(facility=stage.facility.code)
+    pool, everything = await stage.pool(), Move(facility=stage.facility.code)
     rings: list[None] = []
     for count in (3, 0):
         done = await operating.release(pool, lambda: rings.append(None), "operator", everything, stage.clock())

@@ -36,7 +36,8 @@ from asm_daemon.store import webhooks as store
 from asm_daemon.store.events import EventKind, NewEvent
 from asm_daemon.store.webhooks import Busy, Room
 from asm_daemon.webhooks import Actor, Courier, Endpoints, signature, signed_headers
-from connectors.webhooks.client import RESOLVED_LIMIT, RESOLVERS, WebhookClient, is_public
+from connectors.webhooks.client import RESOLVED_LIMIT, RESOLVERS, WebhookClient
+from schemas.addresses import is_public
 from schemas.webhooks import ENDPOINTS_LIMIT, EventType, NewWebhook, NotDelivered, WebhookSecret
 from tests.certificates import Authority
 from tests.stack import DEPLOYMENT, Clock, FacilityMaker, Pools
@@ -66,7 +67,7 @@ class Stage:
     counts: dict[str, int] = field(default_factory=dict)
 
     async def endpoints(self) -> Endpoints:
-        return Endpoints(await self.pools.get("asm_intake"), self.keyring, plain_http=True)
+        return Endpoints(await self.pools.get("asm_intake"), self.keyring, plain_http=True, networks=LOOPBACK)
 
     async def register(self, url: str, principal: UUID | None = None, **members: Any) -> WebhookSecret:
         new = NewWebhook(url=url, **members)
@@ -377,6 +378,22 @@ async def test_http_is_refused_where_it_is_not_allowed(stage: Stage) -> None:
     with pytest.raises(Refused) as caught:
         await endpoints.add(BOSS, stage.owner, NewWebhook(url="http://pms.example/"), stage.clock())
     assert [(found.code, found.pointer) for found in caught.value.violations] == [("wrong_format", "/url")]
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "10.0.0.7", "169.254.169.254", "[::1]", "[fd00::1]", "0"]
+)
+async def test_an_address_that_is_not_public_is_refused_at_once_unless_its_network_is_allowed(
+    stage: Stage, host: str
+) -> None:
+    pool, new = await stage.pools.get("asm_intake"), NewWebhook(url=f"https://{host}/hook")
+    with pytest.raises(Refused) as caught:
+        await Endpoints(pool, stage.keyring, plain_http=False).add(BOSS, stage.owner, new, stage.clock())
+    assert [(found.code, found.pointer) for found in caught.value.violations] == [("address_not_public", "/url")]
+    everywhere = (ip_network("0.0.0.0/0"), ip_network("::/0"))
+    await Endpoints(pool, stage.keyring, plain_http=False, networks=everywhere).add(
+        BOSS, stage.owner, new, stage.clock()
+    )
 
 
 async def test_only_those_who_declare_have_endpoints_and_not_too_many(stage: Stage) -> None:

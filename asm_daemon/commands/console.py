@@ -18,6 +18,7 @@ import orjson
 import typer
 from pydantic import BaseModel, ValidationError
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
@@ -36,7 +37,8 @@ from asm_daemon.store.pool import ROLE_PLACEHOLDER, open_pool
 from schemas.violations import Violation
 
 NO, WRONG, UNREADY = 1, 2, 3
-_PIPE_WIDTH = 200  # columns of a table that no terminal limits
+_BETWEEN = 3  # what a table puts between two columns
+_NARROWEST = 12  # of a column with text
 _CONNECT_SECONDS = 10
 _NOBODY_LOGGED_IN = "4294967295"
 _WRONG_CODES = frozenset({"request_invalid", "unknown_connector"})
@@ -79,25 +81,31 @@ def _explain(error: Exception) -> tuple[int, str] | None:
         case Refused():
             return _explain_refusal(error)
         case Leaking():
-            return NO, f"not published, for it would tell too much: {error}"
+            return NO, f"không công bố vì sẽ lộ quá nhiều · not published, for it would tell too much: {error}"
         case AuditBroken():
-            return NO, f"the audit is broken, and nothing was appended to it: {error}; look at: asm-daemon audit verify"
+            return NO, (
+                "nhật ký kiểm toán bị hỏng, không ghi thêm gì · "
+                f"the audit is broken, and nothing was appended to it: {error}; look at: asm-daemon audit verify"
+            )
         case KeyStoreMissing():
-            return UNREADY, f"there is no key store: {error}; make one with: asm-daemon keys init"
+            return UNREADY, (f"chưa có kho khoá · there is no key store: {error}; make one with: asm-daemon keys init")
         case KeyStoreError():
-            return UNREADY, f"the key store cannot be used: {error}"
+            return UNREADY, f"không dùng được kho khoá · the key store cannot be used: {error}"
         case NoSuchConnector():
-            return WRONG, f"ASM_POPULATION_CONNECTOR: no installed package has a connector {error}"
+            return WRONG, f"ASM_POPULATION_CONNECTOR: chưa cài · no installed package has a connector {error}"
         case BadNote():
-            return WRONG, f"a key or a checkpoint cannot be believed: {error}"
+            return WRONG, f"khoá hoặc điểm kiểm tra không tin được · a key or a checkpoint cannot be believed: {error}"
         case Unready() | MigrationError() | EmbeddedPostgresError():
             return UNREADY, str(error)
         case asyncpg.PostgresError():
-            return UNREADY, f"the database refused: {_database_reason(error)}"
+            return UNREADY, f"cơ sở dữ liệu từ chối · the database refused: {_database_reason(error)}"
         case asyncpg.InterfaceError():
-            return UNREADY, "the database URL cannot be used, or the connection was lost"
+            return UNREADY, (
+                "địa chỉ cơ sở dữ liệu không dùng được, hoặc mất kết nối · "
+                "the database URL cannot be used, or the connection was lost"
+            )
         case OSError():
-            return UNREADY, f"the system refused: {error.strerror or type(error).__name__}"
+            return UNREADY, f"hệ thống từ chối · the system refused: {error.strerror or type(error).__name__}"
     return None
 
 
@@ -189,7 +197,10 @@ async def require_database(database_url: str, *roles: str) -> None:
         finally:
             await connection.close()
         if missing:
-            raise Unready(f"the database lacks {len(missing)} of our migrations; run: asm-daemon migrate")
+            raise Unready(
+                f"cơ sở dữ liệu chưa cập nhật · "
+                f"the database lacks {len(missing)} of our migrations; run: asm-daemon migrate"
+            )
 
 
 async def connect(url: str) -> asyncpg.Connection:
@@ -202,7 +213,9 @@ async def connect(url: str) -> asyncpg.Connection:
         asyncpg.InvalidAuthorizationSpecificationError,
         asyncpg.InvalidCatalogNameError,
     ) as error:
-        raise Unready(f"no connection to the database: {_connection_reason(error)}") from None
+        raise Unready(
+            f"không kết nối được cơ sở dữ liệu · no connection to the database: {_connection_reason(error)}"
+        ) from None
 
 
 def _connection_reason(error: BaseException) -> str:
@@ -229,18 +242,24 @@ def print_json(document: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows for people, as wide as the terminal; None is an empty cell.
+    """Print rows for people; None is an empty cell.
 
-    What does not fit goes on in the next line of its cell: an id that is cut off cannot be typed.
+    In a terminal, text goes on in the next line of its cell. What is one word, such as an id, is never cut or folded,
+    however narrow the terminal is: it has to be copied. Where there is no terminal each row is one line.
     """
     console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    wanted = _BETWEEN * (len(columns) - 1)
+    for index, name in enumerate(columns):
+        texts = [name, *(row[index] for row in cells)]
+        width = max(map(cell_len, texts))
+        whole = not console.is_terminal or not any(" " in text for text in texts[1:])
+        table.add_column(name, overflow="fold", no_wrap=whole, min_width=width if whole else None)
+        wanted += width if whole else min(width, _NARROWEST)
+    for row in cells:
+        table.add_row(*row)
+    console.width = max(console.width, wanted) if console.is_terminal else wanted
     console.print(table)
 
 

@@ -20,6 +20,7 @@ from asm_daemon import audit, auditing, feeds, rules
 from asm_daemon.audit import FAULT_TEXTS, AuditVerification
 from asm_daemon.commands.console import NO, Unready, group, note, pool, print_json, settings
 from asm_daemon.crypto import KeyPurpose
+from asm_daemon.daemon import utc_now, watch_of
 from asm_daemon.issuing import EVENTS, TRIAL_MARK, TRIAL_ORIGIN
 from asm_daemon.keystores import store_of
 from asm_daemon.ledger import BadNote, write_vkey
@@ -73,7 +74,10 @@ async def _verify_audit(given: Settings, earlier: list[str]) -> AuditVerificatio
         try:
             return await audit.verify(connection, key, earlier)
         except BadNote as error:
-            raise Unready(f"a checkpoint given is not one of this deployment's key: {error}") from None
+            raise Unready(
+                f"điểm kiểm tra đã cho không do khoá của hệ thống này ký · "
+                f"a checkpoint given is not one of this deployment's key: {error}"
+            ) from None
 
 
 def _verification(verified: AuditVerification) -> Mapping[str, Any]:
@@ -109,7 +113,10 @@ def print_checkpoint() -> None:
     """
     newest = asyncio.run(_latest_checkpoint(settings()))
     if newest is None:
-        raise Unready("nothing has been sealed yet; the daemon seals every second, or: asm-daemon once seal-audit")
+        raise Unready(
+            "nhật ký chưa được niêm phong lần nào · "
+            "nothing has been sealed yet; the daemon seals every second, or: asm-daemon once seal-audit"
+        )
     typer.echo(newest, nl=False)
 
 
@@ -129,7 +136,9 @@ def export_audit(
     try:
         counts = asyncio.run(_export_audit(settings(), folder))
     except audit.NotSealed:
-        raise Unready("nothing has been sealed yet; the daemon seals every second") from None
+        raise Unready(
+            "nhật ký chưa được niêm phong lần nào · nothing has been sealed yet; the daemon seals every second"
+        ) from None
     print_json(counts)
 
 
@@ -158,7 +167,7 @@ def verify_receipt_file(
     """
     published = [(name.decode(), _raw_key(pem)) for name, pem in _PUBLIC_KEY.findall(public_key.read_bytes())]
     if not published:
-        raise Unready(f"{public_key} holds no public key (PEM)")
+        raise Unready(f"{public_key}: không có khoá công khai (PEM) · holds no public key (PEM)")
     try:
         verified = _verify_with(_signed_part(file.read_bytes()), published)
     except BadReceipt as error:
@@ -171,9 +180,9 @@ def _raw_key(pem: bytes) -> bytes:
     try:
         key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
-        raise Unready("the public key cannot be read") from None
+        raise Unready("không đọc được khoá công khai · the public key cannot be read") from None
     if not isinstance(key, Ed25519PublicKey):
-        raise Unready("the public key is not an Ed25519 key")
+        raise Unready("khoá công khai không phải Ed25519 · the public key is not an Ed25519 key")
     return key.public_bytes_raw()
 
 
@@ -237,7 +246,7 @@ def show_extract(
 ) -> None:
     """Print the newest release (bản công bố) of a day.
 
-    It is read as the department reads it. Ends with 1 if there is none.
+    It is read as the department reads it: while the witness is silent, not at all. Ends with 1 if there is none.
     """
     release = asyncio.run(_read_release(settings(), department, period.date()))
     if release is None:
@@ -247,5 +256,8 @@ def show_extract(
 
 
 async def _read_release(given: Settings, department: Department, day: date) -> Release | None:
+    keyring = store_of(given).keyring()
+    async with pool(given.database_url, _AUDIT_LOGIN) as audit_pool:
+        await watch_of(given, keyring, audit_pool).require_releases(utc_now())
     async with pool(given.database_url, _READER_LOGIN) as opened:
         return await feeds.read_release(opened, department, day)

@@ -68,7 +68,10 @@ async def _settings_that_log_values(given: Settings) -> list[str]:
             await connection.close()
     if found and given.environment == "production":
         orders = " ".join(f"ALTER SYSTEM SET {name} = '{required}';" for name, required in found.items())
-        raise Unready(f"PostgreSQL is told to log values; as a superuser: {orders} SELECT pg_reload_conf();")
+        raise Unready(
+            "PostgreSQL đang được đặt để ghi giá trị vào nhật ký · "
+            f"PostgreSQL is told to log values; as a superuser: {orders} SELECT pg_reload_conf();"
+        )
     return sorted(found)
 
 

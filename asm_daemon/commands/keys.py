@@ -107,7 +107,7 @@ class PublishedKey(StrEnum):
 def _epoch(text: str) -> int:
     """A month as `yyyymm`."""
     if not re.fullmatch(r"\d{4}(0[1-9]|1[0-2])", text):
-        raise typer.BadParameter("a month is written yyyymm, such as 202611")
+        raise typer.BadParameter("tháng viết theo dạng · a month is written yyyymm, such as 202611")
     return int(text)
 
 
@@ -199,7 +199,10 @@ def backup_keys(
     given, now = settings(), utc_now()
     into = folder or given.key_backups
     if into is None:
-        raise Unready("nothing was backed up: name a folder, or set ASM_KEY_BACKUPS")
+        raise Unready(
+            "chưa sao lưu: hãy nêu thư mục hoặc đặt ASM_KEY_BACKUPS · "
+            "nothing was backed up: name a folder, or set ASM_KEY_BACKUPS"
+        )
     made = make_backup(given.key_store, into, now)
     expired = expire_backups(into, given.key_backup_days, now)
     print_json({"backup": str(made), "expired": expired})
@@ -308,25 +311,27 @@ def destroy_keys(epoch: _Epoch, reason: _Reason, confirm: _Confirm) -> None:
     of the key store that hold these keys have to be destroyed too.
     """
     if confirm != str(epoch):
-        raise Unready(f"nothing was destroyed: --confirm has to say {epoch}")
+        raise Unready(f"chưa huỷ gì · nothing was destroyed: --confirm has to say {epoch}")
     asyncio.run(_destroy(settings(), epoch, reason))
 
 
 async def _destroy(given: Settings, epoch: int, reason: str) -> None:
     store, now = store_of(given), utc_now()
     if epoch >= epoch_at(now):
-        raise Unready(f"nothing was destroyed: the month {epoch} is not over")
+        raise Unready(f"chưa huỷ gì · nothing was destroyed: the month {epoch} is not over")
     async with pool(given.database_url, _LOGIN) as opened:
         in_force = await resealing.stays_in_force(opened, epoch)
         held = await retention.held_in(opened, epoch)
         async with pool(given.database_url, _AUDIT_LOGIN) as auditors:
             changed = await watch_holds_once(opened, auditors, now)
     if changed:
-        raise Unready("nothing was destroyed: legal holds are not what the audit tells; see keys verify --all")
+        raise Unready(
+            "chưa huỷ gì · nothing was destroyed: legal holds are not what the audit tells; see keys verify --all"
+        )
     if held:
-        raise Unready(f"nothing was destroyed: {held} stays of {epoch} are under a legal hold")
+        raise Unready(f"chưa huỷ gì · nothing was destroyed: {held} stays of {epoch} are under a legal hold")
     if in_force:
-        raise Unready(f"nothing was destroyed: {in_force} stays of {epoch} have not ended")
+        raise Unready(f"chưa huỷ gì · nothing was destroyed: {in_force} stays of {epoch} have not ended")
     _require_epoch(store, epoch, "active", "destroyed")
     await _audited(given, "keys.destroy", f"epoch/{epoch}", {"reason": reason}, now)
     gone = store.destroy_epoch(epoch, reason, now)
@@ -349,11 +354,11 @@ def retire_key(
     say. Those are lost with it: look at the alerts `not_reencrypted` first.
     """
     if confirm != name:
-        raise Unready(f"nothing was destroyed: --confirm has to say {name}")
+        raise Unready(f"chưa huỷ gì · nothing was destroyed: --confirm has to say {name}")
     try:
         parsed = KeyName.parse(name)
     except ValueError:
-        raise Unready(f"nothing was destroyed: {name} is not a key of this store") from None
+        raise Unready(f"chưa huỷ gì · nothing was destroyed: {name} is not a key of this store") from None
     asyncio.run(_retire(settings(), parsed, reason))
 
 
@@ -361,7 +366,7 @@ async def _retire(given: Settings, name: KeyName, reason: str) -> None:
     store, now = store_of(given), utc_now()
     states = {facts.name: facts.state for facts in store.inventory()}
     if states.get(name) != "superseded" or name.purpose is not KeyPurpose.DATA:
-        raise Unready(f"nothing was destroyed: {name} is not a superseded data key")
+        raise Unready(f"chưa huỷ gì · nothing was destroyed: {name} is not a superseded data key")
     going = [str(each) for each in retired_with(name, [one for one, state in states.items() if state != "destroyed"])]
     await _audited(given, "keys.retire", f"epoch/{name.epoch}", {"keys": going, "reason": reason}, now)
     print_json({"destroyed": [str(each) for each in store.retire(name, now)]})
@@ -369,7 +374,7 @@ async def _retire(given: Settings, name: KeyName, reason: str) -> None:
 
 def _require_epoch(store: KeyStore, epoch: int, *states: str) -> None:
     if not any(facts.name.epoch == epoch and facts.state in states for facts in store.inventory()):
-        raise Unready(f"the key store has no keys of {epoch}")
+        raise Unready(f"kho khoá không có khoá của {epoch} · the key store has no keys of {epoch}")
 
 
 async def _audited(given: Settings, action: str, subject: str, details: Mapping[str, Any], now: datetime) -> None:

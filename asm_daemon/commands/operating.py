@@ -32,9 +32,9 @@ from schemas.limits import LIST_ROWS
 from schemas.operating import (
     Acted,
     AlertClosing,
+    Move,
     OperatorAlertsQuery,
     RefusedQuery,
-    Selection,
     Settlement,
     StayInspection,
     WaitingQuery,
@@ -52,6 +52,7 @@ _Stays = Annotated[list[UUID] | None, typer.Argument(metavar="STAY", help="ids o
 _Code = Annotated[str | None, typer.Option(help="only those of this code (mã lỗi)")]
 _FacilityCode = Annotated[str | None, typer.Option("--facility", help="only those of this facility (mã cơ sở)")]
 _OlderThan = Annotated[int | None, typer.Option("--older-than", min=0, help="only those of more than so many hours")]
+_Reason = Annotated[str | None, typer.Option(metavar="TEXT", help="why (lý do); it goes into the audit")]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="only count (chỉ đếm)")]
 _AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 _After = Annotated[UUID | None, typer.Option(help="the last stay of the page before")]
@@ -85,20 +86,31 @@ def _before(older_than_hours: int | None) -> datetime | None:
 @sync_commands.command("status")
 def show_status(as_json: _AsJson = False) -> None:
     """Show the backlog by place, reason and code, who holds the lanes, and open alerts (tình trạng)."""
-    state = _run(operating.overview)
+    state, now = _run(operating.overview), utc_now()
     if as_json:
         print_json(state.model_dump(mode="json"))
         return
     print_table(
-        ("place", "reason", "code", "stays", "oldest"),
-        [(each.place, each.reason, each.code, each.stays, each.oldest_at) for each in state.backlog],
+        ("place", "reason", "code", "stays", "oldest", "age"),
+        [
+            (each.place, each.reason, each.code, each.stays, each.oldest_at, _age(each.oldest_at, now))
+            for each in state.backlog
+        ],
     )
     print_table(
         ("worker", "alive until", "lanes"), [(each.worker, each.seen_until, len(each.lanes)) for each in state.workers]
     )
-    note(f"free lanes: {state.free_lanes}")
+    note(f"làn chưa ai giữ · free lanes: {state.free_lanes}")
     for kind, count in state.open_alerts.items():
-        note(f"open alerts {kind}: {count}")
+        note(f"cảnh báo đang mở · open alerts {kind}: {count}")
+
+
+def _age(since: datetime | None, now: datetime) -> str | None:
+    """For how long, as people read it: `3 d 04:05:06`."""
+    if since is None:
+        return None
+    days, seconds = divmod(max(0, int((now - since).total_seconds())), 86_400)
+    return (f"{days} d " if days else "") + f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
 @sync_commands.command("refused")
@@ -145,7 +157,7 @@ def _show(rows: list[dict[str, Any]], columns: tuple[str, ...], following: str |
     else:
         print_table(columns, [[row[name] for name in columns] for row in rows])
     if following is not None:
-        note(f"more: --after {following}")
+        note(f"còn nữa · more: --after {following}")
 
 
 @sync_commands.command("stay")
@@ -184,10 +196,11 @@ def replay(
     code: _Code = None,
     facility_code: _FacilityCode = None,
     older_than: _OlderThan = None,
+    reason: _Reason = None,
     dry_run: _DryRun = False,
 ) -> None:
     """Send what was refused again (gửi lại), at most 10,000 stays."""
-    chosen = _selection(stays, code, facility_code, older_than, dry_run=dry_run)
+    chosen = _chosen(Move, stays, code, facility_code, older_than, reason, dry_run=dry_run)
     _tell(_run(lambda opened: operating.replay(opened, _nobody, operator(), chosen, utc_now())))
 
 
@@ -197,10 +210,11 @@ def release(
     code: _Code = None,
     facility_code: _FacilityCode = None,
     older_than: _OlderThan = None,
+    reason: _Reason = None,
     dry_run: _DryRun = False,
 ) -> None:
     """Let what waits be tried at once (thử ngay), at most 10,000 stays."""
-    chosen = _selection(stays, code, facility_code, older_than, dry_run=dry_run)
+    chosen = _chosen(Move, stays, code, facility_code, older_than, reason, dry_run=dry_run)
     _tell(_run(lambda opened: operating.release(opened, _nobody, operator(), chosen, utc_now())))
 
 
@@ -214,18 +228,24 @@ def settle(
     dry_run: _DryRun = False,
 ) -> None:
     """Mark what was refused as looked at (đã xử lý), at most 10,000 stays: it stays refused, and alarms nobody."""
-    before = _before(older_than)
-    chosen = _asked(
-        Settlement, stay_ids=stays, code=code, facility=facility_code, before=before, dry_run=dry_run, reason=reason
-    )
+    chosen = _chosen(Settlement, stays, code, facility_code, older_than, reason, dry_run=dry_run)
     _tell(_run(lambda opened: operating.settle(opened, operator(), chosen, utc_now())))
 
 
-def _selection(
-    stays: list[UUID] | None, code: str | None, facility_code: str | None, older_than: int | None, *, dry_run: bool
-) -> Selection:
+def _chosen(
+    model: type[_Model],
+    stays: list[UUID] | None,
+    code: str | None,
+    facility_code: str | None,
+    older_than: int | None,
+    reason: str | None,
+    *,
+    dry_run: bool,
+) -> _Model:
     before = _before(older_than)
-    return _asked(Selection, stay_ids=stays, code=code, facility=facility_code, before=before, dry_run=dry_run)
+    return _asked(
+        model, stay_ids=stays, code=code, facility=facility_code, before=before, dry_run=dry_run, reason=reason
+    )
 
 
 def _tell(done: Acted) -> None:

@@ -41,7 +41,7 @@ def serve(
 def _secret(file: Path) -> str:
     text = file.read_text("utf-8").strip()
     if not text:
-        raise Unready(f"{file} is empty")
+        raise Unready(f"{file}: tệp rỗng · {file} is empty")
     return text
 
 

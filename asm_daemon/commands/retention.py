@@ -4,36 +4,56 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from getpass import getpass
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 import asyncpg
 import orjson
 import typer
+from pydantic import ValidationError
 from uuid_utils.compat import uuid7
 
 from asm_daemon import retention
-from asm_daemon.commands.console import Unready, group, note, operator, pool, print_json, print_table, settings
-from asm_daemon.daemon import periods_of, utc_now
+from asm_daemon.commands.console import (
+    NO,
+    Unready,
+    group,
+    note,
+    operator,
+    pool,
+    print_json,
+    print_table,
+    settings,
+)
+from asm_daemon.daemon import desk_of, periods_of, utc_now, watch_of
+from asm_daemon.document_holds import Held, Order, hold_document
 from asm_daemon.keystores import store_of
+from asm_daemon.problems import Refused, from_validation
 from asm_daemon.rules import HANOI
+from asm_daemon.settings import Settings
 from asm_daemon.store import retention as store
 from asm_daemon.store.retention import Erasure, Hold
 from asm_daemon.told import watch_holds_once
+from schemas.police import DocumentNumber
 
 hold_commands = group("Legal holds (lệnh giữ dữ liệu): what is not forgotten when its time is over.")
 erase_commands = group("Erasure at somebody's request (xoá theo yêu cầu).")
 retention_commands = group("What was forgotten, and since when no copy can exist (lưu giữ và tiêu huỷ).")
 _LOGIN, _AUDIT_LOGIN = "asm_retention", "asm_audit"
 _TEXT_LIMIT = 300
+_LINE_LIMIT = 200  # characters read of what should be a document's number
 _Result = TypeVar("_Result")
 
 
 def _text(text: str) -> str:
     if not text.strip() or len(text) > _TEXT_LIMIT or re.search(r"\d{8}", text):
         raise typer.BadParameter(
+            f"1 đến {_TEXT_LIMIT} ký tự, không có dãy số dài, không nói gì về khách vì được lưu mãi · "
             f"1 to {_TEXT_LIMIT} characters, without long numbers; nothing about a guest, it is kept for good"
         )
     return text.strip()
@@ -43,7 +63,9 @@ def _instant(text: str) -> datetime:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise typer.BadParameter("a day or an instant, such as 2026-11-28 or 2026-11-28T14:00") from None
+        raise typer.BadParameter(
+            "một ngày hoặc thời điểm · a day or an instant, such as 2026-11-28 or 2026-11-28T14:00"
+        ) from None
     return found if found.tzinfo else found.replace(tzinfo=HANOI)
 
 
@@ -67,19 +89,34 @@ def add_hold(
     warrant: Annotated[str, typer.Option(parser=_text, metavar="REF", help="the warrant (số văn bản yêu cầu)")],
     reason: _Reason,
     stay: Annotated[UUID | None, typer.Option(metavar="ID", help="hold this stay (mã lượt)")] = None,
+    document: Annotated[
+        bool, typer.Option("--document", help="or every stay of a document, whose number is asked for (số giấy tờ)")
+    ] = False,
+    document_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", exists=True, dir_okay=False, help="… or read; nobody else may")
+    ] = None,
     facility: Annotated[str | None, typer.Option(metavar="CODE", help="or who was at this facility (mã cơ sở)")] = None,
     since: Annotated[datetime | None, typer.Option("--from", parser=_instant, metavar="TIME", help="from")] = None,
     until: Annotated[datetime | None, typer.Option(parser=_instant, metavar="TIME", help="until before")] = None,
 ) -> None:
-    """Place a legal hold (đặt lệnh giữ): on a stay, or on whoever was at a facility within a time.
+    """Place a legal hold (đặt lệnh giữ): on a stay, on every stay of a document, or on whoever was at a facility.
 
-    What is under it is neither forgotten by the clock nor erased by request, until the hold is lifted.
+    What is under it is neither forgotten by the clock nor erased by request, until the hold is lifted. By document it
+    is a search about a person, recorded as those of the police are. The number is never an argument: --document asks
+    for it without showing it, or reads a line of standard input. Stays declared later are held by saying it again.
     """
     window = (facility, since, until)
-    if (stay is None) == (facility is None) or (stay is None) != all(each is not None for each in window):
-        raise typer.BadParameter("give --stay, or --facility with --from and --until")
+    given = [stay is not None, document or document_file is not None, any(each is not None for each in window)]
+    if sum(given) != 1 or (document and document_file) or (given[2] and None in window):
+        raise typer.BadParameter(
+            "cho --stay, --document, --document-file, hoặc --facility cùng --from và --until · "
+            "give --stay, --document, --document-file, or --facility with --from and --until"
+        )
     if since is not None and until is not None and since >= until:
-        raise typer.BadParameter("--until has to be after --from")
+        raise typer.BadParameter("--until phải sau --from · --until has to be after --from")
+    if given[1]:
+        _hold_document(Order(warrant, reason, operator()), _number(document_file))
+        return
 
     async def place(opened: asyncpg.Pool) -> tuple[UUID, int]:
         async with opened.acquire() as connection:
@@ -88,7 +125,10 @@ def add_hold(
             else:
                 found = await store.facility_by_code(connection, facility or "")
         if found is None:
-            raise Unready("nothing was held: there is no such " + ("stay" if stay else "facility"))
+            raise Unready(
+                f"chưa giữ gì: không có {'lượt' if stay else 'cơ sở'} này · "
+                f"nothing was held: there is no such {'stay' if stay else 'facility'}"
+            )
         hold = Hold(uuid7(), found, stay, since, until, warrant, reason, utc_now(), operator())
         return hold.id, await retention.place_hold(opened, hold)
 
@@ -96,8 +136,51 @@ def add_hold(
     print_json({"hold": str(hold_id), "stays": stays})
 
 
+def _number(file: Path | None) -> DocumentNumber:
+    """The number that is asked for. Raises Refused; no message repeats it."""
+    if file is not None:
+        with file.open("r", encoding="utf-8", errors="replace") as opened:
+            typed = opened.readline(_LINE_LIMIT)
+    elif sys.stdin.isatty():
+        typed = getpass("Số giấy tờ · Document number: ")
+    else:
+        typed = sys.stdin.readline(_LINE_LIMIT)
+    try:
+        return DocumentNumber(document_number=typed)
+    except ValidationError as error:
+        faults = from_validation(error, {"/document_number": "--document"})
+        raise Refused("request_invalid", violations=faults) from None
+
+
+def _hold_document(order: Order, wanted: DocumentNumber) -> None:
+    held = asyncio.run(_search_and_hold(settings(), order, wanted))
+    print_json(
+        {
+            "trace": str(held.trace),
+            "placed": held.placed,
+            "stays": [str(stay_id) for stay_id in held.stays],
+            "unreadable": [str(stay_id) for stay_id in held.unreadable],
+        }
+    )
+    if held.unreadable:
+        note(
+            "Có lượt mang mã của số này nhưng không mở được, nên không được giữ: hãy chạy asm-daemon keys verify. · "
+            "Some carry this number's tag but do not open, and are not held: run asm-daemon keys verify."
+        )
+    if not held.stays or held.unreadable:
+        raise typer.Exit(NO)
+
+
+async def _search_and_hold(given: Settings, order: Order, wanted: DocumentNumber) -> Held:
+    keyring = store_of(given).keyring()
+    async with pool(given.database_url, _LOGIN) as opened, pool(given.database_url, _AUDIT_LOGIN) as audit_pool:
+        desk = desk_of(given, keyring, opened, watch_of(given, keyring, audit_pool))
+        return await hold_document(desk, order, wanted, utc_now())
+
+
 @hold_commands.command("list")
 def list_holds(
+    warrant: Annotated[str | None, typer.Option(metavar="REF", help="only those of this warrant")] = None,
     lifted: Annotated[bool, typer.Option("--lifted", help="those that were lifted instead")] = False,
     as_json: _AsJson = False,
 ) -> None:
@@ -105,7 +188,7 @@ def list_holds(
 
     async def read(opened: asyncpg.Pool) -> list[tuple[Hold, str]]:
         async with opened.acquire() as connection:
-            return await store.list_holds(connection, lifted=lifted)
+            return await store.list_holds(connection, lifted=lifted, warrant=warrant)
 
     found = [
         {**hold._asdict(), "id": str(hold.id), "stay_id": str(hold.stay_id) if hold.stay_id else None, "facility": code}
@@ -121,11 +204,29 @@ def list_holds(
 
 
 @hold_commands.command("lift")
-def lift_hold(hold_id: Annotated[UUID, typer.Argument(metavar="ID")], reason: _Reason) -> None:
-    """Lift a hold (gỡ lệnh giữ). What only it kept is forgotten at the next round of its month."""
+def lift_hold(
+    reason: _Reason,
+    hold_id: Annotated[UUID | None, typer.Argument(metavar="ID", help="a hold; none: by --warrant")] = None,
+    warrant: Annotated[str | None, typer.Option(metavar="REF", help="all holds of this warrant (số văn bản)")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only count (chỉ đếm); with --warrant")] = False,
+) -> None:
+    """Lift a hold, or all of a warrant (gỡ lệnh giữ). What only they kept is forgotten at its month's next round."""
     by = operator()
-    if not _run(lambda opened: retention.lift_hold(opened, hold_id, reason, by, utc_now())):
-        raise Unready("nothing was lifted: no hold of this id is in force")
+    if (hold_id is None) == (warrant is None) or (dry_run and warrant is None):
+        raise typer.BadParameter(
+            "cho mã lệnh giữ, hoặc --warrant (có thể với --dry-run) · give an id, or --warrant (--dry-run goes with it)"
+        )
+    if warrant is not None:
+        found = _run(lambda opened: retention.lift_warrant(opened, warrant, reason, by, utc_now(), dry_run=dry_run))
+        print_json({"holds": len(found), "dry_run": dry_run})
+        if not found:
+            raise typer.Exit(NO)
+        return
+    if hold_id is None or not _run(lambda opened: retention.lift_hold(opened, hold_id, reason, by, utc_now())):
+        raise Unready(
+            "chưa gỡ gì: không có lệnh giữ nào đang hiệu lực với mã này · "
+            "nothing was lifted: no hold of this id is in force"
+        )
     print_json({"lifted": str(hold_id)})
 
 
@@ -150,7 +251,7 @@ def erase_stay(
     Refused under a legal hold. The population database keeps its own copy by its own law.
     """
     if confirm != stay:
-        raise Unready(f"nothing was erased: --confirm has to say {stay}")
+        raise Unready(f"chưa xoá gì: --confirm phải ghi {stay} · nothing was erased: --confirm has to say {stay}")
     given, by = settings(), operator()
 
     async def erase(opened: asyncpg.Pool) -> Erasure:
@@ -164,9 +265,11 @@ def erase_stay(
     try:
         done = _run(erase)
     except retention.NotErasable as error:
-        raise Unready(f"nothing was erased: {error}") from None
+        raise Unready(f"chưa xoá gì · nothing was erased: {error}") from None
     except ValueError:
-        raise Unready("nothing was erased: this is not the id of a stay") from None
+        raise Unready(
+            "chưa xoá gì: đây không phải mã lượt · nothing was erased: this is not the id of a stay"
+        ) from None
     print_json({"stay": str(stay), "state": done.state, "no_copy_after": _shown(done.final_at)})
     if done.urgent:
         note("Tháng này đang được niêm phong lại ở nền. · Its month is being sealed anew in the background.")

@@ -29,7 +29,8 @@ def _with_endpoints(work: Callable[[Endpoints], Awaitable[_Result]]) -> _Result:
 
     async def connected() -> _Result:
         async with pool(chosen.database_url, "asm_intake") as opened:
-            return await work(Endpoints(opened, keyring, plain_http_webhooks(chosen)))
+            networks = chosen.webhook_networks or ()
+            return await work(Endpoints(opened, keyring, plain_http_webhooks(chosen), networks))
 
     return asyncio.run(connected())
 

@@ -72,7 +72,9 @@ def import_file(
     whoever writes software that makes such files. Ends with 0 only if no row was refused.
     """
     if facility is None and not dry_run:
-        raise typer.BadParameter("only a --dry-run can do without", param_hint="--facility")
+        raise typer.BadParameter(
+            "chỉ --dry-run mới được bỏ qua · only a --dry-run can do without", param_hint="--facility"
+        )
     if facility is None:
         result = asyncio.run(_try(file, connector, kind))
         note(
@@ -248,7 +250,7 @@ def _confirmation(check_outs: int | None, decisions: list[str]) -> RosterConfirm
     try:
         return RosterConfirmation.model_validate(members)
     except ValidationError:
-        raise typer.BadParameter("ROW=correct, new_person, move or skip is wanted", param_hint="--decide") from None
+        raise typer.BadParameter("cần · wanted: ROW=correct, new_person, move or skip", param_hint="--decide") from None
 
 
 async def _roster(
@@ -327,7 +329,7 @@ def run_once(
     Daemons that run need not be stopped.
     """
     if period is not None and job != "publish":
-        raise typer.BadParameter("only publish has a period", param_hint="--period")
+        raise typer.BadParameter("chỉ publish có kỳ · only publish has a period", param_hint="--period")
     counts = asyncio.run(_once(settings(), job, period.date() if period else None))
     print_json(counts)
 

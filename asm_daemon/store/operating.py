@@ -226,6 +226,20 @@ async def list_versions(connection: Connection, facility_id: int, stay_id: UUID)
     return [Version(*row) for row in rows]
 
 
+async def confirmed_digests(connection: Connection, facility_id: int, stay_id: UUID) -> dict[int, str]:
+    """The digest, in hexadecimal, that was confirmed of each version; of the newest at most 100."""
+    rows = await connection.fetch(
+        """
+        SELECT version, encode(digest, 'hex') FROM sync_log
+        WHERE facility_id = $1 AND stay_id = $2 AND digest IS NOT NULL ORDER BY version DESC LIMIT $3
+        """,
+        facility_id,
+        stay_id,
+        VERSIONS_LIMIT,
+    )
+    return dict(tuple(row) for row in rows)
+
+
 async def lane_holder(connection: Connection, lane: int) -> UUID | None:
     """The worker whose lease on the lane runs."""
     holder: UUID | None = await connection.fetchval(

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from asm_daemon.model import StayRow, Tags
 from asm_daemon.store import Connection
+from asm_daemon.store.police import Span
 
 _COLUMNS = ", ".join(field.name for field in fields(StayRow))
 _TAG_COLUMNS = "document_index, person_index, given_name_index"
@@ -83,16 +84,59 @@ async def lift_hold(connection: Connection, hold_id: UUID, reason: str, by: str,
     return found
 
 
-async def list_holds(connection: Connection, *, lifted: bool) -> list[tuple[Hold, str]]:
-    """Holds in force, or those that were lifted, each with the code of its facility; the oldest first."""
+async def lock_holds_of(connection: Connection, warrant: str) -> list[UUID]:
+    """Hold and return the holds in force of a warrant, the oldest first."""
+    rows = await connection.fetch(
+        "SELECT id FROM legal_holds WHERE warrant_ref = $1 AND lifted_at IS NULL ORDER BY placed_at, id FOR UPDATE",
+        warrant,
+    )
+    return [row["id"] for row in rows]
+
+
+async def stays_by_document(connection: Connection, spans: Sequence[Span], limit: int) -> list[StayRow]:
+    """At most `limit` stays whose tag is the one searched for in their month, by id, none of a sandbox facility."""
+    rows = await connection.fetch(
+        f"""
+        SELECT found.* FROM unnest($1::uuid[], $2::uuid[], $3::bigint[]) AS span (lo, hi, tag)
+        CROSS JOIN LATERAL (
+            SELECT {_COLUMNS} FROM stays
+            WHERE id >= span.lo AND id < span.hi AND document_index = span.tag
+                AND NOT EXISTS (SELECT FROM facilities WHERE facilities.id = stays.facility_id AND sandbox)
+            ORDER BY id LIMIT $4
+        ) AS found
+        ORDER BY id LIMIT $4
+        """,  # noqa: S608 - SQL of our own
+        [span.lo for span in spans],
+        [span.hi for span in spans],
+        [span.tag for span in spans],
+        limit,
+    )
+    return [StayRow(*row) for row in rows]
+
+
+async def held_by_warrant(connection: Connection, warrant: str, stays: Sequence[UUID]) -> set[UUID]:
+    """Which of these stays a hold in force of the warrant names."""
+    rows = await connection.fetch(
+        "SELECT stay_id FROM legal_holds WHERE warrant_ref = $1 AND lifted_at IS NULL AND stay_id = ANY($2)",
+        warrant,
+        stays,
+    )
+    return {row["stay_id"] for row in rows}
+
+
+async def list_holds(connection: Connection, *, lifted: bool, warrant: str | None = None) -> list[tuple[Hold, str]]:
+    """Holds in force, or those that were lifted, each with the code of its facility; the oldest first. `warrant`: only
+    those of it."""
     rows = await connection.fetch(
         """
         SELECT legal_holds.id, facility_id, stay_id, present_from, present_until, warrant_ref, reason, placed_at,
             placed_by, code
         FROM legal_holds JOIN facilities ON facilities.id = facility_id
-        WHERE (lifted_at IS NOT NULL) = $1 ORDER BY placed_at, legal_holds.id
+        WHERE (lifted_at IS NOT NULL) = $1 AND ($2::text IS NULL OR warrant_ref = $2)
+        ORDER BY placed_at, legal_holds.id
         """,
         lifted,
+        warrant,
     )
     return [(Hold(*row[:9]), row["code"]) for row in rows]
 

@@ -26,10 +26,10 @@ from schemas.operating import (
     AlertClosing,
     AlertStates,
     InspectQuery,
+    Move,
     OperatorAlertsQuery,
     RefusedQuery,
     RefusedStates,
-    Selection,
     Settlement,
     StayInspection,
     SyncState,
@@ -77,12 +77,12 @@ async def inspect_stay(pool: asyncpg.Pool, ask: Ask, call: Call[InspectQuery, No
     return answer(await operating.inspect(pool, actor, stay_id, call.received_at, wanted))
 
 
-async def replay_stays(pool: asyncpg.Pool, ring: Ring, call: Call[NoQuery, Selection]) -> web.Response:
+async def replay_stays(pool: asyncpg.Pool, ring: Ring, call: Call[NoQuery, Move]) -> web.Response:
     """Queue refused stays again."""
     return answer(await operating.replay(pool, ring, str(call.principal.id), call.body, call.received_at))
 
 
-async def release_stays(pool: asyncpg.Pool, ring: Ring, call: Call[NoQuery, Selection]) -> web.Response:
+async def release_stays(pool: asyncpg.Pool, ring: Ring, call: Call[NoQuery, Move]) -> web.Response:
     """Let waiting stays be tried at once."""
     return answer(await operating.release(pool, ring, str(call.principal.id), call.body, call.received_at))
 
@@ -141,7 +141,7 @@ async def read_metrics(measuring: Measuring, _call: Call[NoQuery, None]) -> web.
 def admin_routes(pool: asyncpg.Pool, ring: Ring, ask: Ask, measure: Callable[[], Awaitable[object]]) -> Table:
     """The routes of operators. `pool` connects as asm_sync; `ring` wakes the sync workers, `ask` asks the population
     database, `measure` reads the figures for a scrape."""
-    selection = model_body(Selection, DECLARATION_BYTES, examples.REPLAY)
+    selection = model_body(Move, DECLARATION_BYTES, examples.REPLAY)
     settlement = model_body(Settlement, DECLARATION_BYTES, examples.SETTLEMENT)
     closing = model_body(AlertClosing, DECLARATION_BYTES, examples.ALERT_CLOSING)
     acted = {200: Shown("Số lượt đã (hoặc sẽ) xử lý · How many, or how many it would be", Acted)}

@@ -93,5 +93,5 @@ def police_routes(desk: Desk) -> Table:
         Route("POST", f"{alert}:acknowledge", OFFICER, partial(acknowledge_alert, desk), NoQuery, acknowledgement,
               {200: Shown("Cảnh báo với trạng thái mới · The alert in its new state", PoliceAlert)},
               "Ghi nhận đã xem, đã xử lý", "Note that an alert was seen or handled",
-              ("not_json", "request_invalid", "not_found")),
+              ("not_json", "request_invalid", "audit_unavailable", "audit_not_witnessed", "not_found")),
     )  # fmt: skip

@@ -14,7 +14,7 @@ import socket
 import ssl
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import ip_address
 
 import aiohttp
 from aiohttp import hdrs
@@ -22,15 +22,13 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import AddrInfoType
 from yarl import URL
 
+from schemas.addresses import Address, Network, is_public
 from schemas.webhooks import NotDelivered
 
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 15.0
 RESOLVERS, RESOLVED_LIMIT = 8, 64
 """How many names are asked for at a time, and how many at most are asked for or wait for it."""
 _SECONDS = re.compile(r"[0-9]{1,6}", re.ASCII)
-_NAT64 = IPv6Network("64:ff9b::/96")
-Network = IPv4Network | IPv6Network
-Address = IPv4Address | IPv6Address
 
 
 class AddressRefused(OSError):
@@ -186,19 +184,6 @@ class WebhookClient:
 
     def _is_allowed(self, address: Address) -> bool:
         return any(address in network for network in self._allowed)
-
-
-def is_public(address: Address) -> bool:
-    """Whether an address is one of the public internet, also where it stands for an address of the other version."""
-    if isinstance(address, IPv6Address):
-        if address in _NAT64:
-            return is_public(IPv4Address(int(address) & 0xFFFFFFFF))
-        if address.ipv4_mapped is not None:
-            return is_public(address.ipv4_mapped)
-        inner = [each for each in (address.sixtofour, *(address.teredo or ())) if each is not None]
-        if address.is_site_local or not all(map(is_public, inner)):
-            return False
-    return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 def _address(info: AddrInfoType) -> Address:

@@ -26,7 +26,7 @@ from asm_daemon.keystores import open_keyring
 from asm_daemon.model import LANES
 from asm_daemon.store.pool import open_pool
 from connectors.population import simulator
-from schemas.operating import Selection
+from schemas.operating import Move
 from tests.bench.backlog import store_stays
 from tests.bench.site import (
     Premises,
@@ -327,7 +327,7 @@ async def _release(premises: Premises, superuser: asyncpg.Connection) -> None:
     async with await open_pool(premises.database_url, "asm_sync", min_size=0) as pool, asyncio.timeout(REST_SECONDS):
         while await superuser.fetchval("SELECT EXISTS (TABLE sync_queue) OR EXISTS (TABLE sync_wait)"):
             now = utc_now()
-            await operating.release(pool, lambda: None, "bench", Selection(before=now), now)
+            await operating.release(pool, lambda: None, "bench", Move(before=now), now)
             await asyncio.sleep(0.5)
 
 

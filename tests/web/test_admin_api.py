@@ -107,7 +107,10 @@ async def test_an_operator_looks_moves_and_settles(
         ("waiting", 1),
     }
     one = await asm.ask("GET", f"/v1/admin/sync/stays/{stays[0]}?ask=true", operator_key)
-    assert (one.json["place"], one.json["population"]) == ("queued", {"version": None, "code": "no_connection"})
+    assert (one.json["place"], one.json["population"]) == (
+        "queued",
+        {"version": None, "as_confirmed": None, "code": "no_connection"},
+    )
     for answer in (listed, waiting, one):
         assert declaration(1)["guest"]["full_name"] not in answer.body.decode()
     assert stays[0].encode() not in logged.getvalue()

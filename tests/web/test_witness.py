@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import orjson
@@ -21,6 +22,8 @@ from asm_daemon.police import purposes
 from asm_daemon.problems import Refused
 from asm_daemon.store import alerts
 from asm_daemon.store import audit as audit_store
+from asm_daemon.web.police_api import ALERT_ID
+from asm_daemon.web.route import DEPARTMENT, OFFICER, Route, Table
 from asm_daemon.witness import LogClient, LogMisbehaved, LogUnreachable, Store, WitnessError
 from asm_daemon.witnessing import Watch, Witness
 from schemas.codes import Department
@@ -367,6 +370,44 @@ async def test_a_silent_witness_stops_releases_first_then_the_police_and_never_d
     outcomes = [orjson.loads(row["body"]) for row in bodies]
     said = [each["details"].get("problem") for each in outcomes if each["action"] == "police.search.outcome"]
     assert said.count("audit_not_witnessed") == 2  # the refused question is on record, with its end
+
+
+LEAVES = {
+    ("GET", "/v1/feeds"): "releases",
+    ("GET", "/v1/feeds/{template}/{period:[0-9]{4}-[0-9]{2}(?:-[0-9]{2})?}"): "releases",
+    ("POST", "/v1/police/searches"): "reads",
+    ("GET", "/v1/police/alerts"): "reads",
+    ("POST", f"/v1/police/alerts/{ALERT_ID}:open"): "reads",
+    ("POST", f"/v1/police/alerts/{ALERT_ID}:acknowledge"): "reads",
+    ("GET", "/v1/police/purposes"): "goes on",  # no word about anybody
+}
+"""Everything that departments and officers may call, and what of it a silent witness stops."""
+
+
+async def test_all_that_departments_and_officers_may_call_stops_or_is_said_to_go_on(
+    asm: Web, table: Table, make_key: KeyMaker, pools: Pools, signer: SigningKey, clock: Clock
+) -> None:
+    guarded: dict[tuple[str, str], Route[Any, Any]] = {
+        (route.method, route.path): route for route in table if route.who in (OFFICER, DEPARTMENT)
+    }
+    assert guarded.keys() == LEAVES.keys()
+    keys = {
+        OFFICER: await make_key(PrincipalKind.OFFICER),
+        DEPARTMENT: await make_key(PrincipalKind.DEPARTMENT, department=next(iter(Department))),
+    }
+    bodies = {"/v1/police/searches": SEARCH, ":open": {name: SEARCH[name] for name in ("purpose", "case_ref")}}
+    await grow(pools, signer, clock)
+    started = clock()
+    for hours, stopped in ((RELEASE_HOURS, {"releases"}), (READ_HOURS, {"releases", "reads"})):
+        clock.instant = started + timedelta(hours=hours, minutes=1)
+        for (method, path), kind in LEAVES.items():
+            asked = path.replace(ALERT_ID, "00000000-0000-7000-8000-000000000000").partition("{template}")[0]
+            asked += "commune-daily/2026-11-22" if "{template}" in path else ""
+            body = next((each for end, each in bodies.items() if asked.endswith(end)), {"state": "seen"})
+            sent = {} if method == "GET" else {"json": body}
+            answer = await asm.ask(method, asked, keys[guarded[method, path].who], **sent)
+            refused = answer.status == 503 and answer.problem == (503, "audit_not_witnessed")
+            assert refused == (kind in stopped), (path, hours, answer.status)
 
 
 async def seal(pools: Pools, signer: SigningKey, clock: Clock) -> None:
