@@ -96,22 +96,6 @@ async def cloned(
     await superuser.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@asynccontextmanager
-async def emptied(clone: Database) -> AsyncIterator[Database]:
-    """A clone that many tests share, without what the test before left of stays and their carrying.
-
-    A clone is what takes longest. What is registered besides facilities stays.
-    """
-    made = Database(clone.name, clone.url)
-    await (await made.connect()).execute(
-        "TRUNCATE sync_queue, sync_wait, sync_refused, sync_log, sync_workers, stays, stay_versions, source_refs,"
-        " in_house, receipt_batches, verification_answers, comparisons, operator_alerts, facilities CASCADE;"
-        "UPDATE leases SET owner = NULL, fence = 0, expires_at = '-infinity'"
-    )
-    yield made
-    await made.close()
-
-
 @pytest.fixture
 async def database(server: EmbeddedPostgres, superuser: asyncpg.Connection, template: str) -> AsyncIterator[Database]:
     """A fresh clone of the migrated database."""

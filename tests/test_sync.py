@@ -43,8 +43,8 @@ from schemas.population import (
     Verification,
     canonical,
 )
-from tests.conftest import Database, cloned, emptied
-from tests.population.conftest import Simulator, holding_nothing, seeded, speaking_to
+from tests.conftest import Database
+from tests.population.conftest import Simulator, speaking_to
 from tests.population.items import guest, item
 from tests.silence import silent
 from tests.stack import Clock, FacilityMaker, Pools, command, declaration
@@ -58,30 +58,6 @@ AT_REST = {
 
 
 # -- the stage ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-async def clone(server: EmbeddedPostgres, superuser: asyncpg.Connection, template: str) -> AsyncIterator[Database]:
-    async with cloned(server, superuser, template, "t_sync") as made:
-        yield made
-
-
-@pytest.fixture
-async def database(clone: Database) -> AsyncIterator[Database]:
-    async with emptied(clone) as made:
-        yield made
-
-
-@pytest.fixture(scope="session")
-async def simulator_database(server: EmbeddedPostgres, superuser: asyncpg.Connection) -> str:
-    """The URL of a simulator's database, apart from the one that the simulator's own tests empty."""
-    return await seeded(server, superuser, "population_of_sync", 100)
-
-
-@pytest.fixture
-async def simulator(simulator_database: str) -> AsyncIterator[Simulator]:
-    async with holding_nothing(simulator_database) as made:
-        yield made
 
 
 @pytest.fixture
