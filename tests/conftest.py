@@ -23,7 +23,7 @@ from asm_daemon import embedded
 from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.store.migrate import load_migrations, migrate
 
-pytest_plugins = ["tests.stack"]
+pytest_plugins = ["tests.stack", "tests.webhook_receiver"]
 
 TEMPLATE = "asm_template"
 # What a server of the tests may take of /dev/shm. A clone is 550 files, which ext4 makes in 140 ms and memory in 10.
