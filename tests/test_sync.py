@@ -810,7 +810,7 @@ async def test_a_worker_whose_lease_ran_out_unrenewed_reads_nothing(stage: Stage
 async def test_shutting_down_finishes_what_is_in_flight_and_lets_the_lanes_go_last(stage: Stage, gate: Gate) -> None:
     await stage.declare(3)
     gate.may_leave.clear()
-    worker = await stage.worker(gate, lease_seconds=0.3)
+    worker = await stage.worker(gate, lease_seconds=1.5)
     observer = await stage.database.connect("asm_sync")
     async with at_work(worker) as stop:
         await eventually(lambda: gate.waiting == 1)
