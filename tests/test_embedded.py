@@ -164,16 +164,36 @@ async def test_data_that_had_to_lie_elsewhere_go_with_the_folder_they_belong_to(
     await server.stop()
 
 
-async def test_a_throw_away_server_leaves_nothing_and_clears_what_killed_ones_left() -> None:
-    abandoned = Path(tempfile.mkdtemp(prefix="asm-pg-", dir="/tmp"))
-    (abandoned / "lock").touch()
-    os.utime(abandoned / "lock", (0, 0))
-    server = await embedded.start()
-    assert not abandoned.exists()
+@pytest.mark.parametrize("memory_bytes", [None, 1])
+async def test_a_throw_away_server_leaves_nothing_and_clears_what_killed_ones_left(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, memory_bytes: int | None
+) -> None:
+    monkeypatch.setattr(embedded, "_MEMORY", str(folder))
+    abandoned = [Path(tempfile.mkdtemp(prefix="asm-pg-", dir=parent)) for parent in ("/tmp", folder)]  # noqa: S108
+    for left in abandoned:
+        (left / "lock").touch()
+        os.utime(left / "lock", (0, 0))
+    server = await embedded.start(memory_bytes=memory_bytes)
+    assert not any(left.exists() for left in abandoned)
+    cluster = Path(str(await execute(server.dsn(), "SHOW data_directory")))
     assert server.run_dir.exists()
+    assert cluster.is_relative_to(server.run_dir if memory_bytes is None else folder)
     await server.stop()
     await server.stop()
     assert not server.run_dir.exists()
+    assert not any(folder.iterdir())
+
+
+async def test_a_throw_away_server_lies_on_disk_where_memory_has_no_room(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "_MEMORY", str(folder))
+    server = await embedded.start(memory_bytes=shutil.disk_usage(folder).total + 1)
+    assert not any(folder.iterdir())
+    await server.stop()
+    monkeypatch.setattr(embedded, "_MEMORY", str(folder / "missing"))
+    server = await embedded.start(memory_bytes=1)
+    await server.stop()
 
 
 async def test_what_people_typed_does_not_reach_the_server_log(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -11,34 +10,15 @@ import asyncpg
 import pytest
 from uuid_utils.compat import uuid7
 
-from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.model import LANES
 from asm_daemon.store import leases
 from asm_daemon.store import sync as store
 from asm_daemon.store.sync import Postponement, Refusal, WaitReason
-from tests.conftest import Database, cloned
+from tests.conftest import Database
 
 LEASE_SECONDS = 15.0
 NOW = datetime.now(UTC)
 ANA, BINH, CHI = (UUID(int=number) for number in (1, 2, 3))
-
-
-@pytest.fixture(scope="module")
-async def clone(server: EmbeddedPostgres, superuser: asyncpg.Connection, template: str) -> AsyncIterator[Database]:
-    async with cloned(server, superuser, template, "t_leases") as made:
-        yield made
-
-
-@pytest.fixture
-async def database(clone: Database) -> AsyncIterator[Database]:
-    """One clone for all tests here, with every lease free again: a clone takes longer than a test."""
-    made = Database(clone.name, clone.url)
-    await (await made.connect()).execute(
-        "TRUNCATE sync_queue, sync_wait, sync_refused, sync_workers;"
-        "UPDATE leases SET owner = NULL, fence = 0, expires_at = '-infinity'"
-    )
-    yield made
-    await made.close()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ async def test_a_url_without_a_place_for_the_login_is_refused() -> None:
 
 
 async def test_a_statement_that_takes_too_long_is_ended_by_the_server(database: Database) -> None:
-    pool = await open_pool(database.url, "asm_intake", statement_timeout_seconds=0.05)
+    pool = await open_pool(database.url, "asm_intake", statement_timeout_seconds=0.3)
     try:
         with pytest.raises(asyncpg.QueryCanceledError):
             await pool.execute("SELECT pg_sleep(20)")

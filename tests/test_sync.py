@@ -43,8 +43,8 @@ from schemas.population import (
     Verification,
     canonical,
 )
-from tests.conftest import Database, cloned, emptied
-from tests.population.conftest import Simulator, holding_nothing, seeded, speaking_to
+from tests.conftest import Database
+from tests.population.conftest import Simulator, speaking_to
 from tests.population.items import guest, item
 from tests.silence import silent
 from tests.stack import Clock, FacilityMaker, Pools, command, declaration
@@ -58,30 +58,6 @@ AT_REST = {
 
 
 # -- the stage ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-async def clone(server: EmbeddedPostgres, superuser: asyncpg.Connection, template: str) -> AsyncIterator[Database]:
-    async with cloned(server, superuser, template, "t_sync") as made:
-        yield made
-
-
-@pytest.fixture
-async def database(clone: Database) -> AsyncIterator[Database]:
-    async with emptied(clone) as made:
-        yield made
-
-
-@pytest.fixture(scope="session")
-async def simulator_database(server: EmbeddedPostgres, superuser: asyncpg.Connection) -> str:
-    """The URL of a simulator's database, apart from the one that the simulator's own tests empty."""
-    return await seeded(server, superuser, "population_of_sync", 100)
-
-
-@pytest.fixture
-async def simulator(simulator_database: str) -> AsyncIterator[Simulator]:
-    async with holding_nothing(simulator_database) as made:
-        yield made
 
 
 @pytest.fixture
@@ -834,7 +810,7 @@ async def test_a_worker_whose_lease_ran_out_unrenewed_reads_nothing(stage: Stage
 async def test_shutting_down_finishes_what_is_in_flight_and_lets_the_lanes_go_last(stage: Stage, gate: Gate) -> None:
     await stage.declare(3)
     gate.may_leave.clear()
-    worker = await stage.worker(gate, lease_seconds=0.3)
+    worker = await stage.worker(gate, lease_seconds=1.5)
     observer = await stage.database.connect("asm_sync")
     async with at_work(worker) as stop:
         await eventually(lambda: gate.waiting == 1)

@@ -6,14 +6,10 @@ import asyncio
 import base64
 import importlib.util
 import io
-import socket
-import ssl
-import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -36,15 +32,12 @@ from asm_daemon.store import webhooks as store
 from asm_daemon.store.events import EventKind, NewEvent
 from asm_daemon.store.webhooks import Busy, Room
 from asm_daemon.webhooks import Actor, Courier, Endpoints, signature, signed_headers
-from connectors.webhooks.client import RESOLVED_LIMIT, RESOLVERS, WebhookClient
-from schemas.addresses import is_public
-from schemas.webhooks import ENDPOINTS_LIMIT, EventType, NewWebhook, NotDelivered, WebhookSecret
-from tests.certificates import Authority
+from connectors.webhooks.client import WebhookClient
+from schemas.webhooks import ENDPOINTS_LIMIT, EventType, NewWebhook, WebhookSecret
 from tests.stack import DEPLOYMENT, Clock, FacilityMaker, Pools
-from tests.webhook_receiver import Message, Receiver, receiving
+from tests.webhook_receiver import LOOPBACK, Message, Receiver, eventually, receiving, resolve_by, unknown_name
 
 SCRIPT = Path(__file__).resolve().parents[1] / "docs" / "verify_webhook.py"
-LOOPBACK = (ip_network("127.0.0.0/8"),)
 PUBLIC_URL = "https://asm.test"
 LEASE = webhooks.LEASE + timedelta(seconds=1)
 LATER = timedelta(hours=13)  # longer than any backoff
@@ -101,20 +94,6 @@ class Stage:
         return [tuple(row) for row in rows]
 
 
-@pytest.fixture
-async def client() -> AsyncIterator[WebhookClient]:
-    made = WebhookClient(LOOPBACK, answer_seconds=5)
-    await made.open()
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with receiving() as made:
-        yield made
-
-
 async def principal(pools: Pools, clock: Clock, *facilities: Facility) -> UUID:
     pool = await pools.get("asm_auth")
     made = await directory.add_principal(pool, "test", PrincipalKind.VENDOR, "Người thử", "Đơn vị thử", clock())
@@ -124,26 +103,10 @@ async def principal(pools: Pools, clock: Clock, *facilities: Facility) -> UUID:
 
 
 @pytest.fixture
-async def stage(pools: Pools, keyring: Keyring, clock: Clock, facility: Facility, client: WebhookClient) -> Stage:
-    return Stage(pools, keyring, clock, facility, client, await principal(pools, clock, facility))
-
-
-def resolve_by(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], str]) -> None:
-    """Names below `example` have the address that `answer` gives; everything else is resolved as ever."""
-    real = socket.getaddrinfo
-
-    def answered(host: Any, *rest: Any, **options: Any) -> Any:
-        if not str(host).endswith(".example"):
-            return real(host, *rest, **options)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answer(), 0))]
-
-    monkeypatch.setattr(socket, "getaddrinfo", answered)
-
-
-async def eventually(condition: Any) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.005)
+async def stage(
+    pools: Pools, keyring: Keyring, clock: Clock, facility: Facility, webhook_client: WebhookClient
+) -> Stage:
+    return Stage(pools, keyring, clock, facility, webhook_client, await principal(pools, clock, facility))
 
 
 # -- the signature -----------------------------------------------------------------------------------------------------
@@ -203,174 +166,7 @@ def test_each_secret_signs_each_attempt(clock: Clock) -> None:
     assert headers["webhook-signature"] == f"{signature(b'new', 'id', at, b'{}')} {signature(b'old', 'id', at, b'{}')}"
 
 
-# -- what may be connected to ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "address",
-    ["127.0.0.1", "127.9.9.9", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254",  # noqa: S104
-     "100.64.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1", "::", "::1", "fe80::1",
-     "fd00:ec2::254", "fec0::1", "ff02::1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe",
-     "2002:a00:1::1", "2002:7f00:1::1", "2001:db8::1", "::127.0.0.1"],
-)  # fmt: skip
-def test_what_is_not_of_the_public_internet_is_known(address: str) -> None:
-    assert not is_public(ip_address(address))
-
-
-@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
-def test_what_is_of_the_public_internet_is_known(address: str) -> None:
-    assert is_public(ip_address(address))
-
-
-async def refusal(client: WebhookClient, url: str) -> str:
-    with pytest.raises(NotDelivered) as caught:
-        await client.post(url, {}, b"{}")
-    return caught.value.code
-
-
-async def test_no_address_of_our_own_is_reached_however_it_is_written(receiver: Receiver) -> None:
-    port = receiver.url.split(":")[2].partition("/")[0]
-    client = WebhookClient()
-    await client.open()
-    for scheme in ("http", "https"):
-        for host in ("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "127.1", "2130706433", "0x7f.1", "0"):
-            assert (host, await refusal(client, f"{scheme}://{host}:{port}/")) == (host, "address_refused")
-    assert await refusal(client, "ftp://127.0.0.1/") == "address_refused"
-    assert await refusal(client, "//127.0.0.1/") == "address_refused"
-    assert receiver.messages == []
-    await client.close()
-
-
-async def test_a_name_that_leads_elsewhere_since_it_was_registered_is_refused_at_the_connection(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    port = int(receiver.url.split(":")[2].partition("/")[0])
-    answers = ["192.0.2.7", "127.0.0.1", "10.0.0.1"]
-
-    def rebinding() -> str:
-        return answers[0]
-
-    resolve_by(monkeypatch, rebinding)
-    client = WebhookClient([ip_network("192.0.2.0/24")], connect_seconds=0.05, answer_seconds=0.2)
-    await client.open()
-    url = f"http://hooks.example:{port}/"
-    assert await refusal(client, url) in ("timeout", "no_connection"), "the first answer is an allowed address"
-    for answers[0] in ("127.0.0.1", "10.0.0.1", "169.254.169.254"):
-        assert await refusal(client, url) == "address_refused"
-        assert await refusal(client, url.replace("http:", "https:")) == "address_refused"
-    assert receiver.messages == []
-    await client.close()
-
-
-async def test_plain_http_goes_to_allowed_networks_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    client = WebhookClient(LOOPBACK, connect_seconds=0.05, answer_seconds=0.2)
-    await client.open()
-    assert await refusal(client, "http://8.8.8.8/") == "address_refused"
-    await client.close()
-
-
-async def test_proxies_and_redirects_lead_nowhere(
-    client: WebhookClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with receiving() as elsewhere:
-        monkeypatch.setenv("http_proxy", elsewhere.url)
-        monkeypatch.setenv("HTTP_PROXY", elsewhere.url)
-        receiver.status, receiver.headers = 307, {"Location": elsewhere.url}
-        assert await refusal(client, receiver.url) == "redirected"
-        assert (len(receiver.messages), elsewhere.messages) == (1, [])
-
-
-async def test_an_answer_without_end_is_neither_read_nor_waited_for(client: WebhookClient) -> None:
-    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n" + b"x" * 100_000)
-        await writer.drain()
-        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-            await reader.readexactly(1 << 20)
-        writer.close()
-
-    server = await asyncio.start_server(endless, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    await client.post(f"http://127.0.0.1:{port}/", {}, b"{}")
-    server.close()
-    await server.wait_closed()
-
-
-def unknown_name() -> str:
-    raise socket.gaierror(socket.EAI_NONAME, "unknown")
-
-
-async def test_a_certificate_must_be_of_the_host_and_of_a_trusted_authority(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resolve_by(monkeypatch, lambda: "127.0.0.1")
-    authority = Authority(tmp_path)
-    issued = authority.issue("hooks.example")
-    shown = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    shown.load_cert_chain(issued.certificate, issued.key)
-    trusting = WebhookClient(LOOPBACK, tls=ssl.create_default_context(cafile=authority.certificate))
-    wary = WebhookClient(LOOPBACK)
-    await trusting.open()
-    await wary.open()
-    async with receiving(shown) as receiver:
-        url = receiver.url.replace("127.0.0.1", "hooks.example")
-        await trusting.post(url, {}, b"{}")
-        assert await refusal(trusting, url.replace("hooks", "others")) == "tls_failed"
-        assert await refusal(wary, url) == "tls_failed"
-    assert len(receiver.messages) == 1
-    await trusting.close()
-    await wary.close()
-
-
-async def test_every_failure_has_its_code(
-    client: WebhookClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        assert await refusal(client, f"http://127.0.0.1:{unused.getsockname()[1]}/") == "no_connection"
-    port = receiver.url.split(":")[2].partition("/")[0]
-    assert await refusal(client, f"https://127.0.0.1:{port}/") == "tls_failed"
-    resolve_by(monkeypatch, unknown_name)
-    assert await refusal(client, "https://pms.example/") == "name_unknown"
-    hasty = WebhookClient(LOOPBACK, answer_seconds=0.1)
-    await hasty.open()
-    receiver.gate.clear()
-    assert await refusal(hasty, receiver.url) == "timeout"
-    await hasty.close()
-    receiver.gate.set()
-    receiver.status, receiver.headers = 503, {"Retry-After": "77"}
-    with pytest.raises(NotDelivered) as caught:
-        await client.post(receiver.url, {}, b"{}")
-    assert (caught.value.code, caught.value.retry_after_seconds) == ("status_503", 77.0)
-
-
 # -- the directory -----------------------------------------------------------------------------------------------------
-
-
-async def test_names_that_nobody_answers_for_hold_up_neither_others_nor_the_threads_of_the_process(
-    client: WebhookClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answer, asked = threading.Event(), []
-
-    def hangs(host: str, *rest: Any, **options: Any) -> Any:
-        asked.append(host)
-        answer.wait(20)
-        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
-
-    monkeypatch.setattr(socket, "getaddrinfo", hangs)
-    names = [f"https://n{number}.example/" for number in range(RESOLVED_LIMIT)]
-    hanging = [asyncio.create_task(refusal(client, url)) for url in (*names, *names)]
-    try:
-        await eventually(lambda: len(asked) == RESOLVERS)
-        async with asyncio.timeout(10):
-            assert await asyncio.to_thread(lambda: "free") == "free"
-            assert await refusal(client, "https://one-more.example/") == "names_busy"
-            await client.post(receiver.url, {}, b"")  # an address needs no name
-    finally:
-        answer.set()
-        outcomes = await asyncio.gather(*hanging)
-    assert set(outcomes) <= {"name_unknown", "timeout"}
-    assert len(asked) == len(set(asked)) == RESOLVED_LIMIT, "the same name is asked for once"
 
 
 async def test_http_is_refused_where_it_is_not_allowed(stage: Stage) -> None:
@@ -465,7 +261,7 @@ async def test_other_logins_see_neither_events_nor_endpoints(pools: Pools, role:
 
 
 async def test_a_new_month_seals_endpoints_anew_so_that_an_old_key_can_be_destroyed(
-    stage: Stage, receiver: Receiver, tmp_path_factory: pytest.TempPathFactory, client: WebhookClient
+    stage: Stage, receiver: Receiver, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     now = stage.clock()
     folder = tmp_path_factory.mktemp("keys") / "store"

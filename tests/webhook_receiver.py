@@ -1,4 +1,7 @@
-"""A real HTTP server that receives webhooks as somebody would who has read the specification and nothing of ours."""
+"""A real HTTP server that receives webhooks as somebody would who has read the specification and nothing of ours.
+
+With it, what the tests of webhooks share: a client that may reach it, and names that resolve as a test says.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,21 @@ import base64
 import hashlib
 import hmac
 import json
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from typing import Any
 
+import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+
+from connectors.webhooks.client import WebhookClient
+
+LOOPBACK = (ip_network("127.0.0.0/8"),)
 
 
 @dataclass(frozen=True)
@@ -79,3 +89,42 @@ async def receiving(tls: ssl.SSLContext | None = None) -> AsyncIterator[Receiver
     finally:
         receiver.gate.set()
         await server.close()
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as made:
+        yield made
+
+
+@pytest.fixture
+async def webhook_client() -> AsyncIterator[WebhookClient]:
+    """An open client that may reach this machine, and waits for an answer as long as no test takes."""
+    made = WebhookClient(LOOPBACK, answer_seconds=5)
+    await made.open()
+    yield made
+    await made.close()
+
+
+def resolve_by(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], str]) -> None:
+    """Names below `example` have the address that `answer` gives; everything else is resolved as ever."""
+    real = socket.getaddrinfo
+
+    def answered(host: Any, *rest: Any, **options: Any) -> Any:
+        if not str(host).endswith(".example"):
+            return real(host, *rest, **options)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answer(), 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", answered)
+
+
+async def eventually(condition: Callable[[], Any]) -> None:
+    """Wait until the condition holds, but not for ever."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def unknown_name() -> str:
+    """What a name has for an address that nobody has registered, for `resolve_by`."""
+    raise socket.gaierror(socket.EAI_NONAME, "unknown")

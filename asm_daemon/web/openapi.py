@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache, lru_cache
 from typing import Any
 
 import orjson
@@ -99,12 +100,15 @@ def _schemas(listed: Iterable[Route[Any, Any]]) -> tuple[Schemas, Member]:
         wanted.add((route.query, "validation"))
         wanted.update((each.model, "validation") for each in route.body.contents.values() if each.model)
         wanted.update((each.model, "serialization") for each in route.answers.values() if each.model)
-    ordered = sorted(wanted, key=lambda pair: (pair[0].__name__, pair[1]))
-    schemas, whole = models_json_schema(ordered, ref_template=_REF)
-    definitions = whole.get("$defs", {})
-    for route in listed:  # a query is spelt out as parameters and needs no component
-        definitions.pop(route.query.__name__, None)
-    return schemas, definitions
+    schemas, definitions = _generated(tuple(sorted(wanted, key=lambda pair: (pair[0].__name__, pair[1]))))
+    spelt_out = {route.query.__name__ for route in listed}  # a query is parameters and needs no component
+    return schemas, {name: each for name, each in definitions.items() if name not in spelt_out}
+
+
+@lru_cache(maxsize=1)  # a hundred milliseconds, and models do not change
+def _generated(models: tuple[tuple[type[BaseModel], JsonSchemaMode], ...]) -> tuple[Schemas, Member]:
+    schemas, whole = models_json_schema(models, ref_template=_REF)
+    return schemas, whole.get("$defs", {})
 
 
 def _event(kind: EventType) -> Member:
@@ -137,11 +141,12 @@ def _event(kind: EventType) -> Member:
 
 
 def _operation(route: Route[Any, Any], schemas: Schemas) -> Member:
+    query: type[BaseModel] = route.query
     operation: Member = {
         "operationId": route.name,
         "summary": f"{route.vi} · {route.en}",
         "tags": [_tag(route)],
-        "parameters": [*_path_parameters(route.path), *_query_parameters(route.query), *_headers(route)],
+        "parameters": [*_path_parameters(route.path), *_query_parameters(query), *_headers(route)],
         "responses": {
             **{str(status): _shown(shown, schemas) for status, shown in route.answers.items()},
             **({} if is_portal(route.path) else _problems(route)),
@@ -181,6 +186,7 @@ def _path_parameters(path: str) -> list[Member]:
     ]
 
 
+@cache
 def _query_parameters(query: type[BaseModel]) -> list[Member]:
     schema = query.model_json_schema(ref_template=_REF)
     required = schema.get("required", [])

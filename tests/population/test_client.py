@@ -102,7 +102,7 @@ async def test_without_a_token_nothing_was_sent_whatever_the_reason(
     simulator: Simulator, kind: str, settings: dict[str, Any], code: str
 ) -> None:
     await simulator.arm(kind, on="token", **settings)
-    async with speaking_to(simulator.url, answer_seconds=0.1) as client:
+    async with speaking_to(simulator.url, answer_seconds=0.1 if code == "token_timeout" else 20.0) as client:
         with pytest.raises(Unreachable) as caught:
             await client.send(ITEMS)
         assert caught.value.code == code
@@ -178,9 +178,9 @@ async def test_an_answer_that_does_not_say_what_happened_is_ambiguous_and_the_st
     simulator: Simulator, kind: str, settings: dict[str, Any], code: str, effective: int
 ) -> None:
     await simulator.arm(kind, **settings)
-    async with speaking_to(simulator.url, answer_seconds=0.3) as impatient:
+    async with speaking_to(simulator.url, answer_seconds=1.0 if code == "timeout" else 20.0) as sender:
         with pytest.raises(Ambiguous) as caught:
-            await impatient.send(ITEMS)
+            await sender.send(ITEMS)
     assert caught.value.code == code
     assert await took_effect(simulator) == effective
     async with speaking_to(simulator.url) as client:

@@ -6,6 +6,7 @@ import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 from uuid import UUID
@@ -56,6 +57,7 @@ PORTAL_ROWS = Readers(kbtt_api.citizen, kbtt_api.foreigner, kbtt_api.departure)
 KeyMaker = Callable[..., Awaitable[str]]
 
 
+@cache
 def installed_connectors() -> dict[str, Connector]:
     return {entry.name: entry.load() for entry in entry_points(group="asm_daemon.connectors")}
 
