@@ -7,7 +7,6 @@ import asyncio
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,22 +45,7 @@ async def measure(folder: Path) -> dict[str, Any]:
             "INSERT INTO facilities (code, name, kind, province, commune, address, authority, capacity, sandbox,"
             f" created_at) VALUES ('{CODE}', 'Cơ sở mẫu', 'hotel_4_star', '109', '11953', 'Mẫu', 'CA', 9, false, now())"
         )
-        await store_stays(
-            connection,
-            keyring,
-            now,
-            (
-                (
-                    replace(
-                        row,
-                        arrived_at=datetime.fromisoformat(contents.declared["arrived_at"]),
-                        planned_departure_at=datetime.fromisoformat(contents.declared["planned_departure_at"]),
-                    ),
-                    contents,
-                )
-                for row, contents in stays(keyring, now, STAYS, open_stays=False)
-            ),
-        )
+        await store_stays(connection, keyring, now, stays(keyring, now, STAYS, open_stays=False))
         store.renew_epoch(epoch, now)
         keyring.reload()
         async with await open_pool(server.dsn("{role}", "asm"), "asm_retention", min_size=0, max_size=2) as pool:
