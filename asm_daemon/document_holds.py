@@ -62,6 +62,7 @@ async def hold_document(desk: Desk, order: Order, wanted: DocumentNumber, now: d
         number = document_value(wanted.document_number)
         searched = police.spans(desk.keyring, number, _BEGINNING, now)
         async with police.reading(desk.pool) as connection, connection.transaction():
+            await store.use_holds(connection)
             held = await _hold(connection, desk.keyring, number, searched, order, intent)
             await audit.append(connection, police.outcome(intent, _summary(held)))
     except Refused as failure:

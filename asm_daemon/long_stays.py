@@ -14,10 +14,10 @@ from uuid import UUID
 import asyncpg
 
 from asm_daemon import audit, rules
-from asm_daemon.crypto import Keyring, RecordName, Tampered, UnknownEpoch, epoch_of
+from asm_daemon.crypto import Keyring, Tampered, UnknownEpoch
 from asm_daemon.model import Facility, Principal, Scope, StayRow
 from asm_daemon.problems import Refused, problem_document
-from asm_daemon.sealing import open_contents
+from asm_daemon.sealing import mark_name, open_contents
 from asm_daemon.store import long_stays as store
 from asm_daemon.store import stays as stays_store
 from schemas.long_stays import (
@@ -56,6 +56,7 @@ async def mark(
         for number, each in given:
             try:
                 row, asked = _markable(rows, facilities, each, now)
+                _notice_new_keys(keyring, row)
             except Refused as refusal:
                 results.append(refusal)
                 continue
@@ -114,18 +115,22 @@ def _markable(
     return row, each
 
 
-def _record(facility_id: int, stay_id: UUID) -> RecordName:
-    return RecordName("temporary_residence", epoch_of(stay_id), facility_id, stay_id, 1, 1)
+def _notice_new_keys(keyring: Keyring, row: StayRow) -> None:
+    """Open the stay: whoever has not noticed yet that its month was sealed anew would mark it under a key that goes."""
+    try:
+        open_contents(keyring, row)
+    except (Tampered, UnknownEpoch):
+        raise Refused("unavailable") from None
 
 
 def _sealed(keyring: Keyring, row: StayRow, each: StayTemporaryResidence, now: datetime) -> store.Mark:
-    sealed = keyring.seal(_record(row.facility_id, row.id), each.reference.encode())
+    sealed = keyring.seal(mark_name(row.facility_id, row.id), each.reference.encode())
     return store.Mark(row.facility_id, row.id, each.registered_on, sealed, now)
 
 
 def _opened(keyring: Keyring, kept: store.Mark) -> tuple[object, ...] | None:
     with suppress(Tampered, UnknownEpoch):  # then the new mark takes its place
-        return kept.registered_on, keyring.open(_record(kept.facility_id, kept.stay_id), kept.sealed)
+        return kept.registered_on, keyring.open(mark_name(kept.facility_id, kept.stay_id), kept.sealed)
     return None
 
 

@@ -30,7 +30,7 @@ from asm_daemon.crypto import (
     KeyName,
     KeyPurpose,
     Keyring,
-    RecordName,
+    Tampered,
     UnknownEpoch,
     epoch_at,
     epoch_bounds,
@@ -40,7 +40,7 @@ from asm_daemon.decisions import tags_of
 from asm_daemon.keystores import KeyStore
 from asm_daemon.ledger import instant_text
 from asm_daemon.model import StayRow, Tags
-from asm_daemon.sealing import reseal_contents
+from asm_daemon.sealing import mark_name, reseal_contents
 from asm_daemon.stay_proofs import Proofs, as_signed, forgotten_root, pairs_root, read_proofs
 from asm_daemon.store import Connection
 from asm_daemon.store import retention as store
@@ -285,18 +285,19 @@ async def _part_locked(connection: Connection, keyring: Keyring, found: Round, n
     await _check_month(connection, keyring, found.epoch, None)
     ahead = await store.kept_stays(connection, *bounds, found.cutoff_at, found.cutoffs)
     pairs = await _keep(connection, keyring, found, ahead)  # nobody waits meanwhile, so some may change
-    why: Counter[str] = Counter()
+    kept: set[Kept] = set()
     if await store.lock_month(connection, found.epoch):
+        await store.stop_holds(connection)
         await _check_month(connection, keyring, found.epoch, checked)
         kept = await store.kept_stays(connection, *bounds, found.cutoff_at, found.cutoffs)
-        why = Counter(f"kept_{each.why}" for each in kept)
         changed = {each.id for each in ahead - kept}
         await store.delete_held(connection, sorted(changed))
         pairs = {stay_id: each for stay_id, each in pairs.items() if stay_id not in changed}
         pairs |= await _keep(connection, keyring, found, kept - ahead)
-        await _keep_marks(connection, keyring, kept)
         await _record(connection, keyring, found.epoch, [pair for each in pairs.values() for pair in each], now)
-    forgotten = await store.end_month(connection, found.epoch, *bounds)
+    forgotten = await store.end_month(connection, found.epoch, *bounds)  # now nobody is left who read the old month
+    await _keep_marks(connection, keyring, kept)
+    why = Counter(f"kept_{each.why}" for each in kept)
     entry = _entry("retention.part", f"epoch/{found.epoch}", {"round": found.round, "kept": why.total()}, now)
     signed = await _sign_forgotten(
         connection, keyring, entry.id, found.epoch, forgotten.get("stays", 0) + forgotten.get("stay_versions", 0)
@@ -388,14 +389,15 @@ def _anew(keyring: Keyring, rows: Sequence[StayRow], proofs: Proofs) -> list[_An
 
 
 async def _keep_marks(connection: Connection, keyring: Keyring, kept: Collection[Kept]) -> None:
-    """Seal the marks of temporary residence of what is kept anew. Its row is held from then on."""
-    marks = await store.marks_of(connection, [(each.facility_id, each.id) for each in kept])
-    await store.replace_marks(connection, [_mark_anew(keyring, *mark) for mark in marks])
-
-
-def _mark_anew(keyring: Keyring, facility_id: int, stay_id: UUID, sealed: bytes) -> tuple[int, UUID, bytes]:
-    name = RecordName("temporary_residence", epoch_of(stay_id), facility_id, stay_id, 1, 1)
-    return facility_id, stay_id, keyring.seal(name, keyring.open(name, sealed))
+    """Seal the marks of temporary residence of what is kept anew. Raises _NotAsSigned if one does not open."""
+    anew, places = [], [(each.facility_id, each.id) for each in kept]
+    for facility_id, stay_id, sealed in await store.marks_of(connection, places):
+        name = mark_name(facility_id, stay_id)
+        try:
+            anew.append((facility_id, stay_id, keyring.seal(name, keyring.open(name, sealed))))
+        except (Tampered, UnknownEpoch):
+            raise _NotAsSigned from None
+    await store.replace_marks(connection, anew)
 
 
 async def _record(connection: Connection, keyring: Keyring, epoch: int, pairs: Sequence[bytes], now: datetime) -> None:
@@ -501,6 +503,7 @@ async def _erase(
     *,
     changed: bool,
 ) -> Erasure:
+    await store.stop_holds(connection)
     found = await store.erasable(connection, stay_id)
     if found is None:
         raise NotErasable("there is no such stay")

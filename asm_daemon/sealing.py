@@ -28,6 +28,11 @@ def record_name(facility_id: int, stay_id: UUID, version: int) -> RecordName:
     return RecordName("stay", epoch_of(stay_id), facility_id, stay_id, SCHEMA_VERSION, version)
 
 
+def mark_name(facility_id: int, stay_id: UUID) -> RecordName:
+    """Which record the sealed mark of temporary residence of a stay is."""
+    return RecordName("temporary_residence", epoch_of(stay_id), facility_id, stay_id, 1, 1)
+
+
 def seal_contents(keyring: Keyring, facility_id: int, stay_id: UUID, version: int, contents: Contents) -> bytes:
     """Seal the contents of one version. Raises `UnknownEpoch`."""
     return keyring.seal(record_name(facility_id, stay_id, version), _encode(contents))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import shutil
 from collections import Counter
@@ -233,6 +234,21 @@ async def test_a_mark_of_temporary_residence_is_kept_with_its_stay_and_goes_with
     await end_epochs_once(await pools.get("asm_retention"), store, keyring, PERIODS, over)
     [row] = await superuser.fetch("SELECT stay_id, sealed FROM temporary_residence")
     assert (row["stay_id"], keyring.open(names[kept], row["sealed"]), row["sealed"][5]) == (kept, b"TT-1", 2)
+
+
+async def test_a_mark_that_does_not_open_stops_its_month_and_alerts_and_no_other_month_waits(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime
+) -> None:
+    kept = await house.guest(1, leaves=False)
+    superuser = await pools.database.connect()
+    await superuser.execute(
+        "INSERT INTO temporary_residence VALUES ($1, $2, current_date, '\\x00', now())", house.facility.id, kept
+    )
+    await house.guest(2)
+    counts = await end_epochs_once(await pools.get("asm_retention"), store, keyring, PERIODS, over)
+    assert (counts["ended"], counts["waiting"]) == (1, 1)  # the month of the other keys ends
+    [alert] = await alerts.list_alerts(await pools.database.connect("asm_sync"), closed=False, limit=9)
+    assert alert.kind is AlertKind.MONTH_NOT_ENDED
 
 
 async def test_every_table_that_holds_sealed_records_is_gone_through_at_the_end_of_a_month(database: Database) -> None:
@@ -535,6 +551,37 @@ async def test_what_changes_before_the_month_is_locked_is_kept_or_forgotten_as_i
     assert (await verify_stays(pool, await pools.get("asm_audit"), keyring, [], sample=None)).faults == []
     for table in ("held_stays", "held_stay_versions"):
         assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0
+
+
+@pytest.mark.parametrize("way", ["the end of its month", "its erasure"])
+async def test_a_hold_that_comes_too_late_says_that_it_is_on_nothing(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, way: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Placed while what it shall be on goes: it waits, and counts what is left then."""
+    stay, pool = await house.guest(1), await pools.get("asm_retention")
+    hold = Hold(
+        uuid7(), house.facility.id, stay, None, None, "15/2026/HS-PC02", "điều tra", over, "operator:test"
+    )  # fmt: skip
+    placing: list[asyncio.Task[int]] = []
+    step = "end_month" if way == "the end of its month" else "forget_stay"
+    work, superuser = getattr(retention_store, step), await pools.database.connect()
+
+    async def placed_meanwhile(*arguments: Any) -> Any:
+        monkeypatch.setattr(retention_store, step, work)
+        placing.append(asyncio.create_task(retention.place_hold(pool, hold)))
+        waits = "SELECT count(*) FROM pg_locks WHERE relation = 'legal_holds'::regclass AND NOT granted"
+        while not placing[0].done() and not await superuser.fetchval(waits):
+            await asyncio.sleep(0)
+        return await work(*arguments)
+
+    monkeypatch.setattr(retention_store, step, placed_meanwhile)
+    if step == "end_month":
+        await end_epochs_once(pool, store, keyring, PERIODS, over)
+    else:
+        await erase_stay(pool, store, stay, "yêu cầu", "operator:test", PERIODS, over, urgent=False)
+    assert await placing[0] == 0
+    assert await stays_left(pools.database) == set()
 
 
 @pytest.mark.parametrize("rows", [1, 2])

@@ -57,6 +57,17 @@ async def facility_by_code(connection: Connection, code: str) -> int | None:
     return found
 
 
+async def stop_holds(connection: Connection) -> None:
+    """Wait for holds that are being placed or lifted, and let none be until the transaction ends: what is decided by
+    those in force stays true, and who places one meanwhile counts what is left."""
+    await connection.execute("LOCK TABLE legal_holds IN SHARE MODE")
+
+
+async def use_holds(connection: Connection) -> None:
+    """Wait until nobody forgets anything, before reading what a hold shall be on."""
+    await connection.execute("LOCK TABLE legal_holds IN ROW EXCLUSIVE MODE")
+
+
 async def insert_hold(connection: Connection, hold: Hold) -> None:
     """Place a hold."""
     await connection.execute(
