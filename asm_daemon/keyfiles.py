@@ -14,6 +14,7 @@ from asm_daemon.crypto import KeyStoreBusy, KeyStoreDamaged, KeyStoreExposed, Ke
 
 FILE_LIMIT_BYTES = 4 * 1024 * 1024
 LOCK_FILE = "lock"
+_BESIDE = ".new"
 _LOCK_SECONDS = 5.0
 
 
@@ -64,8 +65,8 @@ def stamp(path: Path) -> tuple[int, ...] | None:
 
 def replace_private(path: Path, content: bytes) -> None:
     """Replace `path` so that a crash at any point leaves the old content or the new, and the new is on the disk."""
-    beside = path.with_name(path.name + ".new")
-    beside.unlink(missing_ok=True)  # of a writer that died; we hold the lock
+    beside = path.with_name(path.name + _BESIDE)
+    beside.unlink(missing_ok=True)  # of a writer that died
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
@@ -86,7 +87,10 @@ def sync_directory(directory: Path) -> None:
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the one lock of the directory. Raises KeyStoreBusy after five seconds, and as `check_directory` does."""
+    """Hold the one lock of the directory, and remove what a writer that died left beside a file.
+
+    Raises KeyStoreBusy after five seconds, and as `check_directory` does.
+    """
     check_directory(directory)
     descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -99,6 +103,8 @@ def locked(directory: Path) -> Iterator[None]:
                 if time.monotonic() > deadline:
                     raise KeyStoreBusy(f"{directory} was locked for {_LOCK_SECONDS:g} s") from None
                 time.sleep(0.01)
+        for left in directory.glob(f"*{_BESIDE}"):
+            left.unlink()
         yield
     finally:
         os.close(descriptor)  # releases the lock

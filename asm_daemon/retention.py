@@ -513,7 +513,7 @@ async def _erase(
         raise NotErasable("the stay has not ended: check the guest out or cancel the stay first")
     if found.on_its_way:
         raise NotErasable("the stay is on its way to the population database, which the law demands; try again later")
-    final_at = None if key_version else now + timedelta(days=periods.database_backup_days)
+    final_at = now + timedelta(days=periods.database_backup_days)
     erasure = Erasure(stay_id, found.facility_id, epoch, "erased", key_version is not None, key_version, now, final_at)
     entry = _by(by, "erasure.erase", f"stay/{stay_id}", _told(erasure, reason), now)
     sound, places = await _standing(connection, keyring, found.facility_id, stay_id)
@@ -540,7 +540,7 @@ async def _standing(connection: Connection, keyring: Keyring, facility_id: int, 
 async def _hasten(connection: Connection, before: Erasure, newest: int | None, by: str, now: datetime) -> Erasure:
     if before.urgent or before.state != "erased" or newest is None:
         return before
-    after = before._replace(urgent=True, key_version=newest, final_at=None)
+    after = before._replace(urgent=True, key_version=newest)
     if not await store.advance_erasure(connection, before, after):
         raise NotErasable("another process works on this erasure")
     await audit.append(connection, _by(by, "erasure.hasten", f"stay/{before.stay_id}", _told(after, None), now))
@@ -554,7 +554,7 @@ def _told(erasure: Erasure, reason: str | None) -> dict[str, Any]:
         "reason": reason,
         "urgent": int(erasure.urgent),
         "keys": _keys_of(erasure),
-        "no_copy_after": instant_text(erasure.final_at) if erasure.final_at else None,
+        "no_copy_after": instant_text(erasure.final_at),
     }
 
 
@@ -618,17 +618,17 @@ async def _finish_erasure(
 ) -> dict[str, int]:
     if erasure.urgent and erasure.state == "erased":
         _renew(keys, erasure, now)
-        if _opens(keys, erasure):
-            return {"waiting": 1}
-        after = erasure._replace(state="keys_gone", final_at=now + timedelta(days=periods.key_backup_days))
-        await _advance(pool, erasure, after, "erasure.keys_gone", _told(after, None), now)
-        return {"keys_gone": 1}
-    if erasure.final_at is None or erasure.final_at > now:
-        return {}
-    gone_at = erasure.final_at - timedelta(days=periods.key_backup_days)
-    if erasure.urgent and await _lingers(pool, f"stay/{erasure.stay_id}", gone_at, backups, now):
+        if not _opens(keys, erasure):
+            final_at = min(erasure.final_at, now + timedelta(days=periods.key_backup_days))
+            after = erasure._replace(state="keys_gone", keys_gone_at=now, final_at=final_at)
+            await _advance(pool, erasure, after, "erasure.keys_gone", _told(after, None), now)
+            return {"keys_gone": 1}
+    if erasure.final_at > now:
+        return {"waiting": 1} if erasure.state == "erased" and erasure.urgent else {}
+    gone_at = erasure.keys_gone_at
+    if gone_at and await _lingers(pool, f"stay/{erasure.stay_id}", gone_at, backups, now):
         return {"waiting": 1}
-    details = {"erased_at": instant_text(erasure.erased_at), **(_looked(backups) if erasure.urgent else {})}
+    details = {"erased_at": instant_text(erasure.erased_at), **(_looked(backups) if gone_at else {})}
     await _advance(pool, erasure, erasure._replace(state="final"), "erasure.final", details, now)
     return {"final": 1}
 

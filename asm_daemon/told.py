@@ -165,7 +165,7 @@ def _round_final(entry: _Entry, told: State) -> _Change:
 
 
 def _erased(entry: _Entry, told: State) -> _Change:
-    whose = {"facility_id": told["facility"], "epoch": told["epoch"], "erased_at": entry["at"]}
+    whose = {"facility_id": told["facility"], "epoch": told["epoch"], "erased_at": entry["at"], "keys_gone_at": None}
     return _erasure(entry, {**whose, "state": "erased", **_erasure_told(told)})
 
 
@@ -174,7 +174,7 @@ def _erasure_hastened(entry: _Entry, told: State) -> _Change:
 
 
 def _erasure_keys_gone(entry: _Entry, told: State) -> _Change:
-    return _erasure(entry, {"state": "keys_gone", **_erasure_told(told)})
+    return _erasure(entry, {"state": "keys_gone", "keys_gone_at": entry["at"], **_erasure_told(told)})
 
 
 def _erasure_final(entry: _Entry, _told: State) -> _Change:

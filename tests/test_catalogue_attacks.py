@@ -47,7 +47,7 @@ FOUND: dict[str, dict[str, str]] = {
     "audit_log": {AUDIT: "position entry_id at body leaf +row -row"},
     "audit_nodes": {AUDIT: "height index hash -row"},
     "audit_pending": {ALL: "body -row"},
-    "erasures": {ALL: "stay_id facility_id epoch state urgent key_version erased_at final_at +row -row"},
+    "erasures": {ALL: "stay_id facility_id epoch state urgent key_version erased_at final_at keys_gone_at +row -row"},
     "facilities": {
         VERIFY: "id code -row",
         ALL: "name kind province commune address zone authority capacity sandbox active +row",

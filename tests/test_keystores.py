@@ -360,6 +360,14 @@ def test_destruction_that_broke_off_before_the_generations_is_completed_by_repea
     assert not any("data/202611/1" in json.loads(path.read_bytes())["keys"] for path in kept.folder.glob("keys.*.json"))
 
 
+def test_what_a_crash_left_beside_a_generation_goes_with_the_next_use_of_the_store(kept: Kept) -> None:
+    """It may hold keys that are about to be destroyed, and is no generation that is gone through."""
+    left = kept.folder / "keys.1.json.new"
+    left.write_bytes((kept.folder / "keys.json").read_bytes())
+    kept.store().destroy_epoch(202611, "test", NOW)
+    assert not left.exists()
+
+
 def test_former_generations_are_few_and_do_not_grow_old(tmp_path: Path) -> None:
     store = create_store(tmp_path / "keys", [202611], NOW)
     for month in range(1, 13):

@@ -796,6 +796,14 @@ async def test_an_erased_stay_is_gone_with_all_that_names_it_and_final_when_the_
     assert [body["action"] for body in await told(pools)] == ["erasure.erase", "erasure.final"]
 
 
+async def reencrypt_until_retired(pool: asyncpg.Pool, store: KeyStore, now: datetime) -> bool:
+    """Seal everything under the newest keys, until the old ones are gone; whether they are."""
+    for run in range(4):
+        keyring, at = store.keyring(), now + run * SETTLE
+        await reencrypt_once(pool, keyring, lambda name: store.retire(name, at), at)  # noqa: B023
+    return not store.keyring().superseded()
+
+
 async def test_an_urgent_erasure_makes_the_stay_unreadable_in_every_database_backup(
     house: House, pools: Pools, store: KeyStore, keyring: Keyring, clock: Clock, epoch: int, tmp_path: Path
 ) -> None:
@@ -811,7 +819,7 @@ async def test_an_urgent_erasure_makes_the_stay_unreadable_in_every_database_bac
     tags = set(tagged)
     assert tags == guesses(store, epoch, 1)  # as long as the key is there, the backup is open to them
     erasure = await erase_stay(pool, store, stay, "yêu cầu", "operator:test", PERIODS, now, urgent=True)
-    assert (erasure.key_version, erasure.final_at) == (1, None)
+    assert (erasure.key_version, erasure.final_at) == (1, now + timedelta(days=PERIODS.database_backup_days))
     open_contents(keyring, backed_up)  # not yet: the month has to be sealed anew first
     assert (await finish_once(pool, store, PERIODS, [], now))["waiting"] == 1
     for _ in range(4):
@@ -833,6 +841,32 @@ async def test_an_urgent_erasure_makes_the_stay_unreadable_in_every_database_bac
     certified = [body["details"]["keys"] for body in await told(pools) if body["action"] == "erasure.keys_gone"]
     assert certified == [[f"data/{epoch}/1", f"index/{epoch}/1"]]
     assert (await verify_stays(pool, await pools.get("asm_audit"), keyring, [], sample=None)).faults == []
+
+
+async def test_an_urgent_erasure_is_not_final_while_a_backup_from_before_its_keys_went_is_known_whatever_the_settings(
+    house: House, pools: Pools, store: KeyStore, clock: Clock, epoch: int
+) -> None:
+    stay, pool, now = await house.guest(1), await pools.get("asm_retention"), clock()
+    shorter, longer = replace(PERIODS, key_backup_days=7), replace(PERIODS, key_backup_days=34)
+    normal = await erase_stay(pool, store, stay, "yêu cầu", "operator:test", shorter, now, urgent=False)
+    urgent = await erase_stay(pool, store, stay, "yêu cầu", "operator:test", shorter, now, urgent=True)
+    assert urgent.final_at == normal.final_at  # sooner only once the keys are gone
+    assert await reencrypt_until_retired(pool, store, now)
+    made = now - timedelta(hours=1)
+    gone = now + timedelta(hours=1)
+    assert (await finish_once(pool, store, shorter, [made], gone))["keys_gone"] == 1
+    due = gone + timedelta(days=7)
+    assert (await finish_once(pool, store, longer, [made], due))["waiting"] == 1
+    assert (await finish_once(pool, store, longer, [], due))["final"] == 1
+
+
+async def test_an_urgent_erasure_is_final_with_the_last_database_backup_though_its_keys_stay(
+    house: House, pools: Pools, store: KeyStore, clock: Clock
+) -> None:
+    stay, pool, now = await house.guest(1), await pools.get("asm_retention"), clock()
+    erasure = await erase_stay(pool, store, stay, "yêu cầu", "operator:test", PERIODS, now, urgent=True)
+    assert (await finish_once(pool, store, PERIODS, [], erasure.final_at - timedelta(seconds=1)))["waiting"] == 1
+    assert (await finish_once(pool, store, PERIODS, [], erasure.final_at))["final"] == 1
 
 
 async def test_a_crash_before_the_new_key_of_an_urgent_erasure_is_made_good_by_the_job(

@@ -396,7 +396,8 @@ async def end_month(connection: Connection, epoch: int, lo: UUID, hi: UUID) -> d
 
 
 class Erasure(NamedTuple):
-    """The erasure of one stay. `key_version` (urgent): data keys up to it are to be destroyed."""
+    """The erasure of one stay. `key_version` (urgent): keys up to it are to be destroyed, and are since `keys_gone_at`.
+    `final_at`: after that no copy can be read, as far as is known yet."""
 
     stay_id: UUID
     facility_id: int
@@ -405,7 +406,8 @@ class Erasure(NamedTuple):
     urgent: bool
     key_version: int | None
     erased_at: datetime
-    final_at: datetime | None
+    final_at: datetime
+    keys_gone_at: datetime | None = None
 
 
 class Erasable(NamedTuple):
@@ -440,7 +442,7 @@ async def forget_stay(connection: Connection, facility_id: int, stay_id: UUID, e
 
 async def insert_erasure(connection: Connection, erasure: Erasure) -> None:
     """Note an erasure."""
-    await connection.execute("INSERT INTO erasures VALUES ($1, $2, $3, $4, $5, $6, $7, $8)", *erasure)
+    await connection.execute("INSERT INTO erasures VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)", *erasure)
 
 
 async def find_erasure(connection: Connection, stay_id: UUID) -> Erasure | None:
@@ -459,7 +461,7 @@ async def advance_erasure(connection: Connection, before: Erasure, after: Erasur
     """Write how far an erasure is; false if another process did."""
     changed = await connection.fetchval(
         """
-        UPDATE erasures SET state = $3, urgent = $4, key_version = $5, final_at = $6
+        UPDATE erasures SET state = $3, urgent = $4, key_version = $5, final_at = $6, keys_gone_at = $7
         WHERE stay_id = $1 AND state = $2 RETURNING stay_id
         """,
         before.stay_id,
@@ -468,6 +470,7 @@ async def advance_erasure(connection: Connection, before: Erasure, after: Erasur
         after.urgent,
         after.key_version,
         after.final_at,
+        after.keys_gone_at,
     )
     return changed is not None
 

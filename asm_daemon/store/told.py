@@ -69,7 +69,10 @@ async def erasures(connection: Connection) -> list[asyncpg.Record]:
     """Every erasure of a single stay, as asm_retention."""
     return list(
         await connection.fetch(
-            "SELECT stay_id, facility_id, epoch, state, urgent, key_version, erased_at, final_at FROM erasures"
+            """
+            SELECT stay_id, facility_id, epoch, state, urgent, key_version, erased_at, final_at, keys_gone_at
+            FROM erasures
+            """
         )
     )
 
