@@ -11,6 +11,7 @@ import base64
 import os
 import re
 import struct
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -282,6 +283,11 @@ MESSAGES_AT_ONCE = 2**20
 """How many messages of a data key a keyring sets aside at once: few writes, and a process that ends wastes little."""
 
 
+LOOK_SECONDS = 300
+"""For how long a keyring seals without having looked at its store: half of what a replaced key is kept for
+(`resealing.SETTLE`). A record sealed under a retired key would be accepted, receipted, and lost."""
+
+
 class _Sealer:
     """The newest data key of an epoch. `headers` yields the header of each record it may still seal (no counting in
     the way of a record: one iterator that ends), and is filled again from what the store grants."""
@@ -347,12 +353,14 @@ class Keyring:
         `reserve` (`KeyStore.reserve`) grants how many messages a data key may still seal.
         """
         self._read, self._reserve = read, reserve
+        self._looked_at = time.monotonic()
         self._keys = _prepare(read())
         self._filling = Lock()
 
     def reload(self) -> bool:
         """Read the store again; return whether anything had changed. Cheap while it has not."""
-        keys = self._read()
+        at, keys = time.monotonic(), self._read()
+        self._looked_at = at
         if keys is self._keys.source:
             return False
         self._keys = _prepare(keys, self._keys)
@@ -386,8 +394,11 @@ class Keyring:
         """Return `plaintext` (at most 65,535 bytes) sealed as `record`.
 
         The result is 0x01, epoch (4 bytes), key version (1), nonce (12, random), AES-256-GCM of the padded plaintext,
-        tag (16): always a multiple of 64 plus 34 bytes. Raises UnknownEpoch, and KeyExhausted at the key's limit.
+        tag (16): always a multiple of 64 plus 34 bytes. Raises UnknownEpoch, KeyExhausted at the key's limit, and
+        KeyStoreError if the store could not be looked at for `LOOK_SECONDS`: the key may have been retired.
         """
+        if time.monotonic() - self._looked_at > LOOK_SECONDS:
+            self.reload()
         sealer = self._keys.sealing.get(record.epoch) or self._reloaded().sealing_key(record.epoch)
         header = next(sealer.headers, None) or self._next_header(sealer)
         nonce = os.urandom(_NONCE_BYTES)  # random, never counted: a restored database would repeat a counter

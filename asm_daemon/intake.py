@@ -237,6 +237,9 @@ class Intake:
         except UnknownEpoch as error:
             log.warning("intake.month_missing", exc_info=error)
             _answer_all(batch, Refused("unavailable", retry_after_seconds=60))
+        except KeyStoreError as error:
+            log.warning("intake.keys_away", exc_info=error)
+            _answer_all(batch, Refused("unavailable", retry_after_seconds=60))
         except Exception as error:  # the top of the loop: what somebody sent must not end everybody's intake
             log.exception("intake.batch_failed", rows=len(batch))
             if len(batch) == 1:
@@ -648,7 +651,7 @@ def _refusal_of(error: Exception) -> Refused:
     """How one act is answered that alone makes its commit fail."""
     if isinstance(error, KeyExhausted):
         return Refused("key_exhausted", retry_after_seconds=600)
-    if isinstance(error, asyncpg.PostgresError | KeyStoreError):
+    if isinstance(error, asyncpg.PostgresError):
         return Refused("unavailable", retry_after_seconds=60)
     return Refused("internal")
 

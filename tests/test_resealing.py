@@ -13,8 +13,18 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from asm_daemon import audit, keystores, resealing
-from asm_daemon.crypto import KeyName, KeyPurpose, Keyring, RecordName, Tampered, epoch_at, epoch_bounds, next_epoch
+from asm_daemon import audit, crypto, keystores, resealing
+from asm_daemon.crypto import (
+    LOOK_SECONDS,
+    KeyName,
+    KeyPurpose,
+    Keyring,
+    RecordName,
+    Tampered,
+    epoch_at,
+    epoch_bounds,
+    next_epoch,
+)
 from asm_daemon.intake import Intake, Outcome
 from asm_daemon.issuing import Issuer, leaf_of
 from asm_daemon.keystores import KeyStore, create_store
@@ -208,6 +218,23 @@ async def test_a_late_write_under_the_old_key_keeps_it_until_it_was_found(
     assert await run() == {"resealed": 0, "refused": 0, "retired": 0}
     later.instant += timedelta(seconds=1)
     assert await run() == {"resealed": 0, "refused": 0, "retired": 2}
+
+
+async def test_a_process_that_cannot_look_at_the_key_store_declares_nothing_under_a_key_that_may_be_gone(
+    house: House, run: Run, later: Later, keyring: Keyring, store: KeyStore, epoch: int, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """As when the vault's token of one of two daemons has run out."""
+    assert timedelta(seconds=LOOK_SECONDS) * 2 <= SETTLE
+    await house.fill(1)
+    (tmp_path / "keys").rename(tmp_path / "away")
+    await house.act(ActKind.CORRECT, {"room": "306"}, source_ref="R-1")  # for a while nobody minds
+    monkeypatch.setattr(crypto, "LOOK_SECONDS", -1)
+    with pytest.raises(Refused) as refused:
+        await house.act(ActKind.DECLARE, declaration(2, source_ref="R-2"))
+    assert (refused.value.code, refused.value.retry_after_seconds) == ("unavailable", 60)
+    (tmp_path / "away").rename(tmp_path / "keys")
+    await house.act(ActKind.DECLARE, declaration(2, source_ref="R-2"))
 
 
 async def test_a_month_without_keys_and_stays_that_were_changed_are_found_by_verification(

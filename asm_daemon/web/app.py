@@ -22,7 +22,7 @@ from prometheus_client import Counter, Histogram
 from pydantic import ValidationError
 from structlog.contextvars import bound_contextvars
 
-from asm_daemon.crypto import KeyExhausted
+from asm_daemon.crypto import KeyExhausted, KeyStoreError
 from asm_daemon.directory import Gate
 from asm_daemon.problems import Refused, from_validation
 from asm_daemon.store import LOST
@@ -178,6 +178,10 @@ def _answered(*, trial: bool) -> Middleware:
             except KeyExhausted as error:
                 problem = Refused("key_exhausted", retry_after_seconds=600)
                 log.warning("key_exhausted", route=_route(request), exc_info=error)
+                response = _refusal(request, problem, request_id, trial=trial)
+            except KeyStoreError:
+                problem = Refused("unavailable", retry_after_seconds=60)
+                log.warning("keys_away", route=_route(request), exc_info=True)
                 response = _refusal(request, problem, request_id, trial=trial)
             except LOST:  # intake answers for what it took in; whatever else loses the database has recorded nothing
                 problem = Refused("unavailable", retry_after_seconds=5)
