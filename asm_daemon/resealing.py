@@ -199,12 +199,15 @@ async def _reseal(
 
 
 def _reseal_other(keyring: Keyring, epoch: int, record: store.SealedRecord) -> store.Replacement | None:
-    name = RecordName(record.kind, epoch, record.facility_id, record.place.id, _SCHEMA_VERSION, record.version)
-    before = record.sealed or b""
+    before, name = record.sealed or b"", _name_of(epoch, record)
     try:
         return store.Replacement(record.place, before, keyring.seal(name, keyring.open(name, before)))
     except Tampered:
         return None
+
+
+def _name_of(epoch: int, record: store.SealedRecord) -> RecordName:
+    return RecordName(record.kind, epoch, record.facility_id, record.place.id, _SCHEMA_VERSION, record.version)
 
 
 async def _reseal_stays(
@@ -252,6 +255,57 @@ def _entry(action: str, subject: str, details: dict[str, Any], now: datetime) ->
     return audit.AuditEntry(
         at=now, actor_kind="daemon", actor="resealing", action=action, object=subject, details=details
     )
+
+
+# -- what a replaced key still holds -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Records that lie under a replaced key: those that re-encryption would take, those that it refuses, and how many
+    of the refused are of stays under a legal hold."""
+
+    sound: int = 0
+    refused: int = 0
+    held: int = 0
+
+
+async def left_under(pool: asyncpg.Pool, keyring: Keyring, name: KeyName, *, rows: int = ROWS_PER_PAGE) -> Left:
+    """Look at every record that the superseded data key `name` opens. `pool` connects as asm_retention."""
+    epoch = name.epoch or 0
+    sound = refused = held = 0
+    for table in _TABLE_NAMES:
+        after: store.Place | None = store.BEGINNING
+        while after is not None:
+            async with pool.acquire() as connection:
+                newest = keyring.sealing_version(epoch)
+                found = await store.page(connection, table, epoch_bounds(epoch), after, rows, newest)
+                under = [each for each in found if each.sealed and each.sealed[5:6] == bytes([name.version])]
+                good = await _sound(connection, keyring, table, epoch, under)
+                bad = [each.place.id for each in under if each.place not in good]
+                held += len(await retention_store.held_among(connection, bad)) if bad and table in STAY_TABLES else 0
+            sound, refused = sound + len(good), refused + len(bad)
+            after = found[-1].place if len(found) == rows else None
+    return Left(sound, refused, held)
+
+
+async def _sound(
+    connection: Connection, keyring: Keyring, table: str, epoch: int, records: Sequence[store.SealedRecord]
+) -> set[store.Place]:
+    """Which of these records re-encryption would take."""
+    if table in STAY_TABLES:
+        found = await rows_at(connection, table, [each.place for each in records])
+        proofs = await read_proofs(connection, keyring, found.values())
+        return {place for place, row in found.items() if as_signed(keyring, row, proofs) is not None}
+    return {each.place for each in records if _opens(keyring, _name_of(epoch, each), each.sealed or b"")}
+
+
+def _opens(keyring: Keyring, name: RecordName, sealed: bytes) -> bool:
+    try:
+        keyring.open(name, sealed)
+    except Tampered:
+        return False
+    return True
 
 
 async def stays_in_force(pool: asyncpg.Pool, epoch: int) -> int:

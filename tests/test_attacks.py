@@ -131,6 +131,10 @@ async def cut_short(register: Register) -> None:
     await register.put(register.other, (await register.blob("stays", register.other))[:-64])
 
 
+async def leave_hardly_anything(register: Register) -> None:
+    await register.put(register.other, b"\x01")
+
+
 async def flip_a_bit(register: Register) -> None:
     blob = await register.blob("stays", register.other)
     await register.put(register.other, blob[:40] + bytes([blob[40] ^ 1]) + blob[41:])
@@ -151,6 +155,7 @@ SEEN_AT_ONCE: dict[str, Attack] = {
     "another key version in the header": claim_another_key_version,
     "another format in the header": claim_another_format,
     "a blob cut short": cut_short,
+    "a blob of a single byte": leave_hardly_anything,
     "a flipped bit": flip_a_bit,
     "the nonce of another blob": take_the_nonce_of_another,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -249,15 +250,53 @@ async def test_a_renewed_month_is_listed_verified_and_its_old_key_retired_by_han
         DONE,
         {"keys": len(listed), "epochs": [epoch], "versions": 2, "reencrypted": 0, "batches": 0, "faults": []},
     )  # fmt: skip
-    name = f"data/{epoch}/1"
-    retired = await asm("keys", "retire", name, "--reason", "compromised", "--confirm", name)
-    assert (retired.exit_code, json.loads(retired.stdout)) == (DONE, {"destroyed": [name, f"index/{epoch}/1"]})
-    verified = await asm("keys", "verify")  # it says what was lost by that
+    assert [entry["action"] for entry in await actions(pools)] == ["keys.renew"]
+
+
+async def test_a_replaced_key_is_retired_by_hand_only_with_what_is_lost_already(
+    asm: Command,
+    store: KeyStore,
+    keyring: Keyring,
+    pools: Pools,
+    epoch: int,
+    intake: Intake,
+    facility: Facility,
+    clock: Clock,
+) -> None:
+    async def retire(*more: str) -> Result:
+        return await asm("keys", "retire", name, "--reason", "khoá bị lộ", "--confirm", name, *more)
+
+    name, why = f"data/{epoch}/1", ("--reason", "điều tra")
+    [outcome] = await intake.submit([command(facility, ActKind.DECLARE, declaration(1), clock)])
+    assert outcome.stay
+    stay = str(outcome.stay.id)
+    store.renew_epoch(epoch, clock())
+    at_once = await retire("--lost", "1")
+    assert (at_once.exit_code, "less than 10 minutes" in at_once.stderr) == (UNREADY, True)
+    renewed_long_ago(store, epoch)
+    sound = await retire("--lost", "1")
+    assert (sound.exit_code, "1 good records" in sound.stderr) == (UNREADY, True)
+    superuser = await pools.database.connect()
+    await superuser.execute("UPDATE stays SET sealed = set_byte(sealed, 60, 255 - get_byte(sealed, 60))")
+    hold = json.loads((await asm("hold", "add", "--warrant", "15/2026/HS-PC02", "--stay", stay, *why)).stdout)["hold"]
+    held = await retire("--lost", "1")
+    assert (held.exit_code, "legal hold" in held.stderr) == (UNREADY, True)
+    assert (await asm("hold", "lift", hold, *why)).exit_code == DONE
+    uncounted = await retire()
+    assert (uncounted.exit_code, "say --lost 1" in uncounted.stderr) == (UNREADY, True)
+    assert [entry["action"] for entry in await actions(pools)] == []
+    done = await retire("--lost", "1")
+    assert (done.exit_code, json.loads(done.stdout)) == (DONE, {"destroyed": [name, f"index/{epoch}/1"]})
+    [entry] = await actions(pools)
+    assert (entry["action"], entry["details"]["keys"]) == ("keys.retire", [name, f"index/{epoch}/1"])
+    verified = await asm("keys", "verify")
     faults = json.loads(verified.stdout)["faults"]
     assert (verified.exit_code, [fault["kind"] for fault in faults]) == (NO, ["not_what_was_signed"])
-    entries = await actions(pools)
-    assert [entry["action"] for entry in entries] == ["keys.renew", "keys.retire"]
-    assert entries[1]["details"]["keys"] == [name, f"index/{epoch}/1"]
+
+
+def renewed_long_ago(store: KeyStore, epoch: int) -> None:
+    """Renew a month's keys once more, as if eleven minutes ago."""
+    store.renew_epoch(epoch, datetime.now(UTC) - timedelta(minutes=11))
 
 
 async def test_with_a_hold_removed_by_hand_nothing_is_erased_or_destroyed_and_the_verification_names_it(

@@ -144,6 +144,21 @@ async def reissued(pools: Pools, issuer: Issuer, keyring: Keyring, facility: Fac
 # -- what must not happen ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("left", [b"", b"\x01", bytes(40)])
+async def test_a_blob_that_is_no_blob_any_more_is_alerted_and_stops_nothing(
+    house: House, pools: Pools, store: KeyStore, later: Later, run: Run, epoch: int, left: bytes
+) -> None:
+    await house.fill(3)
+    superuser = await pools.database.connect()
+    broken = await superuser.fetchval("SELECT id FROM stays WHERE version = 1")
+    await superuser.execute("UPDATE stays SET sealed = $2 WHERE id = $1", broken, left)
+    store.renew_epoch(epoch, later())
+    counts = await run()
+    assert (counts["resealed"], counts["refused"]) == (4, 1)
+    [alert] = await alerts.list_alerts(await pools.database.connect("asm_sync"), closed=False, limit=10)
+    assert (alert.kind, alert.subject) == (AlertKind.NOT_REENCRYPTED, f"stays/{broken}/1")
+
+
 @pytest.mark.parametrize("leaf_too", [False, True], ids=["the record", "its leaf too"])
 async def test_what_was_forged_with_the_old_key_does_not_pass_into_the_new_one(
     house: House, pools: Pools, keyring: Keyring, store: KeyStore, later: Later, run: Run, epoch: int, leaf_too: bool

@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import asyncpg
 import typer
 
 from asm_daemon import audit, resealing, retention
@@ -322,12 +323,7 @@ async def _destroy(given: Settings, epoch: int, reason: str) -> None:
     async with pool(given.database_url, _LOGIN) as opened:
         in_force = await resealing.stays_in_force(opened, epoch)
         held = await retention.held_in(opened, epoch)
-        async with pool(given.database_url, _AUDIT_LOGIN) as auditors:
-            changed = await watch_holds_once(opened, auditors, now)
-    if changed:
-        raise Unready(
-            "chưa huỷ gì · nothing was destroyed: legal holds are not what the audit tells; see keys verify --all"
-        )
+        await _require_holds_as_told(given, opened, now)
     if held:
         raise Unready(f"chưa huỷ gì · nothing was destroyed: {held} stays of {epoch} are under a legal hold")
     if in_force:
@@ -347,11 +343,13 @@ def retire_key(
     name: Annotated[str, typer.Argument(metavar="NAME", help="a superseded data key, such as data/202611/1")],
     reason: _Reason,
     confirm: _Confirm,
+    lost: Annotated[int, typer.Option(min=0, help="how many records are lost with it, as the refusal counts them")] = 0,
 ) -> None:
     """Destroy a superseded data key by hand, and the index key beside it (huỷ khoá đã bị thay).
 
     The job `reencrypt` does this by itself, unless records stay under the old key that are not what their receipts
-    say. Those are lost with it: look at the alerts `not_reencrypted` first.
+    say. Those are lost with it: look at the alerts `not_reencrypted` first. Refused while anything under it is what was
+    signed, or under a legal hold, and until ten minutes after the key was renewed.
     """
     if confirm != name:
         raise Unready(f"chưa huỷ gì · nothing was destroyed: --confirm has to say {name}")
@@ -359,17 +357,61 @@ def retire_key(
         parsed = KeyName.parse(name)
     except ValueError:
         raise Unready(f"chưa huỷ gì · nothing was destroyed: {name} is not a key of this store") from None
-    asyncio.run(_retire(settings(), parsed, reason))
+    asyncio.run(_retire(settings(), parsed, reason, lost))
 
 
-async def _retire(given: Settings, name: KeyName, reason: str) -> None:
+async def _retire(given: Settings, name: KeyName, reason: str, lost: int) -> None:
     store, now = store_of(given), utc_now()
     states = {facts.name: facts.state for facts in store.inventory()}
     if states.get(name) != "superseded" or name.purpose is not KeyPurpose.DATA:
         raise Unready(f"chưa huỷ gì · nothing was destroyed: {name} is not a superseded data key")
+    await _require_nothing_good(given, store, name, lost, now)
     going = [str(each) for each in retired_with(name, [one for one, state in states.items() if state != "destroyed"])]
     await _audited(given, "keys.retire", f"epoch/{name.epoch}", {"keys": going, "reason": reason}, now)
     print_json({"destroyed": [str(each) for each in store.retire(name, now)]})
+
+
+async def _require_nothing_good(given: Settings, store: KeyStore, name: KeyName, lost: int, now: datetime) -> None:
+    """Refused unless exactly `lost` records go with a superseded key, none of them sound or held."""
+    key = str(name)
+    renewed_at = max(
+        facts.created_at
+        for facts in store.inventory()
+        if (facts.name.purpose, facts.name.epoch, facts.state) == (name.purpose, name.epoch, "active")
+    )
+    if now < renewed_at + resealing.SETTLE:
+        minutes = int(resealing.SETTLE.total_seconds()) // 60
+        raise Unready(
+            f"chưa huỷ gì: khoá mới thay chưa đủ {minutes} phút, có thể còn tiến trình dùng {key} · "
+            f"nothing was destroyed: less than {minutes} minutes after renewing, {key} may still be in use"
+        )
+    async with pool(given.database_url, _LOGIN) as opened:
+        left = await resealing.left_under(opened, store.keyring(), name)
+        await _require_holds_as_told(given, opened, now)
+    if left.sound:
+        raise Unready(
+            f"chưa huỷ gì: {left.sound} bản ghi hợp lệ còn niêm phong bằng {key}; hãy chờ tác vụ reencrypt · "
+            f"nothing was destroyed: {left.sound} good records are still under {key}; let the job reencrypt finish"
+        )
+    if left.held:
+        raise Unready(
+            f"chưa huỷ gì: {left.held} bản ghi niêm phong bằng {key} đang bị giữ theo lệnh · "
+            f"nothing was destroyed: {left.held} records under {key} are under a legal hold"
+        )
+    if left.refused != lost:
+        raise Unready(
+            f"chưa huỷ gì: {left.refused} bản ghi sẽ mất cùng {key}; nếu đúng ý, thêm --lost {left.refused} · "
+            f"nothing was destroyed: {left.refused} records are lost with {key}; if so meant, say --lost {left.refused}"
+        )
+
+
+async def _require_holds_as_told(given: Settings, opened: asyncpg.Pool, now: datetime) -> None:
+    async with pool(given.database_url, _AUDIT_LOGIN) as auditors:
+        changed = await watch_holds_once(opened, auditors, now)
+    if changed:
+        raise Unready(
+            "chưa huỷ gì · nothing was destroyed: legal holds are not what the audit tells; see keys verify --all"
+        )
 
 
 def _require_epoch(store: KeyStore, epoch: int, *states: str) -> None:

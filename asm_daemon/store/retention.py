@@ -165,6 +165,15 @@ async def under_hold(connection: Connection, hold_id: UUID) -> int:
     return count
 
 
+async def held_among(connection: Connection, stay_ids: Sequence[UUID]) -> list[UUID]:
+    """Which of these stays are under a hold."""
+    rows = await connection.fetch(
+        f"SELECT id FROM stays WHERE id = ANY($1::uuid[]) AND {_HELD}",  # noqa: S608 - SQL of our own
+        stay_ids,
+    )
+    return [row["id"] for row in rows]
+
+
 async def held_in(connection: Connection, lo: UUID, hi: UUID) -> int:
     """How many stays of a month are under a hold."""
     count: int = await connection.fetchval(

@@ -39,7 +39,7 @@ class SealedTable:
     """How a table is gone through, and how one of its records is replaced if it is still the same.
 
     `page`: ids from $1 to below $2, after the place ($3, $4, $5), at most $6 rows, blobs only of those whose key
-    version is not $7 (the byte at 5 of a blob). Every row is visited, so that a page takes a bounded time.
+    version is not $7 (a blob's sixth byte, if it has as many). Every row is visited: a page takes a bounded time.
     `write`: place ($1, $2, $3), the blob before ($4) and after ($5); of stays their tags too ($6, $7, $8). A row that
     somebody holds is passed over: who waits for nobody is in nobody's way, and the next pass finds it.
     """
@@ -52,7 +52,7 @@ TABLES: Mapping[str, SealedTable] = {
     "stays": SealedTable(
         """
         SELECT facility_id, id, version AS part, 'stay' AS kind, facility_id AS of, version,
-            CASE WHEN get_byte(sealed, 5) <> $7 THEN sealed END AS sealed
+            CASE WHEN substring(sealed FROM 6 FOR 1) <> $7 THEN sealed END AS sealed
         FROM stays WHERE id >= $1 AND id < $2 AND (id, facility_id) > ($4, $3) AND $5::int IS NOT NULL
         ORDER BY id, facility_id LIMIT $6
         """,
@@ -68,7 +68,7 @@ TABLES: Mapping[str, SealedTable] = {
     "stay_versions": SealedTable(
         """
         SELECT facility_id, stay_id AS id, version AS part, 'stay' AS kind, facility_id AS of, version,
-            CASE WHEN get_byte(sealed, 5) <> $7 THEN sealed END AS sealed
+            CASE WHEN substring(sealed FROM 6 FOR 1) <> $7 THEN sealed END AS sealed
         FROM stay_versions WHERE stay_id >= $1 AND stay_id < $2 AND (facility_id, stay_id, version) > ($3, $4, $5)
         ORDER BY facility_id, stay_id, version LIMIT $6
         """,
@@ -84,7 +84,7 @@ TABLES: Mapping[str, SealedTable] = {
     "expected_stays": SealedTable(
         """
         SELECT facility_id, id, version AS part, 'expected' AS kind, facility_id AS of, version,
-            CASE WHEN get_byte(sealed, 5) <> $7 THEN sealed END AS sealed
+            CASE WHEN substring(sealed FROM 6 FOR 1) <> $7 THEN sealed END AS sealed
         FROM expected_stays WHERE id >= $1 AND id < $2 AND (facility_id, id, version) > ($3, $4, $5)
         ORDER BY facility_id, id LIMIT $6
         """,
@@ -100,7 +100,7 @@ TABLES: Mapping[str, SealedTable] = {
     "temporary_residence": SealedTable(
         """
         SELECT facility_id, stay_id AS id, 1 AS part, 'temporary_residence' AS kind, facility_id AS of, 1 AS version,
-            CASE WHEN get_byte(sealed, 5) <> $7 THEN sealed END AS sealed
+            CASE WHEN substring(sealed FROM 6 FOR 1) <> $7 THEN sealed END AS sealed
         FROM temporary_residence
         WHERE stay_id >= $1 AND stay_id < $2 AND (facility_id, stay_id) > ($3, $4) AND $5::int IS NOT NULL
         ORDER BY facility_id, stay_id LIMIT $6
@@ -119,7 +119,7 @@ TABLES: Mapping[str, SealedTable] = {
         """
         SELECT (kind = 'result')::int AS facility_id, plan_id AS id, number AS part, 'roster_' || kind AS kind,
             facility_id AS of, number AS version,
-            CASE WHEN get_byte(sealed, 5) <> $7 THEN sealed END AS sealed
+            CASE WHEN substring(sealed FROM 6 FOR 1) <> $7 THEN sealed END AS sealed
         FROM roster_plan_parts JOIN roster_plans ON roster_plans.id = plan_id
         WHERE plan_id >= $1 AND plan_id < $2 AND ((kind = 'result')::int, plan_id, number) > ($3, $4, $5)
         ORDER BY (kind = 'result')::int, plan_id, number LIMIT $6
@@ -137,7 +137,7 @@ TABLES: Mapping[str, SealedTable] = {
     "import_files": SealedTable(
         """
         SELECT facility_id, job_id AS id, part, 'import' AS kind, facility_id AS of, part AS version,
-            CASE WHEN get_byte(sealed, 5) <> $7 THEN sealed END AS sealed
+            CASE WHEN substring(sealed FROM 6 FOR 1) <> $7 THEN sealed END AS sealed
         FROM import_files WHERE job_id >= $1 AND job_id < $2 AND (facility_id, job_id, part) > ($3, $4, $5)
         ORDER BY facility_id, job_id, part LIMIT $6
         """,
@@ -154,7 +154,7 @@ TABLES: Mapping[str, SealedTable] = {
         """
         SELECT system_id AS facility_id, hotel_pulls.id, 1 AS part, 'hotel_pull' AS kind, facility_id AS of,
             1 AS version,
-            CASE WHEN get_byte(reservation_sealed, 5) <> $7 THEN reservation_sealed END AS sealed
+            CASE WHEN substring(reservation_sealed FROM 6 FOR 1) <> $7 THEN reservation_sealed END AS sealed
         FROM hotel_pulls JOIN hotel_systems ON hotel_systems.id = system_id
         WHERE hotel_pulls.id >= $1 AND hotel_pulls.id < $2 AND (system_id, hotel_pulls.id) > ($3, $4)
             AND $5::int IS NOT NULL
@@ -172,7 +172,7 @@ TABLES: Mapping[str, SealedTable] = {
     "releases": SealedTable(
         """
         SELECT 0 AS facility_id, id, number::int AS part, 'release' AS kind, 0 AS of, number::int AS version,
-            CASE WHEN get_byte(blob, 5) <> $7 THEN blob END AS sealed
+            CASE WHEN substring(blob FROM 6 FOR 1) <> $7 THEN blob END AS sealed
         FROM releases CROSS JOIN unnest(withheld_sealed) WITH ORDINALITY AS parts (blob, number)
         WHERE id >= $1 AND id < $2 AND (0, id, number) > ($3, $4, $5) ORDER BY id, number LIMIT $6
         """,
@@ -188,7 +188,7 @@ TABLES: Mapping[str, SealedTable] = {
     "webhook_endpoints": SealedTable(
         """
         SELECT 0 AS facility_id, id, version AS part, 'webhook' AS kind, 0 AS of, version,
-            CASE WHEN get_byte(sealed, 5) <> $7 THEN sealed END AS sealed
+            CASE WHEN substring(sealed FROM 6 FOR 1) <> $7 THEN sealed END AS sealed
         FROM webhook_endpoints
         WHERE sealed_epoch = to_char(
                 to_timestamp(('x' || left(replace($1::uuid::text, '-', ''), 12))::bit(48)::bigint / 1000)
@@ -213,7 +213,7 @@ async def page(
     connection: Connection, table: str, bounds: tuple[UUID, UUID], after: Place, limit: int, key_version: int
 ) -> list[SealedRecord]:
     """The next records of a table; those under `key_version` without their blob."""
-    rows = await connection.fetch(TABLES[table].page, *bounds, *after, limit, key_version)
+    rows = await connection.fetch(TABLES[table].page, *bounds, *after, limit, bytes([key_version]))
     return [SealedRecord(Place(*row[:3]), *row[3:]) for row in rows]
 
 
