@@ -306,9 +306,3 @@ def _opens(keyring: Keyring, name: RecordName, sealed: bytes) -> bool:
     except Tampered:
         return False
     return True
-
-
-async def stays_in_force(pool: asyncpg.Pool, epoch: int) -> int:
-    """How many stays of a month have not ended: as long as there is one, its keys may not be destroyed."""
-    async with pool.acquire() as connection:
-        return await store.undeparted(connection, *epoch_bounds(epoch))

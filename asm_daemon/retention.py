@@ -86,6 +86,10 @@ class NotErasable(Exception):
     """The stay is not erased; the message says why."""
 
 
+class NotEndable(Exception):
+    """The month is not ended; the message says why."""
+
+
 class _Waits(Exception):
     """The month cannot be ended now; the next run tries again."""
 
@@ -143,12 +147,6 @@ async def _lift(connection: Connection, hold_id: UUID, reason: str, by: str, now
     return True
 
 
-async def held_in(pool: asyncpg.Pool, epoch: int) -> int:
-    """How many stays of a month are under a hold: as long as there is one, its keys may not be destroyed by hand."""
-    async with pool.acquire() as connection:
-        return await store.held_in(connection, *epoch_bounds(epoch))
-
-
 # -- the end of a month ------------------------------------------------------------------------------------------------
 
 
@@ -172,6 +170,47 @@ async def end_epochs_once(
         counts["kept"] += ended.kept or 0
         counts["forgotten"] += orjson.loads(ended.counts or "{}").get("stays", 0)
     return counts
+
+
+async def end_now(
+    pool: asyncpg.Pool,
+    keys: KeyStore,
+    keyring: Keyring,
+    epoch: int,
+    periods: Periods,
+    reason: str,
+    by: str,
+    now: datetime,
+) -> Round:
+    """End one month at once, whether or not its turn has come, if nothing of it has to be kept. As asm_retention.
+
+    Said again, it goes on with what a crash interrupted, and goes through the former generations of the key store once
+    more. Raises NotEndable.
+    """
+    found = await _round_for(pool, keys, epoch, periods, now)
+    async with pool.acquire() as connection:
+        await audit.append(connection, _by(by, "keys.destroy", f"epoch/{epoch}", {"reason": reason}, now))
+    if found.state in {"ended", "final"}:
+        keys.destroy_epoch(epoch, REASON, now)
+        return found
+    try:
+        return await _end(pool, keys, keyring, found, periods, now)
+    except _Waits as why:
+        raise NotEndable(str(why)) from None
+
+
+async def _round_for(pool: asyncpg.Pool, keys: KeyStore, epoch: int, periods: Periods, now: datetime) -> Round:
+    """The round by which a month of which nothing is kept ends, or the one by which it did. Raises NotEndable."""
+    cutoff, cutoffs = now - timedelta(days=periods.stay_days), _cutoffs(periods, now)
+    async with pool.acquire() as connection:
+        before = {each.epoch: each for each in await store.rounds(connection)}.get(epoch)
+        stays, forgettable = await store.forgettable(connection, *epoch_bounds(epoch), cutoff, cutoffs)
+    if stays > forgettable:
+        raise NotEndable(f"{stays - forgettable} stays of {epoch} have to be kept: open, left too recently, or held")
+    if before is not None and (before.state in {"begun", "parted"} or not before.kept):
+        return before
+    number, newest = before.round + 1 if before else 1, _newest(keys, KeyPurpose.INDEX).get(epoch, 0)
+    return Round(epoch, number, "new", cutoff, newest, now, None, None, None, None, cutoffs)
 
 
 async def _due(pool: asyncpg.Pool, keys: KeyStore, periods: Periods, now: datetime) -> list[Round]:

@@ -147,7 +147,7 @@ async def test_a_month_is_not_destroyed_without_its_name_twice_and_a_reason(asm:
     assert store.read() == before
 
 
-async def test_a_month_that_is_not_over_or_holds_a_stay_in_force_is_not_destroyed(
+async def test_a_month_that_is_not_over_or_of_which_something_has_to_be_kept_is_not_destroyed(
     asm: Command, store: KeyStore, pools: Pools, epoch: int, intake: Intake, facility: Facility, clock: Clock
 ) -> None:
     arguments = ["--reason", "retention", "--confirm"]
@@ -168,8 +168,10 @@ async def test_a_month_that_is_not_over_or_holds_a_stay_in_force_is_not_destroye
         old_id,
         outcome.stay.id,
     )
-    result = await asm("keys", "destroy", str(OLD), *arguments, str(OLD))
-    assert (result.exit_code, "have not ended" in result.stderr) == (UNREADY, True)
+    for left in ("", "status = 'departed', departed_at = now(), "):  # the law keeps what has ended, too
+        await superuser.execute(f"UPDATE stays SET {left} version = version WHERE id = $1", old_id)
+        result = await asm("keys", "destroy", str(OLD), *arguments, str(OLD))
+        assert (result.exit_code, "1 stays of 202401 have to be kept" in result.stderr) == (UNREADY, True)
     assert OLD in store.keyring().epochs()
     assert await actions(pools) == []
 
@@ -323,15 +325,19 @@ async def test_a_destroyed_month_stays_in_the_list_and_can_be_destroyed_again(
 ) -> None:
     arguments = ["keys", "destroy", str(OLD), "--reason", "thời hạn lưu trữ", "--confirm", str(OLD)]
     result = await asm(*arguments)
-    assert json.loads(result.stdout) == {"destroyed": [f"data/{OLD}/1", f"index/{OLD}/1"]}
+    done = json.loads(result.stdout)
+    assert done["destroyed"] == [f"data/{OLD}/1", f"index/{OLD}/1"]
+    assert datetime.fromisoformat(done["no_copy_after"]) > datetime.now(UTC) + timedelta(days=34)
     assert "Destroy every backup" in result.stderr
     again = await asm(*arguments)
-    assert (again.exit_code, json.loads(again.stdout)) == (DONE, {"destroyed": []})
+    assert (again.exit_code, json.loads(again.stdout)) == (DONE, {**done, "destroyed": []})
     states = {key["name"]: key["state"] for key in json.loads((await asm("keys", "list", "--json")).stdout)}
     assert states[f"data/{OLD}/1"] == states[f"index/{OLD}/1"] == "destroyed"
     with pytest.raises(UnknownEpoch):
         store.keyring().seal(RecordName("stay", OLD, 1, epoch_bounds(OLD)[0], 1, 1), b"{}")
     assert [entry["details"] for entry in await actions(pools)] == [{"reason": "thời hạn lưu trữ"}] * 2
+    [certified] = json.loads((await asm("retention", "list", "--json")).stdout)
+    assert (certified["subject"], certified["state"], certified["kept"]) == (f"epoch/{OLD}", "ended", 0)
 
 
 async def test_the_commands_work_alike_with_the_root_in_a_vault(asm: Command, tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ import typer
 from asm_daemon import audit, resealing, retention
 from asm_daemon.commands.console import NO, Unready, group, note, operator, pool, print_json, print_table, settings
 from asm_daemon.crypto import KeyName, KeyPurpose, epoch_at, next_epoch
-from asm_daemon.daemon import utc_now
+from asm_daemon.daemon import periods_of, utc_now
 from asm_daemon.key_backups import expire_backups, make_backup
 from asm_daemon.keystores import KeyFacts, KeyStore, create_store, retired_with, root_of, store_of
+from asm_daemon.retention import NotEndable
 from asm_daemon.settings import Settings
 from asm_daemon.stay_proofs import StaysVerification, verify_stays
 from asm_daemon.told import verify_told, watch_holds_once
@@ -305,11 +306,11 @@ async def _verify_told(given: Settings) -> tuple[int, list[tuple[str, str]]]:
 
 @key_store_commands.command("destroy")
 def destroy_keys(epoch: _Epoch, reason: _Reason, confirm: _Confirm) -> None:
-    """Destroy the keys of a month for ever (huỷ khoá của một tháng).
+    """End a month for ever (huỷ khoá của một tháng): its keys are destroyed, its stays dropped, a certificate written.
 
-    Here and in every generation kept in the key store: what was registered in that month is then unreadable, here and
-    in every backup of the database. Refused for months that are not over and while a stay of it has not ended. Backups
-    of the key store that hold these keys have to be destroyed too.
+    As the job `end-months` does, without waiting for its turn. Refused for a month that is not over and while a stay of
+    it has to be kept: open, left too recently (ASM_STAY_RETENTION_DAYS), or held. Backups of the key store that hold
+    these keys have to be destroyed too.
     """
     if confirm != str(epoch):
         raise Unready(f"chưa huỷ gì · nothing was destroyed: --confirm has to say {epoch}")
@@ -320,18 +321,18 @@ async def _destroy(given: Settings, epoch: int, reason: str) -> None:
     store, now = store_of(given), utc_now()
     if epoch >= epoch_at(now):
         raise Unready(f"chưa huỷ gì · nothing was destroyed: the month {epoch} is not over")
-    async with pool(given.database_url, _LOGIN) as opened:
-        in_force = await resealing.stays_in_force(opened, epoch)
-        held = await retention.held_in(opened, epoch)
-        await _require_holds_as_told(given, opened, now)
-    if held:
-        raise Unready(f"chưa huỷ gì · nothing was destroyed: {held} stays of {epoch} are under a legal hold")
-    if in_force:
-        raise Unready(f"chưa huỷ gì · nothing was destroyed: {in_force} stays of {epoch} have not ended")
     _require_epoch(store, epoch, "active", "destroyed")
-    await _audited(given, "keys.destroy", f"epoch/{epoch}", {"reason": reason}, now)
-    gone = store.destroy_epoch(epoch, reason, now)
-    print_json({"destroyed": [str(name) for name in gone]})
+    there = {facts.name for facts in store.inventory() if facts.name.epoch == epoch and facts.state != "destroyed"}
+    async with pool(given.database_url, _LOGIN) as opened:
+        await _require_holds_as_told(given, opened, now)
+        try:
+            ended = await retention.end_now(
+                opened, store, store.keyring(), epoch, periods_of(given), reason, operator(), now
+            )
+        except NotEndable as why:
+            raise Unready(f"chưa huỷ gì · nothing was destroyed: {why}") from None
+    no_copy_after = ended.final_at.isoformat(timespec="seconds") if ended.final_at else None
+    print_json({"destroyed": sorted(str(name) for name in there), "no_copy_after": no_copy_after})
     note(
         "Hãy huỷ mọi bản sao lưu kho khoá còn chứa các khoá này.\n"
         "Destroy every backup of the key store that still holds these keys."

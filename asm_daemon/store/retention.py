@@ -174,16 +174,6 @@ async def held_among(connection: Connection, stay_ids: Sequence[UUID]) -> list[U
     return [row["id"] for row in rows]
 
 
-async def held_in(connection: Connection, lo: UUID, hi: UUID) -> int:
-    """How many stays of a month are under a hold."""
-    count: int = await connection.fetchval(
-        f"SELECT count(*) FROM stays WHERE id >= $1 AND id < $2 AND {_HELD}",  # noqa: S608 - SQL of our own
-        lo,
-        hi,
-    )
-    return count
-
-
 # -- the end of a month ------------------------------------------------------------------------------------------------
 
 
