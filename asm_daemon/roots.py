@@ -375,6 +375,9 @@ class VaultRoot:
         if not isinstance(newest, int):
             raise KeyStoreUnreachable("the vault does not say which version of the key is the newest")
         self._call("POST", f"keys/{self._key}/config", {"min_decryption_version": newest})
+        facts = self._call("GET", f"keys/{self._key}", None)
+        if (facts or {}).get("data", {}).get("min_decryption_version") != newest:
+            raise KeyStoreUnreachable("the vault still decrypts with former versions of the key")
 
     def stamp(self) -> object:
         """Nothing: a renewed root shows in the key file."""
@@ -406,7 +409,8 @@ class VaultRoot:
         if response.status == http.client.NOT_FOUND and absent:
             return None
         # A batch of which some did not open is answered 400 with the results of all.
-        if response.status >= 400 and b"batch_results" not in content:
+        refused_in_part = response.status == http.client.BAD_REQUEST and b"batch_results" in content
+        if response.status not in {http.client.OK, http.client.NO_CONTENT} and not refused_in_part:
             raise KeyStoreUnreachable(f"the vault refused {method} {self._mount}/{path}: status {response.status}")
         try:
             return orjson.loads(content) if content.strip() else None

@@ -137,7 +137,7 @@ def create_store(folder: Path, name: str) -> Store:
 
 
 def open_store(folder: Path) -> Store:
-    """Open the folder of a witness. Raises WitnessError if a part of it is missing or wrong.
+    """Open the folder of a witness that nobody else uses (`held`). Raises WitnessError if a part is missing or wrong.
 
     A last line that was being written when the machine stopped is taken away: it was not confirmed to anybody.
     """
@@ -160,12 +160,16 @@ def open_store(folder: Path) -> Store:
 
 
 @contextmanager
-def held(store: Store) -> Iterator[None]:
-    """One process at a time: two could confirm two branches. Raises WitnessError if another one runs."""
-    descriptor = os.open(store.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+def held(folder: Path) -> Iterator[Store]:
+    """Open the folder, one process at a time: two could confirm two branches, and what one is writing looks torn to
+    another. Raises WitnessError if another one runs, and as `open_store` does."""
+    try:
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise WitnessError(f"{folder} is not the whole folder of a witness: {type(error).__name__}") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        yield open_store(folder)
     except BlockingIOError:
         raise WitnessError("another witness works in this folder") from None
     finally:

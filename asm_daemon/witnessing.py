@@ -10,13 +10,22 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import asyncpg
+import orjson
 import structlog
 from prometheus_client import Gauge
 
-from asm_daemon.audit import note_key
-from asm_daemon.ledger import BadNote, Checkpoint, NoteKey, open_checkpoint, open_cosignature, read_checkpoint
+from asm_daemon.audit import AuditBroken, NotSealed, inclusion_proof, note_key
+from asm_daemon.ledger import (
+    BadNote,
+    Checkpoint,
+    NoteKey,
+    leaf_hash,
+    open_checkpoint,
+    open_cosignature,
+    read_checkpoint,
+)
 from asm_daemon.problems import Refused
-from asm_daemon.store import LOST, alerts
+from asm_daemon.store import LOST, Connection, alerts
 from asm_daemon.store import audit as store
 from asm_daemon.store.alerts import AlertKind
 from schemas.audit import AuditState, WitnessState
@@ -61,11 +70,11 @@ class Watch:
     async def _require(self, witness: Witness, hours: int, now: datetime) -> None:
         try:
             async with self.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
-                kept = await store.read_cosignature(connection, witness.key.name)
+                _, silence = await _standing(connection, self.log_key, witness.key, now)
         except (asyncpg.PostgresError, *LOST):
             log.exception("audit.witness_unknown")
             raise Refused("audit_unavailable", retry_after_seconds=5) from None
-        if _silence(kept, self.log_key, witness.key, now) > timedelta(hours=hours):
+        if silence > timedelta(hours=hours):
             raise Refused("audit_not_witnessed", retry_after_seconds=300)
 
 
@@ -74,22 +83,37 @@ def watch(pool: asyncpg.Pool, deployment: str, public_key: bytes, witness: Witne
     return Watch(pool, note_key(deployment, public_key), witness)
 
 
-def _silence(kept: store.Cosigned, log_key: NoteKey, witness: NoteKey, now: datetime) -> timedelta:
-    """For how long the newest state has not been confirmed.
+async def _standing(
+    connection: Connection, log_key: NoteKey, witness: NoteKey, now: datetime
+) -> tuple[store.Cosigned, timedelta]:
+    """What the witness has confirmed, and for how long the newest state has not been.
 
-    What is signed decides, not the columns beside it. A cosignature of an old state ends where the first newer
-    checkpoint begins: a witness that is shown yesterday's log again and again confirms nothing of today's.
+    What is signed decides, not the columns beside it: the time in the cosignature, and of the first entry that it does
+    not cover the time in its body, which the tree proves. A witness that is shown yesterday's log again and again
+    confirms nothing of today's.
     """
-    confirmed_at = None
-    if kept.note is not None and kept.line is not None:
-        try:
-            open_checkpoint(kept.note, log_key)
-            confirmed_at = open_cosignature(kept.note, kept.line, witness)
-        except BadNote:
-            log.exception("audit.cosignature_forged")
-            return timedelta.max
-    since = [each for each in (confirmed_at, kept.uncovered_at) if each is not None]
-    return max(timedelta(), now - min(since, default=now))
+    kept = await store.read_cosignature(connection, witness.name)
+    since = []
+    try:
+        position = 0
+        if kept.note is not None and kept.line is not None:
+            position = open_checkpoint(kept.note, log_key).size
+            since.append(open_cosignature(kept.note, kept.line, witness))
+        if kept.size > position:
+            since.append(await _proven_time(connection, log_key, position, kept.uncovered or b""))
+    except (BadNote, AuditBroken, NotSealed):
+        log.exception("audit.cosignature_forged")
+        return kept, timedelta.max
+    return kept, max(timedelta(), now - min(since, default=now))
+
+
+async def _proven_time(connection: Connection, log_key: NoteKey, position: int, body: bytes) -> datetime:
+    """When the entry at `position` was made. Raises AuditBroken if this is not its body, NotSealed, BadNote."""
+    proof = await inclusion_proof(connection, position)
+    open_checkpoint(proof.note, log_key)
+    if leaf_hash(body) != proof.leaf:
+        raise AuditBroken("an entry is not what was sealed")
+    return datetime.fromisoformat(orjson.loads(body)["at"])
 
 
 async def take_cosignature(watched: Watch, size: int, line: str, now: datetime) -> None:
@@ -126,12 +150,11 @@ async def state(watched: Watch, now: datetime) -> AuditState:
     """How large the audit is, and how the witness stands to it; also what the metric tells."""
     async with watched.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
         newest = await store.latest_checkpoint(connection)
-        kept = await store.read_cosignature(connection, watched.witness.key.name) if watched.witness else None
-    size = read_checkpoint(newest).size if newest else 0
-    if watched.witness is None or kept is None:
-        WITNESS_AGE.set(0)
-        return AuditState(size=size, witness=None)
-    silence = _silence(kept, watched.log_key, watched.witness.key, now)
+        size = read_checkpoint(newest).size if newest else 0
+        if watched.witness is None:
+            WITNESS_AGE.set(0)
+            return AuditState(size=size, witness=None)
+        kept, silence = await _standing(connection, watched.log_key, watched.witness.key, now)
     WITNESS_AGE.set(silence.total_seconds())
     return AuditState(size=size, witness=_witness_state(watched.witness, kept, silence))
 

@@ -532,6 +532,24 @@ def test_an_answer_that_is_none_is_not_taken_for_keys(in_vault: Kept, answer: by
         in_vault.store().rotate_root(NOW)
 
 
+def test_a_vault_that_sends_elsewhere_has_done_nothing(in_vault: Kept) -> None:
+    assert in_vault.transit
+    in_vault.transit.redirects = True
+    for step in (in_vault.root.renew, in_vault.root.retire, in_vault.root.create, in_vault.root.exists):
+        with pytest.raises(KeyStoreUnreachable, match="307"):
+            step()
+
+
+def test_a_root_that_the_vault_still_opens_is_not_called_shut_out(in_vault: Kept) -> None:
+    assert in_vault.transit
+    in_vault.transit.deaf = True
+    with pytest.raises(KeyStoreUnreachable, match="still decrypts"):
+        in_vault.store().rotate_root(NOW)
+    in_vault.transit.deaf = False
+    in_vault.store().rotate_root(NOW)  # said again, it is completed
+    assert in_vault.transit.least == {"asm-root": 3}
+
+
 def test_a_sealed_vault_a_wrong_token_and_a_dead_address_say_so_without_the_token(
     in_vault: Kept, tmp_path: Path
 ) -> None:

@@ -32,12 +32,16 @@ class Transit:
     calls: list[str] = field(default_factory=list)
     sealed: bool = False
     answer: bytes | None = None  # instead of the right one
+    redirects: bool = False  # as a standby node behind a wrong address does; nothing is done
+    deaf: bool = False  # a change of the configuration is answered well, and not done
     url: str = ""
 
     def take(self, method: str, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         """Answer one request: status and JSON."""
         if self.sealed:
             return 503, {"errors": ["Vault is sealed"]}
+        if self.redirects:
+            return 307, None
         verb, _, rest = path.removeprefix("/v1/transit/").partition("/")
         name, _, action = rest.partition("/")
         if verb == "keys":
@@ -60,9 +64,10 @@ class Transit:
             return 404, {"errors": []}
         if action == "rotate":
             self.keys[name].append(os.urandom(32))
-        elif action == "config":
+        elif action == "config" and not self.deaf:
             self.least[name] = body["min_decryption_version"]
-        return 200, {"data": {"name": name, "type": "aes256-gcm96", "latest_version": len(self.keys[name])}}
+        versions = {"latest_version": len(self.keys[name]), "min_decryption_version": self.least.get(name, 1)}
+        return 200, {"data": {"name": name, "type": "aes256-gcm96", **versions}}
 
     def _encrypt(self, name: str, item: dict[str, str]) -> dict[str, Any]:
         version, nonce = len(self.keys[name]), os.urandom(12)

@@ -221,9 +221,10 @@ def rotate_keys(
 ) -> None:
     """Renew the root key (thay khoá gốc), or with --epoch the data key and the index key of one month.
 
-    Beside running daemons, which notice within seconds. The root: every key is wrapped anew and the old root destroyed;
-    no record is touched. A month's keys: the new ones seal and tag at once, and the job `reencrypt` seals and tags anew
-    what the old ones did, then destroys them. Until then searches ask by both.
+    Beside running daemons, which notice within seconds. The root: every key is wrapped anew and the old root destroyed
+    (a vault only shuts it out: `trim` destroys it there); no record is touched. A month's keys: the new ones seal and
+    tag at once, and the job `reencrypt` seals and tags anew what the old ones did, then destroys them. Until then
+    searches ask by both.
     """
     asyncio.run(_rotate(settings(), epoch))
 

@@ -43,8 +43,7 @@ def witness_once(folder: _Folder, log_key: _LogKey, url: _Url) -> None:
     Ends with 1 if the log, or the store of the witness, went back or split; with 3 if it cannot be reached.
     """
     try:
-        store = witness.open_store(folder)
-        with witness.held(store):
+        with witness.held(folder) as store:
             counts = asyncio.run(_once(store, _key(log_key), url))
     except WitnessError as error:
         raise Unready(str(error)) from None
@@ -73,9 +72,8 @@ def run_witness(
     Ends with 1, and does not start again, if the log or the store of the witness went back or split.
     """
     try:
-        store = witness.open_store(folder)
-        configure_logging("info", store.key.name)
-        with witness.held(store):
+        with witness.held(folder) as store:
+            configure_logging("info", store.key.name)
             asyncio.run(_run(store, _key(log_key), url, interval_seconds))
     except WitnessError as error:
         raise Unready(str(error)) from None
@@ -102,8 +100,7 @@ def resume_witness(folder: _Folder) -> None:
     What it confirmed before is not forgotten: a log that does not extend that is refused again.
     """
     try:
-        store = witness.open_store(folder)
-        with witness.held(store):
+        with witness.held(folder) as store:
             seen = store.resume()
     except WitnessError as error:
         raise Unready(str(error)) from None

@@ -151,22 +151,24 @@ async def checkpoints_of(connection: Connection, sizes: Sequence[int]) -> dict[i
 
 
 class Cosigned(NamedTuple):
-    """The newest cosignature of a witness, the checkpoint it is for, and when the first larger one was signed.
+    """The newest cosignature of a witness, the checkpoint it is for, and the first entry that this does not cover.
 
-    `note`, `line` are None before the first cosignature; `uncovered_at` while every checkpoint is covered.
+    `note`, `line` are None before the first cosignature; `uncovered` (a body) while every entry is covered. `size` is of
+    the newest checkpoint.
     """
 
     note: str | None
     line: str | None
-    uncovered_at: datetime | None
+    uncovered: bytes | None
+    size: int
 
 
 async def read_cosignature(connection: Connection, witness: str) -> Cosigned:
     """What the witness of this name has confirmed."""
     [row] = await connection.fetch(
         """
-        SELECT held.note, witnessed.line, (
-            SELECT signed_at FROM audit_checkpoints WHERE size > coalesce(held.size, 0) ORDER BY size LIMIT 1)
+        SELECT held.note, witnessed.line, (SELECT body FROM audit_log WHERE position = coalesce(held.size, 0)),
+            (SELECT coalesce(max(size), 0) FROM audit_checkpoints)
         FROM (VALUES ($1::text)) AS asked (witness)
         LEFT JOIN audit_cosignatures AS witnessed ON witnessed.witness = asked.witness
         LEFT JOIN audit_checkpoints AS held ON held.size = witnessed.size

@@ -214,7 +214,13 @@ def test_another_key_in_the_folder_is_refused(store: Store) -> None:
 
 
 def test_only_one_process_works_in_a_folder(store: Store) -> None:
-    with witness.held(store), pytest.raises(WitnessError, match="another witness"), witness.held(store):
+    path = store.folder / witness.CHECKPOINTS_FILE
+    with witness.held(store.folder):
+        path.write_bytes(b"half of a li")  # the first one is writing
+        with pytest.raises(WitnessError, match="another witness"), witness.held(store.folder):
+            pass
+        assert path.read_bytes() == b"half of a li"
+    with pytest.raises(WitnessError, match="not the whole folder"), witness.held(store.folder / "nowhere"):
         pass
 
 
@@ -436,6 +442,12 @@ async def test_a_witness_that_is_shown_yesterdays_log_again_and_again_counts_as_
         "UPDATE audit_cosignatures SET line = replace(line, 'A', 'B')",
         "UPDATE audit_cosignatures SET size = 9007199254740991",
         "DELETE FROM audit_cosignatures",
+        "DELETE FROM audit_cosignatures; UPDATE audit_checkpoints SET signed_at = now() + interval '1 year'",
+        "DELETE FROM audit_cosignatures; UPDATE audit_log SET at = now() + interval '1 year'",
+        "DELETE FROM audit_cosignatures; UPDATE audit_log SET leaf = sha256('\\x00' || body), body = replace("
+        "convert_from(body, 'utf8'), '\"at\":\"2', '\"at\":\"3')::bytea",
+        "DELETE FROM audit_cosignatures; UPDATE audit_log SET position = position + 1000",
+        "DELETE FROM audit_cosignatures; DELETE FROM audit_checkpoints",
     ],
 )
 async def test_nobody_who_writes_to_the_database_makes_a_silent_witness_speak(
@@ -480,4 +492,4 @@ async def test_a_database_that_is_away_stops_what_leaves(pools: Pools, watched: 
 
 async def test_the_statement_reads_one_row_also_before_there_is_anything(pools: Pools) -> None:
     async with (await pools.get("asm_audit")).acquire() as connection:
-        assert await audit_store.read_cosignature(connection, "nobody") == (None, None, None)
+        assert await audit_store.read_cosignature(connection, "nobody") == (None, None, None, 0)
