@@ -99,7 +99,7 @@ async def _standing(
         if kept.note is not None and kept.line is not None:
             position = open_checkpoint(kept.note, log_key).size
             since.append(open_cosignature(kept.note, kept.line, witness))
-        if kept.size > position:
+        if kept.size > position or kept.uncovered is not None:
             since.append(await _proven_time(connection, log_key, position, kept.uncovered or b""))
     except (BadNote, AuditBroken, NotSealed):
         log.exception("audit.cosignature_forged")
