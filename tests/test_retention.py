@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -692,68 +690,6 @@ async def test_a_crash_between_any_two_steps_is_made_good_by_the_next_run(
     actions = Counter(body["action"] for body in await told(pools) if body["object"] == f"epoch/{epoch}")
     assert actions == {"retention.begin": 1, "retention.part": 1, "retention.end": 1}
     assert {str(key.name) for key in store.read() if key.name.epoch == epoch} == {f"data/{epoch}/2", f"index/{epoch}/2"}
-
-
-# -- backups, and certificates that become final -----------------------------------------------------------------------
-
-
-async def test_an_old_database_backup_and_an_old_key_backup_together_open_nothing_once_it_is_final(
-    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, epoch: int, tmp_path: Path,
-    database: Database, superuser: asyncpg.Connection,
-) -> None:  # fmt: skip
-    for index in range(1, 21):
-        await house.guest(index)
-    keys, backups, attacker = tmp_path / "keys", tmp_path / "backups", tmp_path / "attacker"
-    make_backup(keys, backups, over - timedelta(days=1))
-    old = f"old_{secrets.token_hex(4)}"
-    for role in ("asm_intake", "asm_retention"):
-        await (await pools.get(role)).expire_connections()
-    source = await database.connect()
-    dump = [tuple(row) for row in await source.fetch("SELECT * FROM stays")]  # the database's backup: tables, as dumped
-    versions = [tuple(row) for row in await source.fetch("SELECT * FROM stay_versions")]
-    await superuser.execute(f"CREATE DATABASE {old} TEMPLATE asm_template STRATEGY file_copy")
-    backup = await asyncpg.connect(database.url.replace("{role}", "postgres").replace(database.name, old))
-    try:
-        await backup.execute("ALTER TABLE stays RENAME TO former; CREATE TABLE stays (LIKE former)")
-        await backup.execute("ALTER TABLE stay_versions RENAME TO former_versions")
-        await backup.execute("CREATE TABLE stay_versions (LIKE former_versions)")
-        await backup.copy_records_to_table("stays", records=dump)
-        await backup.copy_records_to_table("stay_versions", records=versions)
-        assert await readable(backup, keyring) == (60, 60)  # the attack works on what was not forgotten
-
-        await end_epochs_once(await pools.get("asm_retention"), store, keyring, PERIODS, over)
-        now_store = await readable(backup, KeyStore(keys).keyring())
-        assert now_store == (0, 60)
-
-        # Within its age a backup of the key store still opens them: that is why the certificate is not final.
-        [(found, _)] = list_backups(backups)
-        shutil.copytree(found, attacker)
-        shutil.copy(keys / "root.key", attacker)
-        attacker.chmod(0o700)
-        with_old_keys = await readable(backup, KeyStore(attacker).keyring())
-        assert with_old_keys == (60, 60)
-        pool, final_at = await pools.get("asm_retention"), over + timedelta(days=PERIODS.key_backup_days)
-        made = [made_at for _, made_at in list_backups(backups)]
-        assert (await finish_once(pool, store, PERIODS, made, final_at - timedelta(seconds=1)))["final"] == 0
-        assert (await finish_once(pool, store, PERIODS, made, final_at))["final"] == 0  # somebody kept it: an alert
-        found_alerts = await alerts.list_alerts(await database.connect("asm_sync"), closed=False, limit=10)
-        assert AlertKind.KEY_BACKUP_TOO_OLD in {alert.kind for alert in found_alerts}
-
-        assert expire_backups(backups, PERIODS.key_backup_days, final_at) == 1
-        assert list_backups(backups) == []
-        assert (await finish_once(pool, store, PERIODS, [], final_at))["final"] == 2
-        assert (await finish_once(pool, store, PERIODS, [], final_at))["final"] == 0  # said once
-    finally:
-        await backup.close()
-        await superuser.execute(f"DROP DATABASE {old} WITH (FORCE)")
-    [end] = [
-        body for body in await told(pools) if (body["action"], body["object"]) == ("retention.end", f"epoch/{epoch}")
-    ]
-    assert end["details"]["keys"] == [f"data/{epoch}/1", f"index/{epoch}/1"]
-    assert (end["details"]["stays"], end["details"]["kept"]) == (20, 0)
-    assert datetime.fromisoformat(end["details"]["no_copy_after"]) == final_at.replace(
-        microsecond=datetime.fromisoformat(end["details"]["no_copy_after"]).microsecond
-    )
 
 
 # -- erasure of single stays -------------------------------------------------------------------------------------------

@@ -153,8 +153,8 @@ async def checkpoints_of(connection: Connection, sizes: Sequence[int]) -> dict[i
 class Cosigned(NamedTuple):
     """The newest cosignature of a witness, the checkpoint it is for, and the first entry that this does not cover.
 
-    `note`, `line` are None before the first cosignature; `uncovered` (a body) while every entry is covered. `size` is of
-    the newest checkpoint.
+    `note`, `line` are None before the first cosignature; `uncovered` (a body) while every entry is covered. `size` is
+    that of the newest checkpoint.
     """
 
     note: str | None
