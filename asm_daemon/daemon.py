@@ -42,6 +42,7 @@ from asm_daemon import (
     retention,
     rosters,
     rules,
+    verifying,
     webhooks,
     witnessing,
 )
@@ -590,6 +591,13 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
         )
         return {**counts, "backups_expired": expired}
 
+    async def verify() -> Mapping[str, int]:
+        gone = {facts.name.epoch or 0 for facts in daemon.key_store.inventory() if facts.state == "destroyed"}
+        return await verifying.verify_once(pools, daemon.keyring, gone, now())
+
+    async def watch_settings() -> Mapping[str, int]:
+        return await verifying.watch_settings_once(pools, now())
+
     async def pull_hotels() -> Mapping[str, int]:
         return await hotels.pull_once(
             pools["asm_intake"], daemon.intake, daemon.keyring, open_hotel, HOTEL_RESERVATIONS, now
@@ -625,6 +633,8 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
         Job("end-months", CronTrigger(hour="1-5", minute=50), end_months),
         Job("certify-retention", CronTrigger(minute=55), certify),
         Job("expire", CronTrigger(hour=3, minute=30), expire),
+        Job("verify", CronTrigger(hour=4, minute=20), verify),
+        Job("watch-settings", CronTrigger(minute=35), watch_settings),
         Job("read-inbox", IntervalTrigger(seconds=5), read_inbox, everywhere=True),
         Job("erase-imports", IntervalTrigger(minutes=10), erase_imports),
         Job("prepare-months", CronTrigger(hour=2, minute=10), prepare_months),

@@ -48,6 +48,7 @@ async def mark(
     facilities = {facility.id: (facility, scopes) for facility, scopes in principal.grants.values()}
     wanted = [each.stay_id for _, each in given if isinstance(each, StayTemporaryResidence)]
     async with pool.acquire() as connection, connection.transaction():
+        await store.claim_marks(connection)
         rows = {row.id: row for row in await store.read_stays(connection, list(facilities), wanted)}
         await stays_store.lock_turns(connection, sorted({row.facility_id for row in rows.values()}))
         known = await store.read_marks(connection, list(rows))

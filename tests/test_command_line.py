@@ -753,8 +753,9 @@ async def test_a_job_runs_once_and_says_what_it_did(asm: Command, facility: Faci
     assert unknown.exit_code == WRONG
     jobs = (
         "pull-hotels, seal-audit, refresh-keys, reencrypt, watch-keys, end-months, certify-retention, expire, "
-        "read-inbox, erase-imports, prepare-months, erase-expected, erase-hl7-messages, publish, erase-roster-plans, "
-        "compare, number-events, tell-deadlines, watch-witness, erase-events, tend-webhooks, sync"
+        "verify, watch-settings, read-inbox, erase-imports, prepare-months, erase-expected, erase-hl7-messages, "
+        "publish, erase-roster-plans, compare, number-events, tell-deadlines, watch-witness, erase-events, "
+        "tend-webhooks, sync"
     )
     assert jobs in unknown.stderr
     assert json.loads((await asm("once", "prepare-months")).stdout) == {"keys": 0, "partitions": 0}
@@ -961,6 +962,7 @@ async def test_a_silent_witness_stops_at_the_command_line_what_it_stops_over_htt
     stopped: set[str], key_store: Path,
 ) -> None:  # fmt: skip
     long_ago = datetime.now(UTC) - timedelta(hours=silent_hours)
+    await (await pools.database.connect()).execute("DELETE FROM audit_pending")  # of the facility, made just now
     async with (await pools.get("asm_intake")).acquire() as writer:
         await audit.append(writer, audit.AuditEntry(long_ago, "system", "test", "test.done", "thing/1"))
     signer = open_keyring(key_store).signing_key(KeyPurpose.CHECKPOINT)

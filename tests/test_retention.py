@@ -17,7 +17,7 @@ import orjson
 import pytest
 from uuid_utils.compat import uuid7
 
-from asm_daemon import police, retention
+from asm_daemon import document_holds, long_stays, police, retention
 from asm_daemon.crypto import (
     IndexField,
     KeyPurpose,
@@ -28,6 +28,7 @@ from asm_daemon.crypto import (
     document_value,
     epoch_at,
     epoch_bounds,
+    generate_auditor_keys,
     name_values,
     next_epoch,
 )
@@ -35,11 +36,13 @@ from asm_daemon.intake import Intake
 from asm_daemon.issuing import Issuer
 from asm_daemon.key_backups import expire_backups, list_backups, make_backup
 from asm_daemon.keystores import KeyStore, create_store
-from asm_daemon.model import Facility, Principal, PrincipalKind, StayRow
+from asm_daemon.model import Facility, Principal, PrincipalKind, Scope, StayRow
 from asm_daemon.police import Desk
+from asm_daemon.problems import Refused
 from asm_daemon.resealing import SETTLE, reencrypt_once
 from asm_daemon.retention import NotErasable, Periods, end_epochs_once, erase_stay, finish_once
-from asm_daemon.sealing import open_contents
+from asm_daemon.rules import local_day
+from asm_daemon.sealing import mark_name, open_contents
 from asm_daemon.stay_proofs import forgotten_root, verify_stays
 from asm_daemon.store import alerts, sealed
 from asm_daemon.store import retention as retention_store
@@ -50,7 +53,8 @@ from asm_daemon.store.retention import Hold
 from asm_daemon.told import watch_holds_once
 from schemas.act import ActKind
 from schemas.codes import FacilityKind
-from schemas.police import DocumentSearch
+from schemas.long_stays import StayTemporaryResidence
+from schemas.police import DocumentNumber, DocumentSearch
 from schemas.synthetic import person
 from tests.conftest import Database
 from tests.stack import DEPLOYMENT, Clock, FacilityMaker, Pools, command, declaration
@@ -247,6 +251,49 @@ async def test_a_mark_that_does_not_open_stops_its_month_and_alerts_and_no_other
     assert (counts["ended"], counts["waiting"]) == (1, 1)  # the month of the other keys ends
     [alert] = await alerts.list_alerts(await pools.database.connect("asm_sync"), closed=False, limit=9)
     assert alert.kind is AlertKind.MONTH_NOT_ENDED
+
+
+@pytest.mark.parametrize("of", ["a stay that is kept", "a stay that goes"])
+async def test_a_mark_made_while_its_month_is_parted_is_sealed_under_the_key_that_stays_or_not_made(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, of: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """By another process, which has not noticed the new key yet."""
+    kept, gone, superuser = await house.guest(1, leaves=False), await house.guest(2), await pools.database.connect()
+    theirs, intake_pool = store.keyring(), await pools.get("asm_intake")
+    grants = {house.facility.code: (house.facility, frozenset({Scope.DECLARE}))}
+    principal = Principal(uuid7(), PrincipalKind.OWNER, "Lễ tân", "Khách sạn Mẫu", None, grants)
+    wanted = StayTemporaryResidence(
+        stay_id=kept if of == "a stay that is kept" else gone, registered_on=local_day(house.clock()), reference="TT-1"
+    )
+    end_month, marking = retention_store.end_month, []
+
+    async def marked_meanwhile(connection: asyncpg.Connection, *place: Any) -> Any:
+        monkeypatch.setattr(retention_store, "end_month", end_month)
+        marking.append(
+            asyncio.create_task(long_stays.mark(intake_pool, theirs, principal, [(1, wanted)], house.clock()))
+        )
+        await waits_or_is_done(superuser, marking[0])
+        return await end_month(connection, *place)
+
+    monkeypatch.setattr(retention_store, "end_month", marked_meanwhile)
+    await end_epochs_once(await pools.get("asm_retention"), store, keyring, PERIODS, over)
+    [mark] = await marking[0]
+    rows = await superuser.fetch("SELECT sealed FROM temporary_residence")
+    if of == "a stay that goes":
+        assert (isinstance(mark, Refused) and mark.code, rows) == ("not_found", [])
+        return
+    [row] = rows
+    assert store.keyring().open(mark_name(house.facility.id, kept), row["sealed"]) == b"TT-1"
+
+
+async def waits_or_is_done(superuser: asyncpg.Connection, task: asyncio.Task[Any]) -> None:
+    """Until a task is done, or some statement waits for the lock of a table."""
+    async with asyncio.timeout(10):
+        while not task.done():
+            if await superuser.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation IS NOT NULL"):
+                return
+            await asyncio.sleep(0.01)
 
 
 async def test_every_table_that_holds_sealed_records_is_gone_through_at_the_end_of_a_month(database: Database) -> None:
@@ -551,35 +598,38 @@ async def test_what_changes_before_the_month_is_locked_is_kept_or_forgotten_as_i
         assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0
 
 
-@pytest.mark.parametrize("way", ["the end of its month", "its erasure"])
-async def test_a_hold_that_comes_too_late_says_that_it_is_on_nothing(
-    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, way: str,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("by", ["end_month", "forget_stay"])
+@pytest.mark.parametrize("order", ["stay", "document"])
+async def test_a_hold_that_comes_while_its_stay_is_being_forgotten_waits_and_counts_what_is_left(
+    house: House, pools: Pools, store: KeyStore, keyring: Keyring, over: datetime, monkeypatch: pytest.MonkeyPatch,
+    by: str, order: str,
 ) -> None:  # fmt: skip
-    """Placed while what it shall be on goes: it waits, and counts what is left then."""
-    stay, pool = await house.guest(1), await pools.get("asm_retention")
-    hold = Hold(
-        uuid7(), house.facility.id, stay, None, None, "15/2026/HS-PC02", "điều tra", over, "operator:test"
-    )  # fmt: skip
-    placing: list[asyncio.Task[int]] = []
-    step = "end_month" if way == "the end of its month" else "forget_stay"
-    work, superuser = getattr(retention_store, step), await pools.database.connect()
+    stay, pool, auditors = await house.guest(1), await pools.get("asm_retention"), await pools.get("asm_audit")
+    desk = Desk(pool, auditors, keyring, DEPLOYMENT, generate_auditor_keys().public_key, terms_required=True)
+    superuser = await pools.database.connect()
 
-    async def placed_meanwhile(*arguments: Any) -> Any:
-        monkeypatch.setattr(retention_store, step, work)
-        placing.append(asyncio.create_task(retention.place_hold(pool, hold)))
-        waits = "SELECT count(*) FROM pg_locks WHERE relation = 'legal_holds'::regclass AND NOT granted"
-        while not placing[0].done() and not await superuser.fetchval(waits):
-            await asyncio.sleep(0)
-        return await work(*arguments)
+    async def place() -> int:
+        if order == "document":
+            number = DocumentNumber(document_number=person(1).document_number)
+            warrant = document_holds.Order("15/2026/HS-PC02", "điều tra", "operator:test")
+            return len((await document_holds.hold_document(desk, warrant, number, house.clock())).stays)
+        hold = Hold(uuid7(), house.facility.id, stay, None, None, "15/2026/HS-PC02", "điều tra", over, "operator:test")
+        return await retention.place_hold(pool, hold)
 
-    monkeypatch.setattr(retention_store, step, placed_meanwhile)
-    if step == "end_month":
+    forget, placing = getattr(retention_store, by), []
+
+    async def held_meanwhile(connection: asyncpg.Connection, *place_of: Any) -> Any:
+        monkeypatch.setattr(retention_store, by, forget)
+        placing.append(asyncio.create_task(place()))
+        await waits_or_is_done(superuser, placing[0])
+        return await forget(connection, *place_of)
+
+    monkeypatch.setattr(retention_store, by, held_meanwhile)
+    if by == "end_month":
         await end_epochs_once(pool, store, keyring, PERIODS, over)
     else:
         await erase_stay(pool, store, stay, "yêu cầu", "operator:test", PERIODS, over, urgent=False)
-    assert await placing[0] == 0
-    assert await stays_left(pools.database) == set()
+    assert await placing[0] == len(await stays_left(pools.database)) == 0
 
 
 @pytest.mark.parametrize("rows", [1, 2])

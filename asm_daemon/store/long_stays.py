@@ -24,6 +24,11 @@ class Mark(NamedTuple):
     marked_at: datetime
 
 
+async def claim_marks(connection: Connection) -> None:
+    """Wait for who parts a month, and let nobody begin to until the transaction ends."""
+    await connection.execute("LOCK TABLE temporary_residence IN ROW EXCLUSIVE MODE")
+
+
 async def read_stays(connection: Connection, facility_ids: Sequence[int], stay_ids: Sequence[UUID]) -> list[StayRow]:
     """The current versions of those of the stays that belong to these facilities."""
     rows = await connection.fetch(

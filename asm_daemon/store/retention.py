@@ -298,7 +298,7 @@ async def endpoints_of(connection: Connection, epoch: int) -> int:
 
 
 async def lock_month(connection: Connection, epoch: int) -> bool:
-    """Let nobody change a stay of the month until the transaction ends; false if it has no partition."""
+    """Let nobody change a stay of the month, or mark any, until the transaction ends; false if it has no partition."""
     locked: bool = await connection.fetchval("SELECT lock_stay_month($1)", epoch)
     return locked
 

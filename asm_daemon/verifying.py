@@ -1,0 +1,54 @@
+"""What the daemon verifies by itself: that stays are what was signed and rows in clear what the audit tells, each night
+and by samples; and each hour that PostgreSQL still keeps values out of its log.
+
+Whoever changes the database without our keys is found by this, or by the full verification that people run
+(`asm-daemon keys verify --all`, `asm-daemon audit verify`), which is too long for a process that has guests to declare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+import asyncpg
+
+from asm_daemon.crypto import Keyring
+from asm_daemon.database_settings import check_database_settings
+from asm_daemon.stay_proofs import verify_stays
+from asm_daemon.store.alerts import AlertKind, raise_alert
+from asm_daemon.told import verify_told
+
+SAMPLE = 100
+"""Stays of each month that are looked at in a night, drawn at random."""
+
+
+async def verify_once(
+    pools: Mapping[str, asyncpg.Pool], keyring: Keyring, destroyed: Iterable[int], now: datetime
+) -> dict[str, int]:
+    """Verify a sample of each month's stays, and every row of which the audit tells; alert the operator to faults.
+
+    `pools` by login; `destroyed` are the months whose keys are gone. Counts: `versions`, `rows`, `faults`.
+    """
+    pool, audit_pool = pools["asm_retention"], pools["asm_audit"]
+    stays = await verify_stays(pool, audit_pool, keyring, destroyed, sample=SAMPLE)
+    rows, faults = await verify_told(pool, audit_pool, pools["asm_feeds"], pools["asm_auth"])
+    found = [*stays.faults, *faults]
+    if found:
+        (kind, where), details = found[0], {"faults": len(found)}
+        async with pool.acquire() as connection:
+            await raise_alert(
+                connection, AlertKind.REGISTER_CHANGED, "register", {**details, "kind": kind, "where": where}, now
+            )
+    return {"versions": stays.versions, "rows": rows, "faults": len(found)}
+
+
+async def watch_settings_once(pools: Mapping[str, asyncpg.Pool], now: datetime) -> dict[str, int]:
+    """Alert the operator to what PostgreSQL is told to log since the start. Counts: `faults`."""
+    found: dict[str, str] = {}
+    for pool in pools.values():
+        async with pool.acquire() as connection:
+            found.update(await check_database_settings(connection))
+    if found:
+        async with pools["asm_retention"].acquire() as connection:
+            await raise_alert(connection, AlertKind.VALUES_LOGGED, "postgresql", found, now)
+    return {"faults": len(found)}

@@ -1,0 +1,78 @@
+"""What the daemon verifies by itself: what somebody changed past it, and what PostgreSQL is told to log."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+from uuid_utils.compat import uuid7
+
+from asm_daemon import retention
+from asm_daemon.crypto import Keyring
+from asm_daemon.intake import Intake
+from asm_daemon.model import Facility
+from asm_daemon.store import alerts
+from asm_daemon.store.alerts import Alert, AlertKind
+from asm_daemon.store.retention import Hold
+from asm_daemon.verifying import verify_once, watch_settings_once
+from schemas.act import ActKind
+from tests.stack import Clock, Pools, command, declaration
+
+LOGINS = ("asm_retention", "asm_audit", "asm_feeds", "asm_auth")
+
+
+async def declare(intake: Intake, facility: Facility, clock: Clock) -> UUID:
+    [outcome] = await intake.submit([command(facility, ActKind.DECLARE, declaration(1), clock)])
+    assert outcome.stay
+    return outcome.stay.id
+
+
+async def verified(pools: Pools, keyring: Keyring, clock: Clock) -> tuple[dict[str, int], list[Alert]]:
+    counts = await verify_once({login: await pools.get(login) for login in LOGINS}, keyring, [], clock())
+    return counts, await alerts.list_alerts(await pools.database.connect("asm_sync"), closed=False, limit=9)
+
+
+async def test_a_record_that_was_changed_is_alerted_by_kind_and_place(
+    intake: Intake, facility: Facility, clock: Clock, pools: Pools, keyring: Keyring
+) -> None:
+    stay = await declare(intake, facility, clock)
+    await (await pools.database.connect()).execute("UPDATE stays SET late_minutes = 0, deadline_at = now()")
+    counts, [alert] = await verified(pools, keyring, clock)
+    assert (counts["versions"], counts["faults"]) == (1, 1)
+    assert (alert.kind, alert.subject) == (AlertKind.REGISTER_CHANGED, "register")
+    assert alert.details == {"faults": 1, "kind": "not_what_was_signed", "where": f"stays/{stay}/1"}
+
+
+async def test_a_hold_that_was_removed_by_hand_is_alerted(
+    intake: Intake, facility: Facility, clock: Clock, pools: Pools, keyring: Keyring
+) -> None:
+    stay = await declare(intake, facility, clock)
+    hold = Hold(uuid7(), facility.id, stay, None, None, "15/2026/HS-PC02", "điều tra", clock(), "operator:test")
+    await retention.place_hold(await pools.get("asm_retention"), hold)
+    await (await pools.database.connect()).execute("DELETE FROM legal_holds")
+    _, [alert] = await verified(pools, keyring, clock)
+    assert (alert.details["kind"], alert.details["where"]) == ("told_and_gone", f"hold/{hold.id}")
+
+
+async def test_what_nobody_touched_alerts_nobody(
+    intake: Intake, facility: Facility, clock: Clock, pools: Pools, keyring: Keyring
+) -> None:
+    await declare(intake, facility, clock)
+    counts, found = await verified(pools, keyring, clock)
+    assert (counts["versions"], counts["faults"], found) == (1, 0, [])
+    assert counts["rows"] >= 1  # the facility
+
+
+@pytest.mark.parametrize("login", LOGINS)
+async def test_a_setting_that_would_log_values_is_alerted_whichever_login_has_it(pools: Pools, login: str) -> None:
+    superuser, now = await pools.database.connect(), datetime.now(UTC)
+    await superuser.execute(f"ALTER ROLE {login} IN DATABASE {pools.database.name} SET log_parameter_max_length = -1")
+    opened = {each: await pools.get(each) for each in LOGINS}
+    assert await watch_settings_once(opened, now) == {"faults": 1}
+    [alert] = await alerts.list_alerts(await pools.database.connect("asm_sync"), closed=False, limit=9)
+    assert (alert.kind, alert.details) == (AlertKind.VALUES_LOGGED, {"log_parameter_max_length": "0"})
+    await superuser.execute(f"ALTER ROLE {login} IN DATABASE {pools.database.name} RESET log_parameter_max_length")
+    for pool in opened.values():
+        await pool.expire_connections()
+    assert await watch_settings_once(opened, now) == {"faults": 0}
