@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -740,6 +741,48 @@ async def test_a_crash_between_any_two_steps_is_made_good_by_the_next_run(
     actions = Counter(body["action"] for body in await told(pools) if body["object"] == f"epoch/{epoch}")
     assert actions == {"retention.begin": 1, "retention.part": 1, "retention.end": 1}
     assert {str(key.name) for key in store.read() if key.name.epoch == epoch} == {f"data/{epoch}/2", f"index/{epoch}/2"}
+
+
+@pytest.mark.parametrize("operator_renews", [False, True])
+async def test_a_crash_at_any_file_operation_of_the_key_store_is_made_good_by_the_next_run(
+    house: House, pools: Pools, store: KeyStore, over: datetime, epoch: int, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, operator_renews: bool,
+) -> None:  # fmt: skip
+    """Dies before every rename, link and removal in the key store; once with an operator who renews keys after it."""
+    await house.guest(1)
+    kept, pool, deaths = await house.guest(2), await pools.get("asm_retention"), 0
+    await house.hold(stay_id=kept)
+    fuse = [0]
+
+    def mortal(use: Callable[..., Any]) -> Callable[..., Any]:
+        def once(*arguments: Any, **members: Any) -> Any:
+            fuse[0] -= 1
+            if fuse[0] == 0:
+                raise Crashed
+            return use(*arguments, **members)
+
+        return once
+
+    while True:
+        fuse[0] = deaths + 1
+        with monkeypatch.context() as patched:
+            for owner, name in ((Path, "replace"), (Path, "unlink"), (os, "link")):
+                patched.setattr(owner, name, mortal(getattr(owner, name)))
+            try:
+                await end_epochs_once(pool, store, store.keyring(), PERIODS, over)
+                break
+            except Crashed:
+                deaths += 1
+        if operator_renews and deaths < 4:
+            store.renew_epoch(epoch, over)
+        opened, records = await readable(await pools.database.connect(), store.keyring())
+        assert kept in await stays_left(pools.database)
+        assert opened in (3, records)
+    assert deaths > 5
+    assert await stays_left(pools.database) == {kept}
+    assert await readable(await pools.database.connect(), store.keyring()) == (3, 3)
+    for path in (tmp_path / "keys").glob("keys*.json*"):
+        assert f"data/{epoch}/1" not in orjson.loads(path.read_bytes())["keys"], path.name
 
 
 # -- erasure of single stays -------------------------------------------------------------------------------------------
