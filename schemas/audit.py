@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated
+from uuid import UUID
 
 from pydantic import Field
 
@@ -25,6 +26,23 @@ class Consistency(Output):
     old: int
     new: int
     proof: list[str]
+
+
+class InclusionQuery(Input):
+    """Which entry is to be proven to be in the audit."""
+
+    entry: UUID = Field(
+        description="Mã bản ghi, như `trace` của một lần tra cứu · The entry's id, as a search's `trace`"
+    )
+
+
+class Inclusion(Output):
+    """The proof (RFC 9162, 2.1.3): the entry's place and leaf hash, the path to the root, the note that signs it."""
+
+    position: int
+    leaf: str
+    proof: list[str]
+    checkpoint: str
 
 
 class Cosignature(Input):

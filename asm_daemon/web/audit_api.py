@@ -20,7 +20,7 @@ from asm_daemon.web.bodies import NO_BODY, model_body
 from asm_daemon.web.rendering import answer
 from asm_daemon.web.route import OPERATOR, PUBLIC, Call, NoQuery, Route, Shown, Table
 from asm_daemon.witnessing import ACQUIRE_SECONDS, Watch
-from schemas.audit import AuditState, Consistency, ConsistencyQuery, Cosignature
+from schemas.audit import AuditState, Consistency, ConsistencyQuery, Cosignature, Inclusion, InclusionQuery
 
 COSIGNATURE_BYTES = 4_096
 _TEXT = "text/plain"
@@ -61,6 +61,21 @@ async def prove_consistency(pool: asyncpg.Pool, call: Call[ConsistencyQuery, Non
     return answer(Consistency(old=old, new=new, proof=[each.hex() for each in proof.path]))
 
 
+async def prove_inclusion(pool: asyncpg.Pool, call: Call[InclusionQuery, None]) -> web.Response:
+    """That an entry is in the audit, against its newest checkpoint. Of the entry its hash alone is told."""
+    async with pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+        position = await store.position_of(connection, call.query.entry)
+        if position is None:
+            raise Refused("not_found")
+        try:
+            proof = await audit.inclusion_proof(connection, position)
+        except (AuditBroken, NotSealed):
+            log.exception("audit.no_proof")
+            raise Refused("audit_unavailable") from None
+    path = [each.hex() for each in proof.path]
+    return answer(Inclusion(position=position, leaf=proof.leaf.hex(), proof=path, checkpoint=proof.note))
+
+
 async def take_cosignature(watch: Watch, call: Call[NoQuery, Cosignature]) -> web.Response:
     """Keep what the witness confirmed."""
     await witnessing.take_cosignature(watch, call.body.size, call.body.line, call.received_at)
@@ -88,6 +103,10 @@ def audit_routes(watch: Watch) -> Table:
               {200: Shown("Chứng minh nhật ký chỉ dài thêm · Proof that the audit only grew", Consistency)},
               "Chứng minh nhật ký chỉ dài thêm", "Proof that the audit only grew",
               ("not_found", "audit_unavailable"), cache=_ALWAYS),
+        Route("GET", "/v1/audit/inclusion", PUBLIC, partial(prove_inclusion, pool), InclusionQuery, NO_BODY,
+              {200: Shown("Chứng minh bản ghi có trong nhật ký · Proof that an entry is in the audit", Inclusion)},
+              "Chứng minh bản ghi có trong nhật ký", "Proof that an entry is in the audit",
+              ("not_found", "audit_unavailable"), cache=_BRIEFLY),
         Route("POST", "/v1/audit/cosignatures", PUBLIC, partial(take_cosignature, watch), NoQuery, cosignature,
               {204: Shown("Đã nhận · Taken", media=())}, "Nhân chứng gửi chữ ký xác nhận", "A witness confirms",
               ("not_json", "request_invalid", "not_found", "cosignature_refused")),

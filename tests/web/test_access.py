@@ -43,6 +43,7 @@ WHO = {
     "GET /v1/audit/checkpoint": "public",
     "GET /v1/audit/consistency": "public",
     "GET /v1/audit/cosigned-checkpoint": "public",
+    "GET /v1/audit/inclusion": "public",
     "POST /v1/audit/cosignatures": "public",
     "GET /v1/codes": "public",
     "GET /v1/codes/{table}": "public",

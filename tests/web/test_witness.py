@@ -12,11 +12,22 @@ from uuid import uuid4
 
 import orjson
 import pytest
+from uuid_utils.compat import uuid7
 
 from asm_daemon import audit, witness, witnessing
 from asm_daemon.audit import AuditEntry
 from asm_daemon.crypto import KeyPurpose, Keyring, SigningKey
-from asm_daemon.ledger import Checkpoint, NoteKey, cosign, open_checkpoint, open_cosignature, root, sign_checkpoint
+from asm_daemon.ledger import (
+    Checkpoint,
+    NoteKey,
+    cosign,
+    leaf_hash,
+    open_checkpoint,
+    open_cosignature,
+    root,
+    sign_checkpoint,
+    verify_inclusion,
+)
 from asm_daemon.model import Facility, PrincipalKind
 from asm_daemon.police import purposes
 from asm_daemon.problems import Refused
@@ -309,6 +320,22 @@ async def test_only_the_witness_of_the_settings_is_believed_and_not_for_tomorrow
     assert await offer(store, 3, seconds - 100) == 204  # late, and changes nothing
     note = (await asm.ask("GET", "/v1/audit/cosigned-checkpoint")).body.decode()
     assert open_cosignature(note, note.splitlines()[-1], store.key).timestamp() == seconds
+
+
+async def test_an_entry_is_proven_to_be_in_the_audit_by_its_hash_alone(
+    asm: Web, pools: Pools, signer: SigningKey, clock: Clock, log_key: NoteKey
+) -> None:
+    await grow(pools, signer, clock, 5)
+    connection = await pools.database.connect("asm_audit")
+    for position, entry_id, body in await connection.fetch("SELECT position, entry_id, body FROM audit_log"):
+        told = await asm.ask("GET", f"/v1/audit/inclusion?entry={entry_id}")
+        proof = told.json
+        checkpoint = open_checkpoint(proof["checkpoint"], log_key)
+        path = [bytes.fromhex(each) for each in proof["proof"]]
+        assert (proof["position"], proof["leaf"]) == (position, leaf_hash(body).hex())
+        assert verify_inclusion(leaf_hash(body), position, checkpoint.size, path, checkpoint.root)
+    assert (await asm.ask("GET", f"/v1/audit/inclusion?entry={uuid7()}")).problem == (404, "not_found")
+    assert (await asm.ask("GET", "/v1/audit/inclusion?entry=7")).problem == (422, "request_invalid")
 
 
 async def test_proofs_are_given_for_signed_sizes_only(asm: Web, pools: Pools, signer: SigningKey, clock: Clock) -> None:
