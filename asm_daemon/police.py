@@ -468,20 +468,16 @@ async def _read_alert(desk: Desk, alert_id: UUID, since: datetime) -> tuple[Poli
 async def acknowledge_alert(
     desk: Desk, officer: Principal, alert_id: UUID, told: AlertAcknowledgement, now: datetime
 ) -> PoliceAlert:
-    """Note that an officer saw or handled an alert, with the audit entry in one transaction; said again it changes
-    nothing, and is on record all the same, since the answer shows the alert. Refused `not_found`, `unavailable`,
-    `audit_not_witnessed`."""
-    if desk.guard is not None:
-        try:
-            await desk.guard(now)
-        except Refused as refusal:
-            refused = {"state": told.state, "problem": refusal.code}
-            await record(desk, _alert_entry(officer, "police.alert.acknowledge.refuse", now, alert_id, refused))
-            raise
+    """Note that an officer saw or handled an alert. Said again it changes nothing, and is on record all the same, since
+    the answer shows the alert: recorded and sealed before, and with what it changed in one transaction.
+
+    Refused `not_found`, `unavailable`, `audit_unavailable`, `audit_not_witnessed`.
+    """
+    intent = _alert_entry(officer, "police.alert.acknowledge", now, alert_id, {"state": told.state})
+    await _record_and_seal(desk, intent)
     async with reading(desk.pool) as connection, connection.transaction():
         changed = await alerts_store.change_state(connection, alert_id, told.state, officer.id, now)
-        details = {"state": told.state, "changed": changed}
-        await audit.append(connection, _alert_entry(officer, "police.alert.acknowledge", now, alert_id, details))
+        await audit.append(connection, outcome(intent, {"changed": changed}))
         alert = await alerts_store.find_alert(connection, alert_id)
     if alert is None:
         raise Refused("not_found")
