@@ -151,12 +151,16 @@ class RefusedMessage(NamedTuple):
 
 
 async def refused_messages(
-    pool: asyncpg.Pool, keyring: Keyring, limit: int = PAGE_LIMIT
+    pool: asyncpg.Pool, keyring: Keyring, actor: str, now: datetime, limit: int = PAGE_LIMIT
 ) -> tuple[int, list[RefusedMessage]]:
-    """How many HL7 messages are kept as refused, and the latest of them, at most `limit` (≤ 1000)."""
-    async with pool.acquire() as connection:
+    """How many HL7 messages are kept as refused, and the latest of them, at most `limit` (≤ 1000).
+
+    On record, in the transaction that reads them: some hospitals build a message's id from their patient's number.
+    """
+    async with pool.acquire() as connection, connection.transaction():
         count = await hospital.count_refused(connection)
         found = await hospital.list_refused(connection, min(limit, PAGE_LIMIT))
+        await _record(connection, actor, "sender.refused.list", "hl7_messages", now, count=len(found))
     return count, [_opened(keyring, each) for each in found]
 
 

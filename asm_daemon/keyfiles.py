@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -43,7 +44,8 @@ def read_private(path: Path) -> bytes:
     except FileNotFoundError:
         raise KeyStoreMissing(f"{path} does not exist") from None
     except OSError as error:
-        raise KeyStoreExposed(f"{path} cannot be opened safely: {error.strerror}") from None
+        why = "it is a link" if error.errno == errno.ELOOP else error.strerror
+        raise KeyStoreExposed(f"{path} cannot be opened safely: {why}") from None
     with os.fdopen(descriptor, "rb") as file:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):

@@ -49,7 +49,6 @@ GENERATIONS, GENERATION_DAYS = 8, 7
 _KEYS_FILE, _USAGE_FILE = "keys.json", "usage.json"
 _GENERATION = re.compile(r"keys\.([1-9]\d{0,8})\.json")
 _LAST_VERSION = 255  # one byte of a record's header
-_RETENTION_CLASS = "stays"
 _READ_ATTEMPTS = 3
 
 State = Literal["active", "superseded", "destroyed"]
@@ -60,17 +59,17 @@ class KeyFacts:
     """One line of the cryptographic inventory (OWASP ASVS 5.0, 11.1.2): everything about a key except the key.
 
     `state`: `active` is the newest version, which seals, tags or signs; a `superseded` one only opens what it sealed;
-    of a `destroyed` epoch nothing is left but its line. `rewrapped_at` is when the root last wrapped it, `messages` how
-    much it may have sealed at most (data keys). `retention_class` is whose end is its end; None for standing keys.
+    of a `destroyed` epoch nothing is left but its line, with `destroyed_at`. `rewrapped_at` is when the root last
+    wrapped it, `messages` how much it may have sealed at most (data keys).
     """
 
     name: KeyName
     algorithm: str
     state: State
     created_at: datetime
-    rewrapped_at: datetime
-    retention_class: str | None
-    messages: int | None
+    rewrapped_at: datetime | None = None
+    messages: int | None = None
+    destroyed_at: datetime | None = None
 
 
 class KeyStore:
@@ -114,7 +113,6 @@ class KeyStore:
                 state="active" if newest[name.purpose, name.epoch] == name else "superseded",
                 created_at=_instant(entry["created_at"]),
                 rewrapped_at=_instant(entry.get("rewrapped_at", entry["created_at"])),
-                retention_class=None if name.epoch is None else _RETENTION_CLASS,
                 messages=used.get(str(name), 0) if name.purpose is KeyPurpose.DATA else None,
             )
             for name, entry in ((name, content["keys"][str(name)]) for name in names)
@@ -466,7 +464,7 @@ def _was_destroyed(content: Mapping[str, Any], epoch: int) -> bool:
 def _facts_of_destroyed(text: str, entry: Mapping[str, Any]) -> KeyFacts:
     name = KeyName.parse(text)
     created_at, destroyed_at = _instant(entry["created_at"]), _instant(entry["destroyed_at"])
-    return KeyFacts(name, ALGORITHMS[name.purpose], "destroyed", created_at, destroyed_at, _RETENTION_CLASS, None)
+    return KeyFacts(name, ALGORITHMS[name.purpose], "destroyed", created_at, destroyed_at=destroyed_at)
 
 
 def _context(name: str, created_at: str) -> bytes:

@@ -512,7 +512,7 @@ class Settings(BaseModel):
             "vault": ("key_vault_url", "key_vault_token_file"),
         }.get(provider, ())
         if any(name in info.data and info.data[name] is None for name in needed):
-            raise ValueError(f"{provider} needs {' and '.join(needed)}")
+            raise ValueError(f"{provider} needs {' and '.join(f'ASM_{name.upper()}' for name in needed)}")
         return provider
 
     @field_validator("witness_read_hours")

@@ -327,7 +327,8 @@ async def _require_growth(
 async def _check_store(
     store: Store, log_key: NoteKey, client: LogClient, kept_note: str | None, kept: Checkpoint | None, now: datetime
 ) -> None:
-    """Our own cosignature, which the daemon holds, of a larger log than our store knows: the store was put back."""
+    """Our own cosignature, which the daemon holds: of a larger log than our store knows, and the store was put back; of
+    another one of the same size, and somebody else confirms with our key."""
     note = await client.cosigned()
     if note is None:
         return
@@ -339,6 +340,8 @@ async def _check_store(
         return  # of another witness, or forged: it says nothing about our store
     if kept is None or checkpoint.size > kept.size:
         raise store.accuse("store_rolled_back", now, confirmed=kept_note, shown=note)
+    if checkpoint.size == kept.size and checkpoint.root != kept.root:
+        raise store.accuse("forked", now, confirmed=kept_note, shown=note)
 
 
 async def run(

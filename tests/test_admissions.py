@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import orjson
 import pytest
 
 from asm_daemon import admissions, directory
@@ -91,7 +92,12 @@ class Ward:
         return [tuple(row) for row in rows]
 
     async def refused(self) -> list[RefusedMessage]:
-        return (await directory.refused_messages(await self.pools.get("asm_auth"), self.keyring))[1]
+        pool = await self.pools.get("asm_auth")
+        found = (await directory.refused_messages(pool, self.keyring, "operator:test", self.clock()))[1]
+        [entry] = await self.connection.fetch("SELECT body FROM audit_pending ORDER BY arrival DESC LIMIT 1")
+        body = orjson.loads(entry["body"])
+        assert (body["action"], body["details"]) == ("sender.refused.list", {"count": len(found)})
+        return found
 
     async def assign(self, **settings: Any) -> None:
         pool = await self.pools.get("asm_auth")

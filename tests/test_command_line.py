@@ -309,7 +309,8 @@ async def test_a_key_store_is_made_once_and_listed_without_its_keys(alone: Comma
     names = [key["name"] for key in listed]
     assert {f"data/{this_month}/1", f"index/{next_epoch(this_month)}/1", "receipt/1", "checkpoint/1"} <= set(names)
     assert set(listed[0]) == {
-        "name", "purpose", "epoch", "class", "version", "algorithm", "state", "created_at", "rewrapped_at", "messages",
+        "name", "purpose", "epoch", "version", "algorithm", "state", "created_at", "rewrapped_at", "messages",
+        "destroyed_at",
     }  # fmt: skip
     assert {key["state"] for key in listed} == {"active"}
     table = (await alone("keys", "list", ASM_KEY_STORE=str(folder))).stdout

@@ -246,7 +246,6 @@ async def test_a_renewed_month_is_listed_verified_and_its_old_key_retired_by_han
     listed = {key["name"]: key for key in json.loads((await asm("keys", "list", "--json")).stdout)}
     assert (listed[f"data/{epoch}/1"]["state"], listed[f"data/{epoch}/2"]["state"]) == ("superseded", "active")
     assert (listed[f"index/{epoch}/1"]["state"], listed[f"index/{epoch}/2"]["state"]) == ("superseded", "active")
-    assert listed[f"data/{epoch}/2"]["class"] == "stays"
     verified = await asm("keys", "verify")
     assert (verified.exit_code, json.loads(verified.stdout)) == (
         DONE,

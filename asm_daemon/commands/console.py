@@ -105,7 +105,8 @@ def _explain(error: Exception) -> tuple[int, str] | None:
                 "the database URL cannot be used, or the connection was lost"
             )
         case OSError():
-            return UNREADY, f"hệ thống từ chối · the system refused: {error.strerror or type(error).__name__}"
+            what = "" if error.filename is None else f"{error.filename}: "
+            return UNREADY, f"hệ thống từ chối · the system refused: {what}{error.strerror or type(error).__name__}"
     return None
 
 

@@ -435,7 +435,7 @@ def list_refused_messages(as_json: Annotated[bool, typer.Option("--json", help="
     What they said is not kept. Ends with 1 if there are any.
     """
     keyring = store_of(settings()).keyring()
-    count, refused = _in_directory(lambda opened: directory.refused_messages(opened, keyring))
+    count, refused = _in_directory(lambda opened: directory.refused_messages(opened, keyring, operator(), utc_now()))
     columns = ("received_at", "application", "sender", "control_id", "answer", "times", "reasons")
     rows = [
         {

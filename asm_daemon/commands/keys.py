@@ -164,14 +164,18 @@ def _line(facts: KeyFacts) -> dict[str, Any]:
         "name": str(facts.name),
         "purpose": facts.name.purpose.value,
         "epoch": facts.name.epoch,
-        "class": facts.retention_class,
         "version": facts.name.version,
         "algorithm": facts.algorithm,
         "state": facts.state,
         "created_at": facts.created_at.isoformat(timespec="seconds"),
-        "rewrapped_at": facts.rewrapped_at.isoformat(timespec="seconds"),
+        "rewrapped_at": _shown(facts.rewrapped_at),
         "messages": facts.messages,
+        "destroyed_at": _shown(facts.destroyed_at),
     }
+
+
+def _shown(instant: datetime | None) -> str | None:
+    return instant.isoformat(timespec="seconds") if instant else None
 
 
 @key_store_commands.command("public")
@@ -332,8 +336,7 @@ async def _destroy(given: Settings, epoch: int, reason: str) -> None:
             )
         except NotEndable as why:
             raise Unready(f"chưa huỷ gì · nothing was destroyed: {why}") from None
-    no_copy_after = ended.final_at.isoformat(timespec="seconds") if ended.final_at else None
-    print_json({"destroyed": sorted(str(name) for name in there), "no_copy_after": no_copy_after})
+    print_json({"destroyed": sorted(str(name) for name in there), "no_copy_after": _shown(ended.final_at)})
     note(
         "Hãy huỷ mọi bản sao lưu kho khoá còn chứa các khoá này.\n"
         "Destroy every backup of the key store that still holds these keys."

@@ -167,6 +167,20 @@ async def test_a_split_view_of_the_same_key_is_refused(
     assert open_checkpoint(store.newest() or "", log_key).size == 3
 
 
+async def test_a_confirmation_by_its_own_key_of_another_log_of_the_same_size_stops_the_witness(
+    store: Store, log_key: NoteKey, client: LogClient, pools: Pools, signer: SigningKey, clock: Clock
+) -> None:
+    await grow(pools, signer, clock)
+    await witness.witness_once(store, log_key, client, clock())
+    other = sign_checkpoint(Checkpoint(log_key.name, 3, root([bytes(32)] * 3)), log_key.name, signer)
+    line = cosign(other, store.key.name, store.key.public_key, store.sign, int(clock().timestamp()))
+    superuser = await pools.database.connect()
+    await superuser.execute("UPDATE audit_checkpoints SET note = $1 WHERE size = 3", other)
+    await superuser.execute("UPDATE audit_cosignatures SET line = $1", line)
+    with pytest.raises(LogMisbehaved, match="forked"):
+        await witness.witness_once(store, log_key, client, clock())
+
+
 async def test_a_witness_whose_store_was_put_back_says_so(
     store: Store, log_key: NoteKey, client: LogClient, pools: Pools, signer: SigningKey, clock: Clock
 ) -> None:
