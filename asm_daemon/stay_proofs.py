@@ -216,7 +216,7 @@ async def _sampled(connection: Connection, epoch: int, sample: int) -> AsyncIter
     first, last = await store.first_and_last(connection, lo, hi) or (lo, lo)
     width = last.int - first.int + 1
     probes = [first, last, *(UUID(int=first.int + secrets.randbelow(width)) for _ in range(sample))]
-    stays = await store.near(connection, probes, hi)
+    stays = await store.all_if_few(connection, lo, hi, sample) or await store.near(connection, probes, hi)
     places = [facility_id for facility_id, _ in stays], [stay_id for _, stay_id in stays]
     yield await stays_store.read_stays(connection, *places) + await stays_store.read_versions(connection, *places)
 

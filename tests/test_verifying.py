@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -53,6 +53,17 @@ async def test_a_hold_that_was_removed_by_hand_is_alerted(
     await (await pools.database.connect()).execute("DELETE FROM legal_holds")
     _, [alert] = await verified(pools, keyring, clock)
     assert (alert.details["kind"], alert.details["where"]) == ("told_and_gone", f"hold/{hold.id}")
+
+
+async def test_of_a_month_with_few_stays_every_one_is_looked_at(
+    intake: Intake, facility: Facility, clock: Clock, pools: Pools, keyring: Keyring
+) -> None:
+    """Whatever lies between them: a stay right behind another one is nearest to nearly no random place."""
+    for index in range(1, 21):
+        clock.instant += timedelta(hours=(index % 2) * 5)
+        await intake.submit([command(facility, ActKind.DECLARE, declaration(index), clock)])
+    counts, _ = await verified(pools, keyring, clock)
+    assert counts["versions"] == 20
 
 
 async def test_what_nobody_touched_alerts_nobody(

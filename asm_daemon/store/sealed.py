@@ -322,6 +322,14 @@ async def first_and_last(connection: Connection, lo: UUID, hi: UUID) -> tuple[UU
     return (row["first"], row["last"]) if row and row["first"] else None
 
 
+async def all_if_few(connection: Connection, lo: UUID, hi: UUID, limit: int) -> list[tuple[int, UUID]]:
+    """Every stay of a month (facility, id), or none if there are more than `limit`."""
+    rows = await connection.fetch(
+        "SELECT facility_id, id FROM stays WHERE id >= $1 AND id < $2 ORDER BY id LIMIT $3", lo, hi, limit + 1
+    )
+    return [(row["facility_id"], row["id"]) for row in rows] if len(rows) <= limit else []
+
+
 async def near(connection: Connection, probes: Sequence[UUID], hi: UUID) -> list[tuple[int, UUID]]:
     """For each probe the first stay (facility, id) from there on, below `hi`: a sample, if the probes are random."""
     rows = await connection.fetch(
