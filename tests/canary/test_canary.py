@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -86,6 +86,12 @@ taken one of ours: a new route stands here, or a scenario of `doors` goes throug
 TOLD_BACK = {("refusals and reports", "POST /v1/stays: source_ref")}
 """An owner who declares a guest again is shown the receipt of the first time, under his own name of it."""
 
+WRITTEN_FOR_THE_SEARCH = (
+    "metrics and lists of operators", "extracts of departments", "refusals and reports", "environment and command line",
+    "key store", "reports of the inbox",
+)  # fmt: skip
+"""Places in which nothing of what was planted elsewhere lies: each gets a word of its own."""
+
 READY_SECONDS, END_SECONDS, FILE_BYTES = 60.0, 60.0, 16 << 20
 
 
@@ -142,12 +148,22 @@ async def run(
         async with asyncio.timeout(END_SECONDS):
             made.exit_code = await process.wait()
         await _plant_controls(made, postgres, folder)
-        made.places["files of the system"] = list(_recent_files(started))
-        wanted = patterns((*words.said, *made.controls.said))
-        made.patterns, made.hits = len(wanted), await asyncio.to_thread(search, wanted, made.places)
+        with _planted_in_tmp(made.controls.word("a file in /tmp")):
+            made.places["files of the system"] = list(_recent_files(started))
+            wanted = patterns((*words.said, *made.controls.said))
+            made.patterns, made.hits = len(wanted), await asyncio.to_thread(search, wanted, made.places)
         yield made
-        for path in folder.parent.glob("control-*"):
-            path.unlink()
+
+
+@contextmanager
+def _planted_in_tmp(word: str) -> Iterator[None]:
+    """A file with a word, where any program of the system may leave one."""
+    path = Path("/tmp", f"asm-canary-{secrets.token_hex(8)}")  # noqa: S108 - that is the place to be searched
+    path.write_text(word)
+    try:
+        yield
+    finally:
+        path.unlink()
 
 
 @asynccontextmanager
@@ -361,7 +377,10 @@ async def _plant_controls(made: Run, postgres: EmbeddedPostgres, folder: Path) -
     with made.log.open("a") as log:
         log.write(f'{{"event":"{control.word("log line")}"}}\n')
     (folder / "tmp" / "control").write_text(control.word("temporary file of the daemon"), "utf-16-le")
-    (folder.parent / f"control-{secrets.token_hex(4)}").write_text(control.word("temporary file").upper())
+    for place in WRITTEN_FOR_THE_SEARCH:
+        [path] = made.places[place]
+        with (path / "control" if path.is_dir() else path).open("a") as file:
+            file.write(f"\n{control.word(f'left in {place}')}\n")
     await _dump(postgres, said / "dump")
     made.places |= {
         "data files": [data / "base", data / "global", data / "pg_xact", data / "pg_multixact", data / "pg_stat"],
@@ -448,7 +467,9 @@ def test_what_lies_in_the_clear_is_found_wherever_it_lies(run: Run) -> None:
         ("write-ahead log", "deleted row"), ("dump", "table"), ("dump", "base64"), ("log of PostgreSQL", "table"),
         ("log of PostgreSQL", "unique key"), ("pg_stat_statements and pg_stat_activity", "statement"),
         ("log of the daemon", "log line"), ("temporary files of the daemon", "temporary file of the daemon"),
+        ("files of the system", "a file in /tmp"), *((place, f"left in {place}") for place in WRITTEN_FOR_THE_SEARCH),
     } <= hits  # fmt: skip
+    assert {place for place, _ in hits} == run.places.keys(), "a place in which nothing is found may not be searched"
 
 
 def test_no_word_about_a_guest_was_written_down_anywhere(run: Run) -> None:
