@@ -34,11 +34,10 @@ async def verify_once(
     rows, faults = await verify_told(pool, audit_pool, pools["asm_feeds"], pools["asm_auth"])
     found = [*stays.faults, *faults]
     if found:
-        (kind, where), details = found[0], {"faults": len(found)}
+        kind, where = found[0]
+        details: dict[str, int | str] = {"faults": len(found), "kind": kind, "where": where}
         async with pool.acquire() as connection:
-            await raise_alert(
-                connection, AlertKind.REGISTER_CHANGED, "register", {**details, "kind": kind, "where": where}, now
-            )
+            await raise_alert(connection, AlertKind.REGISTER_CHANGED, "register", details, now)
     return {"versions": stays.versions, "rows": rows, "faults": len(found)}
 
 
