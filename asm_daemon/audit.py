@@ -8,7 +8,7 @@ moved or inserted; that the end was cut off shows against a checkpoint which som
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -18,7 +18,8 @@ import asyncpg
 import orjson
 from uuid_utils.compat import uuid7
 
-from asm_daemon.crypto import KeyPurpose, SigningKey, WrongPurpose
+from asm_daemon import vouching
+from asm_daemon.crypto import KeyPurpose, Keyring, SigningKey, WrongPurpose
 from asm_daemon.ledger import (
     TILE_HEIGHT,
     BadNote,
@@ -83,24 +84,26 @@ class AuditEntry:
     def body(self) -> bytes:
         """Return the canonical JSON that is stored and hashed. Raises TypeError or ValueError for unfit details."""
         _check_details(self.details.values())
-        body = canonical_json(
-            {
-                "format": 1,
-                "id": str(self.id),
-                "at": instant_text(self.at),
-                "actor_kind": self.actor_kind,
-                "actor": self.actor,
-                "organisation": self.organisation,
-                "action": self.action,
-                "object": self.object,
-                "purpose": self.purpose,
-                "case_ref": self.case_ref,
-                "details": dict(self.details),
-            }
-        )
+        body = canonical_json(self.members())
         if len(body) > BODY_LIMIT_BYTES:
             raise ValueError(f"an audit entry is longer than {BODY_LIMIT_BYTES} bytes")
         return body
+
+    def members(self) -> dict[str, Any]:
+        """Return what the body is made of."""
+        return {
+            "format": 1,
+            "id": str(self.id),
+            "at": instant_text(self.at),
+            "actor_kind": self.actor_kind,
+            "actor": self.actor,
+            "organisation": self.organisation,
+            "action": self.action,
+            "object": self.object,
+            "purpose": self.purpose,
+            "case_ref": self.case_ref,
+            "details": dict(self.details),
+        }
 
 
 def _check_details(values: Iterable[Any]) -> None:
@@ -128,6 +131,12 @@ async def append(connection: Connection, entry: AuditEntry) -> UUID:
     """
     await store.insert_pending(connection, store.PendingEntry(entry.id, entry.at, entry.body()))
     return entry.id
+
+
+async def append_vouched(connection: Connection, keyring: Keyring, entry: AuditEntry) -> UUID:
+    """Add an entry that carries the tag by which a reader knows that we wrote it (`vouching`)."""
+    details = {**entry.details, vouching.MEMBER: vouching.tag_of(keyring, entry.members())}
+    return await append(connection, replace(entry, details=details))
 
 
 def note_key(deployment: str, public_key: bytes) -> NoteKey:

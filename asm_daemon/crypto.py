@@ -277,8 +277,6 @@ class SigningKey:
 
 _Tagger = Callable[[bytes], bytes]
 _Kind = TypeVar("_Kind")
-KEY_ROUNDS = 3
-"""How often a reader asks because the index keys changed while it read: they do once in a great while."""
 MESSAGES_AT_ONCE = 2**20
 """How many messages of a data key a keyring sets aside at once: few writes, and a process that ends wastes little."""
 
@@ -355,16 +353,17 @@ class Keyring:
         self._read, self._reserve = read, reserve
         self._looked_at = time.monotonic()
         self._keys = _prepare(read())
-        self._filling = Lock()
+        self._filling, self._reading = Lock(), Lock()
 
     def reload(self) -> bool:
         """Read the store again; return whether anything had changed. Cheap while it has not."""
-        at, keys = time.monotonic(), self._read()
-        self._looked_at = at
-        if keys is self._keys.source:
-            return False
-        self._keys = _prepare(keys, self._keys)
-        return True
+        with self._reading:  # or the slower of two threads would put back keys that were renewed or destroyed meanwhile
+            at, keys = time.monotonic(), self._read()
+            self._looked_at = at
+            if keys is self._keys.source:
+                return False
+            self._keys = _prepare(keys, self._keys)
+            return True
 
     def epochs(self) -> tuple[int, ...]:
         """Return the epochs that have keys, in order."""
@@ -459,9 +458,9 @@ class Keyring:
         """Return the 16-byte tag by which a question about the guest of a stay is recognised, within that stay only."""
         return self._keys.tags[KeyPurpose.CONTENT](b"1|question|" + stay_id.bytes + question)[:16]
 
-    def forgotten_tag(self, entry_id: UUID, root: bytes) -> bytes:
-        """Return the tag by which an audit entry shows that whoever forgot these places held our keys."""
-        return self._keys.tags[KeyPurpose.CONTENT](b"1|forgotten|" + entry_id.bytes + root)
+    def entry_tag(self, canonical: bytes) -> bytes:
+        """Return the tag by which an audit entry (its canonical JSON) shows that whoever wrote it held our keys."""
+        return self._keys.tags[KeyPurpose.CONTENT](b"1|entry|" + canonical)
 
     def seal_cursor(self, scope: str, position: bytes) -> str:
         """Return an opaque URL-safe cursor; it opens only in the same `scope` (the list and whose it is)."""

@@ -27,6 +27,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 from asm_daemon import (
     admissions,
     audit,
+    certificates,
     compare,
     events,
     expiry,
@@ -65,7 +66,6 @@ from asm_daemon.store import stays as stays_store
 from asm_daemon.store.hotels import Registered
 from asm_daemon.store.pool import open_connection, open_pool
 from asm_daemon.sync import Population, SyncLimits, Worker, tell_breaker
-from asm_daemon.told import watch_holds_once
 from asm_daemon.web.admin_api import admin_routes
 from asm_daemon.web.api import owner_routes
 from asm_daemon.web.app import Runner, make_app
@@ -560,17 +560,21 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
         def retire(name: KeyName) -> None:
             daemon.key_store.retire(name, now())
 
-        daemon.keyring.reload()
+        await asyncio.to_thread(daemon.keyring.reload)
         return await resealing.reencrypt_once(pools["asm_retention"], daemon.keyring, retire, now())
 
     async def watch_keys() -> Mapping[str, int]:
-        return await resealing.watch_once(pools["asm_retention"], daemon.key_store.inventory(), now())
+        inventory = await asyncio.to_thread(daemon.key_store.inventory)
+        return await resealing.watch_once(pools["asm_retention"], inventory, now())
 
     async def end_months() -> Mapping[str, int]:
-        if changed := await watch_holds_once(pools["asm_retention"], pools["asm_audit"], now()):
-            return {"holds_changed": changed}
         return await retention.end_epochs_once(
-            pools["asm_retention"], daemon.key_store, daemon.keyring, periods_of(daemon.settings), now()
+            pools["asm_retention"],
+            pools["asm_audit"],
+            daemon.key_store,
+            daemon.keyring,
+            periods_of(daemon.settings),
+            now(),
         )
 
     async def expire() -> Mapping[str, int]:
@@ -586,8 +590,8 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
         folder, days = daemon.settings.key_backups, daemon.settings.key_backup_days
         expired = 0 if folder is None else expire_backups(folder, days, now())
         left = None if folder is None else [made_at for _, made_at in list_backups(folder)]
-        counts = await retention.finish_once(
-            pools["asm_retention"], daemon.key_store, periods_of(daemon.settings), left, now()
+        counts = await certificates.finish_once(
+            pools["asm_retention"], daemon.key_store, daemon.keyring, periods_of(daemon.settings), left, now()
         )
         return {**counts, "backups_expired": expired}
 

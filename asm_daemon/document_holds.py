@@ -16,12 +16,12 @@ from uuid_utils.compat import uuid7
 from asm_daemon import audit, police, retention
 from asm_daemon.audit import AuditEntry
 from asm_daemon.crypto import Keyring, Tampered, UnknownEpoch, document_value
+from asm_daemon.index_keys import ask_by_every_key
 from asm_daemon.model import StayRow
 from asm_daemon.police import UNREADABLE_NAMED, Desk
 from asm_daemon.problems import Refused
 from asm_daemon.store import Connection
 from asm_daemon.store import retention as store
-from asm_daemon.store.police import Span
 from asm_daemon.store.retention import Hold
 from schemas.police import DocumentNumber, QueryKind
 
@@ -60,10 +60,14 @@ async def hold_document(desk: Desk, order: Order, wanted: DocumentNumber, now: d
     await police.begin(desk, intent, lambda: None)
     try:
         number = document_value(wanted.document_number)
-        searched = police.spans(desk.keyring, number, _BEGINNING, now)
         async with police.reading(desk.pool) as connection, connection.transaction():
             await store.use_holds(connection)
-            held = await _hold(connection, desk.keyring, number, searched, order, intent)
+            rows = await ask_by_every_key(
+                desk.keyring,
+                lambda: police.spans(desk.keyring, number, _BEGINNING, now),
+                lambda searched: store.stays_by_document(connection, searched, STAYS_LIMIT + 1),
+            )
+            held = await _hold(connection, desk.keyring, number, rows, order, intent)
             await audit.append(connection, police.outcome(intent, _summary(held)))
     except Refused as failure:
         await police.record(desk, police.outcome(intent, {"problem": failure.code}))
@@ -83,9 +87,8 @@ def _intent(desk: Desk, order: Order, wanted: DocumentNumber, now: datetime) -> 
 
 
 async def _hold(
-    connection: Connection, keyring: Keyring, number: str, searched: list[Span], order: Order, intent: AuditEntry
+    connection: Connection, keyring: Keyring, number: str, rows: list[StayRow], order: Order, intent: AuditEntry
 ) -> Held:
-    rows = await store.stays_by_document(connection, searched, STAYS_LIMIT + 1)
     if len(rows) > STAYS_LIMIT:
         raise Refused("unavailable")  # an incomplete hold would look like a complete one
     found, unreadable = _sorted_out(keyring, rows, number)
@@ -93,7 +96,7 @@ async def _hold(
     for row in found:
         if row.id not in before:
             hold = Hold(uuid7(), row.facility_id, row.id, None, None, order.warrant, order.reason, intent.at, order.by)
-            await retention.insert_hold(connection, hold)
+            await retention.insert_hold(connection, keyring, hold)
     stays = [row.id for row in found]
     return Held(intent.id, len(stays) - len(before), stays, unreadable)
 

@@ -20,7 +20,6 @@ import structlog
 
 from asm_daemon import audit
 from asm_daemon.crypto import (
-    KEY_ROUNDS,
     IndexField,
     KeyExhausted,
     Keyring,
@@ -43,6 +42,7 @@ from asm_daemon.decisions import (
     prepare,
 )
 from asm_daemon.families import party_led
+from asm_daemon.index_keys import ask_by_every_key
 from asm_daemon.issuing import Draft, Issuer
 from asm_daemon.model import ExpectedRow, PartyHead, Presence, StayRow, lane_of
 from asm_daemon.problems import Refused, problem_document, violated
@@ -395,15 +395,12 @@ class Intake:
         }  # fmt: skip
         if not absent:
             return []
-        probes = self._probes(absent)
-        for _ in range(KEY_ROUNDS):  # others tag with a new index key seconds before this process knows it
-            found = await store.find_departed(connection, probes, self._now() - REPEATED_WITHIN)
-            asked = probes
-            await asyncio.to_thread(self._keyring.reload)  # a stat; only of changed keys the root is asked
-            probes = self._probes(absent)
-            if probes == asked:
-                return found
-        raise Refused("unavailable", retry_after_seconds=5)
+        since = self._now() - REPEATED_WITHIN
+        return await ask_by_every_key(
+            self._keyring,
+            lambda: self._probes(absent),
+            lambda probes: store.find_departed(connection, probes, since),
+        )
 
     def _probes(self, guests: Mapping[tuple[int, int], str]) -> list[tuple[int, int, UUID, UUID, int]]:
         """What `find_departed` takes, for (facility, presence tag) → document: one probe for each index key."""

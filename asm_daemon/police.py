@@ -6,7 +6,6 @@ tree before anything is read; what was found is committed before anything is ans
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
@@ -24,11 +23,9 @@ from uuid_utils.compat import uuid7
 from asm_daemon import audit
 from asm_daemon.audit import AuditBroken, AuditEntry, NotSealed
 from asm_daemon.crypto import (
-    KEY_ROUNDS,
     IndexField,
     KeyPurpose,
     Keyring,
-    KeyStoreError,
     Tampered,
     UnknownEpoch,
     document_value,
@@ -36,6 +33,7 @@ from asm_daemon.crypto import (
     epoch_bounds,
     seal_to_auditor,
 )
+from asm_daemon.index_keys import ask_by_every_key
 from asm_daemon.ledger import canonical_json, instant_text
 from asm_daemon.model import Contents, Principal, PrincipalKind, StayRow
 from asm_daemon.problems import Refused
@@ -93,7 +91,7 @@ class Desk:
     """Raises Refused while the audit is not confirmed by others; asked after the question is on record."""
     terms_required: bool = False
     kept_days: Mapping[FacilityKind, int] = field(default_factory=dict)
-    """Days that stays of each kind of facility are kept after their end: a search beyond them says so."""
+    """Days that stays of each kind of facility are kept after their end now: a search beyond them says so."""
 
 
 async def purposes(pool: asyncpg.Pool) -> list[Purpose]:
@@ -114,6 +112,7 @@ async def search(desk: Desk, officer: Principal, question: DocumentSearch, now: 
     allowed = await begin(desk, intent, lambda: _allowed(officer, purpose, question, QueryKind.DOCUMENT))
     try:
         found = await _find(desk, question, allowed, now)
+        forgotten_before = await _forgotten_before(desk, allowed, now)  # after it: what it did not find is told of
     except Refused as failure:
         await record(desk, outcome(intent, {"problem": failure.code}))
         raise
@@ -123,7 +122,7 @@ async def search(desk: Desk, officer: Principal, question: DocumentSearch, now: 
     return SearchResult(
         trace=str(intent.id),
         searched_from=_window_start(allowed, now),
-        forgotten_before=_forgotten_before(desk, allowed, now),
+        forgotten_before=forgotten_before,
         stays=found.stays,
         more=found.more,
         unreadable=len(found.unreadable),
@@ -277,26 +276,12 @@ def digest_of_ids(ids: Iterable[UUID]) -> str:
 
 
 async def _find(desk: Desk, question: DocumentSearch, purpose: Purpose, now: datetime) -> _Found:
-    """Search by every index key. Others tag with a new one seconds before this process knows it, so the keys are looked
-    at again after the read, and what was asked by too few is asked once more."""
     wanted, since = document_value(question.document_number), _window_start(purpose, now)
-    searched = spans(desk.keyring, wanted, since, now)
-    for _ in range(KEY_ROUNDS):
-        found = await _hits(desk, searched, wanted, purpose)
-        asked = searched
-        await _look_at_keys(desk.keyring)
-        searched = spans(desk.keyring, wanted, since, now)
-        if searched == asked:
-            return found
-    raise Refused("unavailable", retry_after_seconds=5)
-
-
-async def _look_at_keys(keyring: Keyring) -> None:
-    try:
-        await asyncio.to_thread(keyring.reload)  # a root key in a token or a vault may take its time
-    except KeyStoreError as error:
-        log.warning("police.keys_away", exc_info=error)
-        raise Refused("unavailable", retry_after_seconds=60) from None
+    return await ask_by_every_key(
+        desk.keyring,
+        lambda: spans(desk.keyring, wanted, since, now),
+        lambda searched: _hits(desk, searched, wanted, purpose),
+    )
 
 
 async def _hits(desk: Desk, searched: list[Span], wanted: str, purpose: Purpose) -> _Found:
@@ -361,9 +346,18 @@ def _window_start(purpose: Purpose, now: datetime) -> datetime:
     return now - timedelta(days=purpose.window_days)
 
 
-def _forgotten_before(desk: Desk, purpose: Purpose, now: datetime) -> dict[FacilityKind, datetime]:
-    """Kinds of facility whose stays are kept for less than the window: what ended before these instants may be gone."""
-    return {kind: now - timedelta(days=days) for kind, days in desk.kept_days.items() if days < purpose.window_days}
+async def _forgotten_before(desk: Desk, purpose: Purpose, now: datetime) -> dict[FacilityKind, datetime]:
+    """Kinds of facility of which what ended before these instants, within the window, may be gone: by the periods of
+    today, and by those of the time when months were gone through."""
+    since = _window_start(purpose, now)
+    found = {kind: now - timedelta(days=days) for kind, days in desk.kept_days.items()}
+    async with reading(desk.pool) as connection:
+        rounds = await store.rounds_since(connection, epoch_at(since))
+    for each in rounds:
+        for kind in FacilityKind:
+            cutoff_at = each.by_kind.get(kind, each.cutoff_at)
+            found[kind] = max(found.get(kind, cutoff_at), cutoff_at)
+    return {kind: cutoff_at for kind, cutoff_at in found.items() if cutoff_at > since}
 
 
 def _found_stay(hit: Hit, contents: Contents) -> FoundStay:

@@ -151,7 +151,7 @@ async def _retire(
         await store.end_progress(connection, epoch)
     for name in replaced:
         if name.purpose is KeyPurpose.DATA:  # the index key goes with it
-            retire(name)
+            await asyncio.to_thread(retire, name)
 
 
 async def watch_once(pool: asyncpg.Pool, inventory: Iterable[KeyFacts], now: datetime) -> dict[str, int]:

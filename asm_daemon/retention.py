@@ -1,10 +1,9 @@
-"""Retention (thời hạn lưu giữ): legal holds, the end of a month, the erasure of single stays, and their certificates.
+"""Retention (thời hạn lưu giữ): legal holds, and the end of a month.
 
 A month ends when everybody who left in it left long enough ago, which for some kinds of facility is sooner than for
 others. What is not forgotten yet (stays that have not ended, left too recently for their facility's kind, or are under
 a hold) is sealed anew under new keys of the month and takes the month's place; then the old partitions are dropped and
-the old keys destroyed. Each step is a row's state, so a crash between two is made good
-by the next run. A certificate names the day after which no copy can exist, and is final only then.
+the old keys destroyed. Each step is a row's state, so a crash between two is made good by the next run.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -26,15 +24,12 @@ from uuid_utils.compat import uuid7
 
 from asm_daemon import audit
 from asm_daemon.crypto import (
-    PER_EPOCH,
-    KeyName,
     KeyPurpose,
     Keyring,
     Tampered,
     UnknownEpoch,
     epoch_at,
     epoch_bounds,
-    epoch_of,
 )
 from asm_daemon.decisions import tags_of
 from asm_daemon.keystores import KeyStore
@@ -47,17 +42,21 @@ from asm_daemon.store import retention as store
 from asm_daemon.store import sealed as sealed_store
 from asm_daemon.store import stays as stays_store
 from asm_daemon.store.alerts import AlertKind, raise_alert
-from asm_daemon.store.retention import Erasure, Hold, Kept, Round
+from asm_daemon.store.retention import Hold, Kept, Round
+from asm_daemon.told import HOLDS_CHANGED, Holds, HoldsChanged, alert_to_holds, watch_holds_once
 from schemas.codes import FacilityKind
+from schemas.violations import Text
 
 ROUND = timedelta(days=30)
 """The least time between two rounds of a month of which something was kept: each drops tables and destroys keys."""
 LATE = timedelta(days=91)
 """How long those who left after their month wait for a round of their own while the period of another kind still runs:
 each seals all that is kept anew."""
-LOCK_MILLISECONDS = 2_000
+LOCK_SECONDS = 2
 """How long the end of a month waits for those who use it. They wait as long for it, so it rather tries again later."""
 LOCK_ATTEMPTS = 5
+PART_SECONDS = 300
+"""How long a statement may take that parts what is kept of a month, often most of a million rows, from the rest."""
 PAGE_ROWS = 1_000
 """How many stays are looked at or sealed anew at once: a session that is silent for longer is ended."""
 REASON = "retention"
@@ -82,28 +81,28 @@ class Periods:
         return self.stay_days_by_kind.get(kind, self.stay_days)
 
 
-class NotErasable(Exception):
-    """The stay is not erased; the message says why."""
-
-
 class NotEndable(Exception):
-    """The month is not ended; the message says why."""
+    """The month is not ended; `reason` says why. One whose turn has come is tried again by the next run."""
+
+    def __init__(self, vi: str, en: str) -> None:
+        super().__init__(en)
+        self.reason = Text(vi, en)
 
 
-class _Waits(Exception):
-    """The month cannot be ended now; the next run tries again."""
+class NotAsSigned(Exception):
+    """A record does not open or is not what was signed, or somebody else wrote into the forgotten places."""
 
 
 # -- legal holds -------------------------------------------------------------------------------------------------------
 
 
-async def place_hold(pool: asyncpg.Pool, hold: Hold) -> int:
+async def place_hold(pool: asyncpg.Pool, keyring: Keyring, hold: Hold) -> int:
     """Place a hold, with its audit entry; return how many stays that are here it concerns. As asm_retention."""
     async with pool.acquire() as connection, connection.transaction():
-        return await insert_hold(connection, hold)
+        return await insert_hold(connection, keyring, hold)
 
 
-async def insert_hold(connection: Connection, hold: Hold) -> int:
+async def insert_hold(connection: Connection, keyring: Keyring, hold: Hold) -> int:
     """The same within the caller's transaction."""
     await store.insert_hold(connection, hold)
     concerned = await store.under_hold(connection, hold.id)
@@ -116,34 +115,35 @@ async def insert_hold(connection: Connection, hold: Hold) -> int:
         "reason": hold.reason,
         "stays": concerned,
     }
-    await audit.append(connection, _by(hold.placed_by, "hold.place", f"hold/{hold.id}", details, hold.placed_at))
+    entry = by_operator(hold.placed_by, "hold.place", f"hold/{hold.id}", details, hold.placed_at)
+    await audit.append_vouched(connection, keyring, entry)
     return concerned
 
 
-async def lift_hold(pool: asyncpg.Pool, hold_id: UUID, reason: str, by: str, now: datetime) -> bool:
+async def lift_hold(pool: asyncpg.Pool, keyring: Keyring, hold_id: UUID, reason: str, by: str, now: datetime) -> bool:
     """Lift a hold, with its audit entry; false if none of this id is in force."""
     async with pool.acquire() as connection, connection.transaction():
-        return await _lift(connection, hold_id, reason, by, now)
+        return await _lift(connection, keyring, hold_id, reason, by, now)
 
 
 async def lift_warrant(
-    pool: asyncpg.Pool, warrant: str, reason: str, by: str, now: datetime, *, dry_run: bool
+    pool: asyncpg.Pool, keyring: Keyring, warrant: str, reason: str, by: str, now: datetime, *, dry_run: bool
 ) -> list[UUID]:
     """Lift every hold in force of a warrant, each with its audit entry; return their ids. `dry_run`: only return them.
     As asm_retention."""
     async with pool.acquire() as connection, connection.transaction():
         found = await store.lock_holds_of(connection, warrant)
         for hold_id in () if dry_run else found:
-            await _lift(connection, hold_id, reason, by, now)
+            await _lift(connection, keyring, hold_id, reason, by, now)
     return found
 
 
-async def _lift(connection: Connection, hold_id: UUID, reason: str, by: str, now: datetime) -> bool:
+async def _lift(connection: Connection, keyring: Keyring, hold_id: UUID, reason: str, by: str, now: datetime) -> bool:
     warrant = await store.lift_hold(connection, hold_id, reason, by, now)
     if warrant is None:
         return False
     details = {"warrant": warrant, "reason": reason}
-    await audit.append(connection, _by(by, "hold.lift", f"hold/{hold_id}", details, now))
+    await audit.append_vouched(connection, keyring, by_operator(by, "hold.lift", f"hold/{hold_id}", details, now))
     return True
 
 
@@ -151,95 +151,119 @@ async def _lift(connection: Connection, hold_id: UUID, reason: str, by: str, now
 
 
 async def end_epochs_once(
-    pool: asyncpg.Pool, keys: KeyStore, keyring: Keyring, periods: Periods, now: datetime
+    pool: asyncpg.Pool, audit_pool: asyncpg.Pool, keys: KeyStore, keyring: Keyring, periods: Periods, now: datetime
 ) -> dict[str, int]:
-    """End every month whose time has come, and go on with those that a crash interrupted. As asm_retention.
+    """End every month whose time has come, and go on with those that a crash interrupted. As asm_retention, asm_audit.
 
-    A month that cannot be ended now (somebody uses it, a record that is kept is not what was signed) waits for the next
-    run. Returns counts.
+    A month that cannot be ended now (somebody uses it, a record that is kept is not what was signed, the database
+    fails) waits for the next run, and no other waits with it. Nothing ends while a legal hold is not what the audit
+    tells. Returns counts.
     """
     counts = {"ended": 0, "forgotten": 0, "kept": 0, "waiting": 0}
-    for found in await _due(pool, keys, periods, now):
+    holds = Holds(audit_pool, keyring)
+    if changed := await watch_holds_once(pool, holds, now):
+        return {**counts, "holds_changed": changed}
+    newest = await asyncio.to_thread(newest_versions, keys, KeyPurpose.INDEX)
+    for epoch, before in await _past_months(pool, newest, now):
         try:
-            ended = await _end(pool, keys, keyring, found, periods, now)
-        except _Waits as reason:
-            log.warning("retention.waits", epoch=found.epoch, outcome=str(reason))
+            found = await _due(pool, epoch, before, newest.get(epoch, 0), periods, now)
+            if found is None:
+                continue
+            ended = await _end(pool, keys, keyring, holds, found, periods, now)
+        except NotEndable as reason:
+            log.warning("retention.waits", epoch=epoch, outcome=str(reason))
             counts["waiting"] += 1
-            continue
-        counts["ended"] += 1
-        counts["kept"] += ended.kept or 0
-        counts["forgotten"] += orjson.loads(ended.counts or "{}").get("stays", 0)
+        except asyncpg.PostgresError as error:
+            log.warning("retention.waits", epoch=epoch, exc_info=error)
+            counts["waiting"] += 1
+            await _alert(pool, epoch, now)
+        else:
+            counts["ended"] += 1
+            counts["kept"] += ended.kept or 0
+            counts["forgotten"] += orjson.loads(ended.counts or "{}").get("stays", 0)
     return counts
 
 
 async def end_now(
     pool: asyncpg.Pool,
+    audit_pool: asyncpg.Pool,
     keys: KeyStore,
-    keyring: Keyring,
     epoch: int,
     periods: Periods,
     reason: str,
     by: str,
     now: datetime,
 ) -> Round:
-    """End one month at once, whether or not its turn has come, if nothing of it has to be kept. As asm_retention.
+    """End one month at once, whether or not its turn has come, if nothing of it has to be kept. As asm_retention and
+    asm_audit.
 
     Said again, it goes on with what a crash interrupted, and goes through the former generations of the key store once
     more. Raises NotEndable.
     """
+    keyring = await asyncio.to_thread(keys.keyring)
+    holds = Holds(audit_pool, keyring)
+    if await watch_holds_once(pool, holds, now):
+        raise NotEndable(*HOLDS_CHANGED)
     found = await _round_for(pool, keys, epoch, periods, now)
     async with pool.acquire() as connection:
-        await audit.append(connection, _by(by, "keys.destroy", f"epoch/{epoch}", {"reason": reason}, now))
+        await audit.append(connection, by_operator(by, "keys.destroy", f"epoch/{epoch}", {"reason": reason}, now))
     if found.state in {"ended", "final"}:
-        keys.destroy_epoch(epoch, REASON, now)
+        await asyncio.to_thread(keys.destroy_epoch, epoch, REASON, now)
         return found
-    try:
-        return await _end(pool, keys, keyring, found, periods, now)
-    except _Waits as why:
-        raise NotEndable(str(why)) from None
+    return await _end(pool, keys, keyring, holds, found, periods, now)
 
 
 async def _round_for(pool: asyncpg.Pool, keys: KeyStore, epoch: int, periods: Periods, now: datetime) -> Round:
     """The round by which a month of which nothing is kept ends, or the one by which it did. Raises NotEndable."""
-    cutoff, cutoffs = now - timedelta(days=periods.stay_days), _cutoffs(periods, now)
+    newest = await asyncio.to_thread(newest_versions, keys, KeyPurpose.INDEX)
     async with pool.acquire() as connection:
         before = {each.epoch: each for each in await store.rounds(connection)}.get(epoch)
-        stays, forgettable = await store.forgettable(connection, *epoch_bounds(epoch), cutoff, cutoffs)
-    if stays > forgettable:
-        raise NotEndable(f"{stays - forgettable} stays of {epoch} have to be kept: open, left too recently, or held")
+        found = _next_round(epoch, before, newest.get(epoch, 0), periods, now)
+        stays, forgettable = await store.forgettable(connection, *epoch_bounds(epoch), found.cutoff_at, found.cutoffs)
+    if kept := stays - forgettable:
+        raise NotEndable(
+            f"{kept} lượt của {epoch} phải giữ lại: chưa kết thúc, mới rời đi, hoặc bị giữ theo lệnh",
+            f"{kept} stays of {epoch} have to be kept: open, left too recently, or held",
+        )
     if before is not None and (before.state in {"begun", "parted"} or not before.kept):
         return before
-    number, newest = before.round + 1 if before else 1, _newest(keys, KeyPurpose.INDEX).get(epoch, 0)
-    return Round(epoch, number, "new", cutoff, newest, now, None, None, None, None, cutoffs)
+    return found
 
 
-async def _due(pool: asyncpg.Pool, keys: KeyStore, periods: Periods, now: datetime) -> list[Round]:
-    """The rounds to go on with, and those that begin now."""
-    versions = _newest(keys, KeyPurpose.INDEX)
-    cutoff, cutoffs = now - timedelta(days=periods.stay_days), _cutoffs(periods, now)
+async def _past_months(pool: asyncpg.Pool, with_keys: Collection[int], now: datetime) -> list[tuple[int, Round | None]]:
+    """Every month that is over and has keys, partitions or rounds, with its last round."""
     async with pool.acquire() as connection:
         last = {each.epoch: each for each in await store.rounds(connection)}
-        months = {*await sealed_store.partitioned_months(connection), *versions, *last}
-        due = []
-        for epoch in sorted(month for month in months if month < epoch_at(now)):
-            before = last.get(epoch)
-            if before is not None and before.state in {"begun", "parted"}:
-                due.append(before)
-                continue
-            if not _may_begin(epoch, before, periods, now):
-                continue
-            stays, forgettable = await store.forgettable(connection, *epoch_bounds(epoch), cutoff, cutoffs)
-            if stays and not forgettable:
-                continue
-            number, newest = before.round + 1 if before else 1, versions.get(epoch, 0)
-            due.append(Round(epoch, number, "new", cutoff, newest, now, None, None, None, None, cutoffs))
-    return due
+        months = {*await sealed_store.partitioned_months(connection), *with_keys, *last}
+    return [(month, last.get(month)) for month in sorted(months) if month < epoch_at(now)]
 
 
-def _cutoffs(periods: Periods, now: datetime) -> str:
-    """Until when those left who are forgotten, of the kinds of facility that have a period of their own: JSON."""
+async def _due(
+    pool: asyncpg.Pool, epoch: int, before: Round | None, newest: int, periods: Periods, now: datetime
+) -> Round | None:
+    """The round of a month to go on with, or the one that begins now; None if it has no turn."""
+    if before is not None and before.state in {"begun", "parted"}:
+        return before
+    if not _may_begin(epoch, before, periods, now):
+        return None
+    found = _next_round(epoch, before, newest, periods, now)
+    async with pool.acquire() as connection:
+        stays, forgettable = await store.forgettable(connection, *epoch_bounds(epoch), found.cutoff_at, found.cutoffs)
+    return None if stays and not forgettable else found
+
+
+def _next_round(epoch: int, before: Round | None, newest: int, periods: Periods, now: datetime) -> Round:
+    """The round after `before`, not begun yet; `newest` is the month's newest index key, 0 if it has none."""
     own = {kind.value: instant_text(now - timedelta(days=days)) for kind, days in periods.stay_days_by_kind.items()}
-    return orjson.dumps(own, option=orjson.OPT_SORT_KEYS).decode()
+    return Round(
+        epoch,
+        round=before.round + 1 if before else 1,
+        state="new",
+        cutoff_at=now - timedelta(days=periods.stay_days),
+        cutoffs=orjson.dumps(own, option=orjson.OPT_SORT_KEYS).decode(),
+        index_version=newest,
+        begun_at=now,
+    )
 
 
 def _may_begin(epoch: int, before: Round | None, periods: Periods, now: datetime) -> bool:
@@ -254,27 +278,34 @@ def _may_begin(epoch: int, before: Round | None, periods: Periods, now: datetime
 
 
 async def _end(
-    pool: asyncpg.Pool, keys: KeyStore, keyring: Keyring, found: Round, periods: Periods, now: datetime
+    pool: asyncpg.Pool,
+    keys: KeyStore,
+    keyring: Keyring,
+    holds: Holds,
+    found: Round,
+    periods: Periods,
+    now: datetime,
 ) -> Round:
-    """Take a month through the steps that are left. Raises _Waits."""
+    """Take a month through the steps that are left. Raises NotEndable."""
     if found.state == "new":
-        found = await _begin(pool, keys, found)
+        found = await _begin(pool, keys, keyring, found)
     if found.state == "begun":
         await _succeed(pool, keys, keyring, found, now)
-        found = await _part(pool, keyring, found, now)
+        found = await _part(pool, keyring, holds, found, now)
     return await _destroy(pool, keys, keyring, found, periods, now)
 
 
-async def _begin(pool: asyncpg.Pool, keys: KeyStore, found: Round) -> Round:
+async def _begin(pool: asyncpg.Pool, keys: KeyStore, keyring: Keyring, found: Round) -> Round:
     """Say in the audit what is about to be done; from here on nothing else seals the month anew. Keys that were renewed
     since the month was found due have sealed what is to be forgotten, so they are old ones too."""
-    newest = _newest(keys, KeyPurpose.INDEX).get(found.epoch, 0)
-    begun = found._replace(state="begun", index_version=newest)
+    newest = await asyncio.to_thread(newest_versions, keys, KeyPurpose.INDEX)
+    begun = found._replace(state="begun", index_version=newest.get(found.epoch, 0))
     async with pool.acquire() as connection, connection.transaction():
         if not await store.begin_round(connection, begun):
-            raise _Waits("another process began")
+            raise NotEndable("một tiến trình khác đã bắt đầu", "another process began")
         details = {"round": begun.round, "index_version": begun.index_version, **_by_when(begun)}
-        await audit.append(connection, _entry("retention.begin", f"epoch/{begun.epoch}", details, begun.begun_at))
+        entry = by_daemon("retention.begin", f"epoch/{begun.epoch}", details, begun.begun_at)
+        await audit.append_vouched(connection, keyring, entry)
     return begun
 
 
@@ -284,66 +315,72 @@ async def _succeed(pool: asyncpg.Pool, keys: KeyStore, keyring: Keyring, found: 
         bounds = epoch_bounds(found.epoch)
         stays, forgettable = await store.forgettable(connection, *bounds, found.cutoff_at, found.cutoffs)
         if await store.endpoints_of(connection, found.epoch):
-            raise _Waits("a webhook is sealed under this month")
+            raise NotEndable("còn webhook niêm phong bằng khoá của tháng này", "a webhook is sealed under this month")
     if stays > forgettable:
         try:
             await asyncio.to_thread(keys.renew_epoch, found.epoch, now, after=found.index_version)
         except UnknownEpoch:
-            await _alert(pool, found, now)
-            raise _Waits("what is kept has no keys") from None
-    keyring.reload()
+            await _alert(pool, found.epoch, now)
+            raise NotEndable("những gì phải giữ không có khoá", "what is kept has no keys") from None
+    await asyncio.to_thread(keyring.reload)
 
 
-async def _part(pool: asyncpg.Pool, keyring: Keyring, found: Round, now: datetime) -> Round:
+async def _part(pool: asyncpg.Pool, keyring: Keyring, holds: Holds, found: Round, now: datetime) -> Round:
     """Part what is kept from what is forgotten, in one transaction, which begins again when somebody is in the way."""
     for attempt in range(1, LOCK_ATTEMPTS + 1):
         try:
             async with pool.acquire() as connection, connection.transaction(isolation="read_committed"):
-                return await _part_locked(connection, keyring, found, now)
+                return await _part_locked(connection, keyring, holds, found, now)
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
             if attempt == LOCK_ATTEMPTS:
-                raise _Waits("the month is in use") from None
+                raise NotEndable("tháng này đang được sử dụng", "the month is in use") from None
             await asyncio.sleep(0.1 * attempt)
-        except _NotAsSigned:
-            await _alert(pool, found, now)
-            raise _Waits("a record is not what was signed") from None
+        except NotAsSigned:
+            await _alert(pool, found.epoch, now)
+            raise NotEndable("có bản ghi khác với những gì đã ký", "a record is not what was signed") from None
+        except HoldsChanged as changed:
+            await alert_to_holds(pool, changed, now)
+            raise NotEndable(*HOLDS_CHANGED) from None
     raise AssertionError("unreachable")
 
 
-class _NotAsSigned(Exception):
-    """A record does not open or is not what was signed and sealed, or somebody else wrote into the forgotten places."""
+def _went_on() -> NotEndable:
+    return NotEndable("một tiến trình khác đã làm tiếp", "another process went on")
 
 
-async def _part_locked(connection: Connection, keyring: Keyring, found: Round, now: datetime) -> Round:
-    await store.set_lock_timeout(connection, LOCK_MILLISECONDS)
+async def _part_locked(connection: Connection, keyring: Keyring, holds: Holds, found: Round, now: datetime) -> Round:
+    await store.set_timeouts(connection, lock_seconds=LOCK_SECONDS, statement_seconds=PART_SECONDS)
     current = await store.lock_round(connection, found.epoch, found.round)
     if current is None or current.state != "begun":
-        raise _Waits("another process went on")
+        raise _went_on()
     bounds = epoch_bounds(found.epoch)
     checked = await store.horizon(connection)
     await _check_month(connection, keyring, found.epoch, None)
-    ahead = await store.kept_stays(connection, *bounds, found.cutoff_at, found.cutoffs)
+    ahead = await store.kept_stays(connection, *bounds, found.cutoff_at, found.cutoffs, seconds=PART_SECONDS)
     pairs = await _keep(connection, keyring, found, ahead)  # nobody waits meanwhile, so some may change
     kept: set[Kept] = set()
     if await store.lock_month(connection, found.epoch):
         await store.stop_holds(connection)
+        await holds.require(connection)
         await _check_month(connection, keyring, found.epoch, checked)
-        kept = await store.kept_stays(connection, *bounds, found.cutoff_at, found.cutoffs)
+        kept = await store.kept_stays(connection, *bounds, found.cutoff_at, found.cutoffs, seconds=PART_SECONDS)
         changed = {each.id for each in ahead - kept}
         await store.delete_held(connection, sorted(changed))
         pairs = {stay_id: each for stay_id, each in pairs.items() if stay_id not in changed}
         pairs |= await _keep(connection, keyring, found, kept - ahead)
         await _record(connection, keyring, found.epoch, [pair for each in pairs.values() for pair in each], now)
-    forgotten = await store.end_month(connection, found.epoch, *bounds)  # now nobody is left who read the old month
+    forgotten = await store.end_month(
+        connection, found.epoch, *bounds, seconds=PART_SECONDS
+    )  # now nobody is left who read the old month
     await _keep_marks(connection, keyring, kept)
     why = Counter(f"kept_{each.why}" for each in kept)
-    entry = _entry("retention.part", f"epoch/{found.epoch}", {"round": found.round, "kept": why.total()}, now)
-    signed = await _sign_forgotten(
-        connection, keyring, entry.id, found.epoch, forgotten.get("stays", 0) + forgotten.get("stay_versions", 0)
-    )
-    told = {**why, **forgotten, "forgotten_root": signed["forgotten_root"]}
+    entry = by_daemon("retention.part", f"epoch/{found.epoch}", {"round": found.round, "kept": why.total()}, now)
+    places = forgotten.get("stays", 0) + forgotten.get("stay_versions", 0)
+    root = await sign_forgotten(connection, entry.id, found.epoch, places)
+    told = {**why, **forgotten, "forgotten_root": root}
     counts = orjson.dumps(told, option=orjson.OPT_SORT_KEYS).decode()
-    await audit.append(connection, replace(entry, details={**entry.details, "counts": counts, **signed}))
+    entry = replace(entry, details={**entry.details, "counts": counts, "forgotten_root": root})
+    await audit.append_vouched(connection, keyring, entry)
     parted = current._replace(state="parted", kept=why.total(), counts=counts)
     await store.keep_round(connection, parted)
     return parted
@@ -353,7 +390,7 @@ async def _check_month(connection: Connection, keyring: Keyring, epoch: int, sin
     """Hold each stay of a month changed `since` (None: all) against its receipt, for by its columns is decided who
     is forgotten.
 
-    A month whose keys were destroyed by hand cannot be asked any more. Raises _NotAsSigned.
+    A month whose keys were destroyed by hand cannot be asked any more. Raises NotAsSigned.
     """
     if epoch not in keyring.epochs():
         return
@@ -362,22 +399,19 @@ async def _check_month(connection: Connection, keyring: Keyring, epoch: int, sin
     while page := await store.stays_after(connection, after, hi, since, PAGE_ROWS):
         proofs = await read_proofs(connection, keyring, page)
         if not await asyncio.to_thread(lambda rows, by: all(as_signed(keyring, row, by) for row in rows), page, proofs):
-            raise _NotAsSigned
+            raise NotAsSigned
         after = page[-1].id
 
 
-async def _sign_forgotten(
-    connection: Connection, keyring: Keyring, entry_id: UUID, epoch: int, places: int
-) -> dict[str, str]:
-    """What the audit entry of this id says of the places that this transaction added to those forgotten.
+async def sign_forgotten(connection: Connection, entry_id: UUID, epoch: int, places: int) -> str:
+    """The root that the audit entry of this id is to name of the places that this transaction added to those forgotten.
 
-    Raises _NotAsSigned if there are others that nobody signed: they are not of us, and are not signed either.
+    Raises NotAsSigned if there are others that nobody signed: they are not of us, and are not signed either.
     """
     added = await store.claim_forgotten(connection, epoch, entry_id)
     if sum(len(row.indexes) for row in added) != places:
-        raise _NotAsSigned
-    root = forgotten_root(added)
-    return {"forgotten_root": root, "forgotten_tag": keyring.forgotten_tag(entry_id, bytes.fromhex(root)).hex()}
+        raise NotAsSigned
+    return forgotten_root(added)
 
 
 async def _keep(
@@ -385,10 +419,10 @@ async def _keep(
 ) -> dict[UUID, list[bytes]]:
     """Seal what is kept under the month's new keys, a page at a time: each version and its tags.
 
-    Returns what became of the blobs of each stay. Raises _NotAsSigned.
+    Returns what became of the blobs of each stay. Raises NotAsSigned.
     """
     if kept and keyring.index_version(found.epoch) <= found.index_version:
-        raise _Waits("what is kept has no new keys yet")
+        raise NotEndable("những gì phải giữ chưa có khoá mới", "what is kept has no new keys yet")
     pairs: dict[UUID, list[bytes]] = {}
     places = sorted((each.id, each.facility_id) for each in kept)
     for at in range(0, len(places), PAGE_ROWS):
@@ -414,12 +448,12 @@ class _Anew(NamedTuple):
 
 
 def _anew(keyring: Keyring, rows: Sequence[StayRow], proofs: Proofs) -> list[_Anew]:
-    """Seal versions anew. Raises _NotAsSigned."""
+    """Seal versions anew. Raises NotAsSigned."""
     done = []
     for row in rows:
         contents = as_signed(keyring, row, proofs)
         if contents is None:
-            raise _NotAsSigned
+            raise NotAsSigned
         sealed = reseal_contents(keyring, row, contents)
         pair = sha256(row.sealed).digest() + sha256(sealed).digest()
         resealed = replace(row, sealed=sealed)
@@ -428,14 +462,14 @@ def _anew(keyring: Keyring, rows: Sequence[StayRow], proofs: Proofs) -> list[_An
 
 
 async def _keep_marks(connection: Connection, keyring: Keyring, kept: Collection[Kept]) -> None:
-    """Seal the marks of temporary residence of what is kept anew. Raises _NotAsSigned if one does not open."""
+    """Seal the marks of temporary residence of what is kept anew. Raises NotAsSigned if one does not open."""
     anew, places = [], [(each.facility_id, each.id) for each in kept]
     for facility_id, stay_id, sealed in await store.marks_of(connection, places):
         name = mark_name(facility_id, stay_id)
         try:
             anew.append((facility_id, stay_id, keyring.seal(name, keyring.open(name, sealed))))
         except (Tampered, UnknownEpoch):
-            raise _NotAsSigned from None
+            raise NotAsSigned from None
     await store.replace_marks(connection, anew)
 
 
@@ -447,7 +481,7 @@ async def _record(connection: Connection, keyring: Keyring, epoch: int, pairs: S
     details = {
         "epoch": epoch, "key_version": version, "table": "stays", "records": len(pairs), "root": pairs_root(pairs)
     }  # fmt: skip
-    entry_id = await audit.append(connection, _entry("keys.reencrypt", f"reseals/{reseal_id}", details, now))
+    entry_id = await audit.append(connection, by_daemon("keys.reencrypt", f"reseals/{reseal_id}", details, now))
     await sealed_store.insert_reseal(
         connection, sealed_store.Reseal(reseal_id, epoch, version, now, entry_id, b"".join(pairs))
     )
@@ -456,22 +490,28 @@ async def _record(connection: Connection, keyring: Keyring, epoch: int, pairs: S
 async def _destroy(
     pool: asyncpg.Pool, keys: KeyStore, keyring: Keyring, found: Round, periods: Periods, now: datetime
 ) -> Round:
-    """Destroy the keys of what was forgotten, and certify it. Raises _Waits if another process did."""
+    """Destroy the keys of what was forgotten, and certify it. Raises NotEndable if another process did."""
+    gone = await asyncio.to_thread(_destroy_keys, keys, keyring, found, now)
+    final_at = now + timedelta(days=periods.key_backup_days)
+    async with pool.acquire() as connection, connection.transaction():
+        current = await store.lock_round(connection, found.epoch, found.round)
+        if current is None or current.state != "parted":
+            raise _went_on()
+        ended = current._replace(state="ended", ended_at=now, final_at=final_at)
+        await store.keep_round(connection, ended)
+        entry = by_daemon("retention.end", f"epoch/{ended.epoch}", _certificate(ended, gone), now)
+        await audit.append_vouched(connection, keyring, entry)
+    return ended
+
+
+def _destroy_keys(keys: KeyStore, keyring: Keyring, found: Round, now: datetime) -> list[str]:
+    """Destroy the keys of a round; the names of all that are destroyed of its month."""
     try:
         keys.destroy_epoch(found.epoch, REASON, now, through=found.index_version if found.kept else None)
     except UnknownEpoch:
         log.warning("retention.no_keys", epoch=found.epoch)  # a month that never had keys
     keyring.reload()
-    gone = [str(each.name) for each in keys.inventory() if each.state == "destroyed" and each.name.epoch == found.epoch]
-    final_at = now + timedelta(days=periods.key_backup_days)
-    async with pool.acquire() as connection, connection.transaction():
-        current = await store.lock_round(connection, found.epoch, found.round)
-        if current is None or current.state != "parted":
-            raise _Waits("another process went on")
-        ended = current._replace(state="ended", ended_at=now, final_at=final_at)
-        await store.keep_round(connection, ended)
-        await audit.append(connection, _entry("retention.end", f"epoch/{ended.epoch}", _certificate(ended, gone), now))
-    return ended
+    return [str(each.name) for each in keys.inventory() if each.state == "destroyed" and each.name.epoch == found.epoch]
 
 
 def _certificate(ended: Round, gone: Sequence[str]) -> dict[str, Any]:
@@ -492,226 +532,10 @@ def _by_when(found: Round) -> dict[str, str]:
     return {"cutoff": instant_text(found.cutoff_at), "cutoffs": found.cutoffs}
 
 
-# -- erasures of single stays ------------------------------------------------------------------------------------------
-
-
-async def erase_stay(
-    pool: asyncpg.Pool,
-    keys: KeyStore,
-    stay_id: UUID,
-    reason: str,
-    by: str,
-    periods: Periods,
-    now: datetime,
-    *,
-    urgent: bool,
-    changed: bool = False,
-) -> Erasure:
-    """Erase one stay with all its versions, and note until when copies can be read. As asm_retention.
-
-    `urgent` has the rest of its month sealed and tagged anew (the job `reencrypt`) and the old keys destroyed; said of
-    a stay that was erased before, it makes that erasure urgent. `changed`: also if its record is not what was signed,
-    which is said in the audit. Raises NotErasable.
-    """
-    epoch = epoch_of(stay_id)
-    newest, keyring = _newest(keys, KeyPurpose.DATA).get(epoch), await asyncio.to_thread(keys.keyring)
-    async with pool.acquire() as connection, connection.transaction():
-        before = await store.find_erasure(connection, stay_id)
-        if before is not None:
-            erasure = await _hasten(connection, before, newest, by, now) if urgent else before
-        else:
-            version = newest if urgent else None
-            erasure = await _erase(
-                connection, keyring, stay_id, epoch, version, reason, by, periods, now, changed=changed
-            )
-    if erasure.urgent:
-        _renew(keys, erasure, now)
-    return erasure
-
-
-async def _erase(
-    connection: Connection,
-    keyring: Keyring,
-    stay_id: UUID,
-    epoch: int,
-    key_version: int | None,
-    reason: str,
-    by: str,
-    periods: Periods,
-    now: datetime,
-    *,
-    changed: bool,
-) -> Erasure:
-    await store.stop_holds(connection)
-    found = await store.erasable(connection, stay_id)
-    if found is None:
-        raise NotErasable("there is no such stay")
-    if found.held:
-        raise NotErasable("the stay is under a legal hold")
-    if found.status == "declared":
-        raise NotErasable("the stay has not ended: check the guest out or cancel the stay first")
-    if found.on_its_way:
-        raise NotErasable("the stay is on its way to the population database, which the law demands; try again later")
-    final_at = now + timedelta(days=periods.database_backup_days)
-    erasure = Erasure(stay_id, found.facility_id, epoch, "erased", key_version is not None, key_version, now, final_at)
-    entry = _by(by, "erasure.erase", f"stay/{stay_id}", _told(erasure, reason), now)
-    sound, places = await _standing(connection, keyring, found.facility_id, stay_id)
-    if not (sound or changed):
-        raise NotErasable("its record is not what was signed: keep a copy as evidence, then say --changed")
-    await store.forget_stay(connection, found.facility_id, stay_id, epoch)
-    try:
-        signed = await _sign_forgotten(connection, keyring, entry.id, epoch, places)
-    except _NotAsSigned:
-        raise NotErasable("not what was signed: somebody else wrote into the list of forgotten places") from None
-    await store.insert_erasure(connection, erasure)
-    await audit.append(connection, replace(entry, details={**entry.details, "as_signed": int(sound), **signed}))
-    return erasure
-
-
-async def _standing(connection: Connection, keyring: Keyring, facility_id: int, stay_id: UUID) -> tuple[bool, int]:
-    """Whether a stay is what was signed, as far as its month has keys to tell, and how many versions it has."""
-    current = await stays_store.read_stays(connection, [facility_id], [stay_id])
-    proofs = await read_proofs(connection, keyring, current)
-    sound = epoch_of(stay_id) not in keyring.epochs() or all(as_signed(keyring, row, proofs) for row in current)
-    return sound, len(current) + len(await stays_store.read_versions(connection, [facility_id], [stay_id]))
-
-
-async def _hasten(connection: Connection, before: Erasure, newest: int | None, by: str, now: datetime) -> Erasure:
-    if before.urgent or before.state != "erased" or newest is None:
-        return before
-    after = before._replace(urgent=True, key_version=newest)
-    if not await store.advance_erasure(connection, before, after):
-        raise NotErasable("another process works on this erasure")
-    await audit.append(connection, _by(by, "erasure.hasten", f"stay/{before.stay_id}", _told(after, None), now))
-    return after
-
-
-def _told(erasure: Erasure, reason: str | None) -> dict[str, Any]:
-    return {
-        "facility": erasure.facility_id,
-        "epoch": erasure.epoch,
-        "reason": reason,
-        "urgent": int(erasure.urgent),
-        "keys": _keys_of(erasure),
-        "no_copy_after": instant_text(erasure.final_at),
-    }
-
-
-def _keys_of(erasure: Erasure) -> list[str]:
-    """The newest keys that the stay may have been sealed and tagged under; they go, and all before them."""
-    version = erasure.key_version
-    return [str(KeyName(purpose, erasure.epoch, version)) for purpose in sorted(PER_EPOCH)] if version else []
-
-
-def _renew(keys: KeyStore, erasure: Erasure, now: datetime) -> None:
-    """Have the month sealed anew, unless that is under way already: a crash before this is made good by the job."""
-    with suppress(UnknownEpoch):  # the month has ended meanwhile, and all its keys with it
-        keys.renew_epoch(erasure.epoch, now, after=erasure.key_version or 0)
-
-
-# -- certificates that become final ------------------------------------------------------------------------------------
-
-
-async def finish_once(
-    pool: asyncpg.Pool, keys: KeyStore, periods: Periods, backups: Sequence[datetime] | None, now: datetime
-) -> dict[str, int]:
-    """Make every certificate final whose day has come. As asm_retention.
-
-    `backups` are when the key store's known backups were made; None if the daemon does not know them. One that still
-    holds a destroyed key after that day alerts the operator, and nothing is final. Returns counts.
-    """
-    counts = {"final": 0, "waiting": 0, "keys_gone": 0}
-    async with pool.acquire() as connection:
-        rounds, erasures = await store.unfinal(connection), await store.open_erasures(connection)
-    for each in rounds:
-        if each.ended_at is not None and each.final_at is not None and each.final_at <= now:
-            done = await _finish_round(pool, each, each.ended_at, backups, now)
-            counts["final" if done else "waiting"] += 1
-    for erasure in erasures:
-        counts.update(Counter(counts) + Counter(await _finish_erasure(pool, keys, erasure, periods, backups, now)))
-    return counts
-
-
-async def _finish_round(
-    pool: asyncpg.Pool, found: Round, gone_at: datetime, backups: Sequence[datetime] | None, now: datetime
-) -> bool:
-    if await _lingers(pool, f"epoch/{found.epoch}", gone_at, backups, now):
-        return False
-    async with pool.acquire() as connection, connection.transaction():
-        current = await store.lock_round(connection, found.epoch, found.round)
-        if current is None or current.state != "ended":
-            return False
-        await store.keep_round(connection, current._replace(state="final"))
-        details = {"round": found.round, "destroyed_at": instant_text(gone_at), **_looked(backups)}
-        await audit.append(connection, _entry("retention.final", f"epoch/{found.epoch}", details, now))
-    return True
-
-
-async def _finish_erasure(
-    pool: asyncpg.Pool,
-    keys: KeyStore,
-    erasure: Erasure,
-    periods: Periods,
-    backups: Sequence[datetime] | None,
-    now: datetime,
-) -> dict[str, int]:
-    if erasure.urgent and erasure.state == "erased":
-        _renew(keys, erasure, now)
-        if not _opens(keys, erasure):
-            final_at = min(erasure.final_at, now + timedelta(days=periods.key_backup_days))
-            after = erasure._replace(state="keys_gone", keys_gone_at=now, final_at=final_at)
-            await _advance(pool, erasure, after, "erasure.keys_gone", _told(after, None), now)
-            return {"keys_gone": 1}
-    if erasure.final_at > now:
-        return {"waiting": 1} if erasure.state == "erased" and erasure.urgent else {}
-    gone_at = erasure.keys_gone_at
-    if gone_at and await _lingers(pool, f"stay/{erasure.stay_id}", gone_at, backups, now):
-        return {"waiting": 1}
-    details = {"erased_at": instant_text(erasure.erased_at), **(_looked(backups) if gone_at else {})}
-    await _advance(pool, erasure, erasure._replace(state="final"), "erasure.final", details, now)
-    return {"final": 1}
-
-
-def _opens(keys: KeyStore, erasure: Erasure) -> bool:
-    """Whether a key that opens the erased stay, or finds it by its tags, is still there."""
-    return any(
-        facts.name.epoch == erasure.epoch
-        and facts.state != "destroyed"
-        and facts.name.version <= (erasure.key_version or 0)
-        for facts in keys.inventory()
-    )
-
-
-async def _advance(
-    pool: asyncpg.Pool, before: Erasure, after: Erasure, action: str, details: Mapping[str, Any], now: datetime
-) -> None:
-    async with pool.acquire() as connection, connection.transaction():
-        if await store.advance_erasure(connection, before, after):
-            await audit.append(connection, _entry(action, f"stay/{before.stay_id}", details, now))
-
-
-async def _lingers(
-    pool: asyncpg.Pool, subject: str, gone_at: datetime, backups: Sequence[datetime] | None, now: datetime
-) -> bool:
-    """Whether a known backup of the key store is older than a destruction; the operator is alerted to it."""
-    old = [made for made in backups or () if made <= gone_at]
-    if not old:
-        return False
-    details: dict[str, int | str] = {"backups": len(old), "oldest": instant_text(min(old))}
-    async with pool.acquire() as connection:
-        await raise_alert(connection, AlertKind.KEY_BACKUP_TOO_OLD, subject, details, now)
-    return True
-
-
-def _looked(backups: Sequence[datetime] | None) -> dict[str, int | None]:
-    """How many backups were looked at; None: the daemon does not know where they are."""
-    return {"key_backups": None if backups is None else len(backups)}
-
-
 # -- small things ------------------------------------------------------------------------------------------------------
 
 
-def _newest(keys: KeyStore, purpose: KeyPurpose) -> dict[int, int]:
+def newest_versions(keys: KeyStore, purpose: KeyPurpose) -> dict[int, int]:
     """The newest version of each month's key for a purpose."""
     return {
         facts.name.epoch or 0: facts.name.version
@@ -725,16 +549,18 @@ def _end_of(epoch: int) -> datetime:
     return datetime.fromtimestamp((epoch_bounds(epoch)[1].int >> 80) / 1000, UTC)
 
 
-async def _alert(pool: asyncpg.Pool, found: Round, now: datetime) -> None:
+async def _alert(pool: asyncpg.Pool, epoch: int, now: datetime) -> None:
     async with pool.acquire() as connection:
-        await raise_alert(connection, AlertKind.MONTH_NOT_ENDED, f"epoch/{found.epoch}", {"round": found.round}, now)
+        await raise_alert(connection, AlertKind.MONTH_NOT_ENDED, f"epoch/{epoch}", {}, now)
 
 
-def _by(by: str, action: str, subject: str, details: Mapping[str, Any], now: datetime) -> audit.AuditEntry:
+def by_operator(by: str, action: str, subject: str, details: Mapping[str, Any], now: datetime) -> audit.AuditEntry:
+    """An audit entry of what somebody at the command line did."""
     return audit.AuditEntry(at=now, actor_kind="operator", actor=by, action=action, object=subject, details=details)
 
 
-def _entry(action: str, subject: str, details: Mapping[str, Any], now: datetime) -> audit.AuditEntry:
+def by_daemon(action: str, subject: str, details: Mapping[str, Any], now: datetime) -> audit.AuditEntry:
+    """An audit entry of what retention did by the clock."""
     return audit.AuditEntry(
         at=now, actor_kind="daemon", actor="retention", action=action, object=subject, details=details
     )

@@ -33,6 +33,7 @@ from asm_daemon.store import audit as audit_store
 from asm_daemon.store import retention as retention_store
 from asm_daemon.store import sealed as store
 from asm_daemon.store import stays as stays_store
+from asm_daemon.vouching import is_vouched
 
 _STATES_AFTER = {  # what a stay can be after the event that made its version
     "declare": {"declared"},
@@ -282,7 +283,7 @@ async def _check_batches(
 async def _forgotten(
     connection: Connection, audit_pool: asyncpg.Pool, keyring: Keyring, found: StaysVerification
 ) -> dict[UUID, set[int]]:
-    """The places that were forgotten on purpose, as far as we signed the list; the rest is a fault, and misses."""
+    """The places that were forgotten on purpose, as far as we vouch for the list; the rest is a fault, and misses."""
     lists: dict[UUID, list[retention_store.Forgotten]] = {}
     for row in await retention_store.forgotten_receipts(connection):
         if row.audit_entry_id is None:
@@ -294,10 +295,8 @@ async def _forgotten(
     places: dict[UUID, set[int]] = {}
     for entry_id, rows in lists.items():
         body = bodies.get(entry_id)
-        told = orjson.loads(body)["details"] if body else {}
-        root = forgotten_root(rows)
-        tag = keyring.forgotten_tag(entry_id, bytes.fromhex(root)).hex()
-        if (told.get("forgotten_root"), told.get("forgotten_tag")) != (root, tag):
+        entry = orjson.loads(body) if body else {}
+        if not is_vouched(keyring, entry) or entry["details"].get("forgotten_root") != forgotten_root(rows):
             found.fault("forgotten_not_signed", f"audit/{entry_id}")
             continue
         for row in rows:

@@ -7,7 +7,7 @@ of which it tells nothing, or that is gone, is a fault.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
@@ -17,58 +17,105 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from asm_daemon.crypto import KeyName
+from asm_daemon.crypto import KeyName, Keyring
 from asm_daemon.ledger import canonical_json, instant_text
 from asm_daemon.model import Facility
 from asm_daemon.store import Connection
+from asm_daemon.store import retention as retention_store
 from asm_daemon.store import told as store
 from asm_daemon.store.alerts import AlertKind, raise_alert
+from asm_daemon.vouching import is_vouched
+from schemas.violations import Text
 
 _PAGE = 2_000
-_TOLD = (b'"hold.', b'"retention.', b'"erasure.', b'"extract.publish"', b'"facility.add"', b'"sender.assign"',
+_POSITIONS = 100_000
+"""How many entries of the audit one statement goes through: some hundredths of a second of a log of any length."""
+_VOUCHED = ("hold.", "retention.", "erasure.")
+_HOLDS = (b'"hold.',)
+_TOLD = (*_HOLDS, b'"retention.', b'"erasure.', b'"extract.publish"', b'"facility.add"', b'"sender.assign"',
          b'"principal.add"', b'"key.create"', b'"key.revoke"', b'"grant.')  # fmt: skip
 State = Mapping[str, Any]
 Fault = tuple[str, str]
 
 
 async def verify_told(
-    pool: asyncpg.Pool, audit_pool: asyncpg.Pool, feeds_pool: asyncpg.Pool, auth_pool: asyncpg.Pool
+    pool: asyncpg.Pool, audit_pool: asyncpg.Pool, feeds_pool: asyncpg.Pool, auth_pool: asyncpg.Pool, *, keyring: Keyring
 ) -> tuple[int, list[Fault]]:
     """Hold every row of which the audit tells against what it tells: (rows, faults as (what is wrong, where)).
 
     The pools connect as asm_retention, asm_audit, asm_feeds and asm_auth. The audit is read before the rows and after:
     what happens meanwhile is no fault. Memory grows with the number of such rows, not with the audit.
     """
-    return await _compared(audit_pool, _TOLD, lambda: _rows(pool, feeds_pool, auth_pool))
-
-
-async def watch_holds_once(pool: asyncpg.Pool, audit_pool: asyncpg.Pool, now: datetime) -> int:
-    """How many legal holds are not what the audit tells of them: until they are, nothing may be forgotten.
-
-    The pools connect as asm_retention and asm_audit. The operator is alerted.
-    """
-    _, faults = await _compared(audit_pool, (b'"hold.',), lambda: _holds(pool))
-    if faults:
-        async with pool.acquire() as connection:
-            await raise_alert(connection, AlertKind.HOLDS_CHANGED, "legal_holds", {"holds": len(faults)}, now)
-    return len(faults)
-
-
-async def _compared(
-    audit_pool: asyncpg.Pool, words: Sequence[bytes], read_rows: Callable[[], Awaitable[dict[str, State]]]
-) -> tuple[int, list[Fault]]:
-    story = _Story(words)
+    story = _Story(keyring, _TOLD)
     await story.read_on(audit_pool)
     before = {subject: len(states) for subject, states in story.states.items()}
-    rows = await read_rows()
+    rows = await _rows(pool, feeds_pool, auth_pool)
     await story.read_on(audit_pool)
     faults: list[Fault] = [("told_otherwise", entry) for entry in story.odd]
+    faults += [("not_vouched", entry) for entry in sorted(story.of_others)]
     for subject, row in rows.items():
         told = story.states.get(subject, [])
         if row not in told[max(before.get(subject, 0) - 1, 0) :]:
             faults.append(("told_otherwise" if told else "not_told", subject))
     faults += [("told_and_gone", subject) for subject in before if subject not in rows]
     return len(rows), faults
+
+
+HOLDS_CHANGED = Text(
+    "lệnh giữ dữ liệu khác với những gì nhật ký kiểm toán ghi nhận; xem keys verify --all",
+    "legal holds are not what the audit tells; see keys verify --all",
+)
+
+
+class HoldsChanged(Exception):
+    """Legal holds were changed past the program: `count` of them are not what the audit tells."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"{count} legal holds are not what the audit tells of them")
+        self.count = count
+
+
+class Holds:
+    """Legal holds, and what the audit tells of them: while one is not what was told, nothing may be forgotten."""
+
+    def __init__(self, audit_pool: asyncpg.Pool, keyring: Keyring) -> None:
+        """`audit_pool` connects as asm_audit."""
+        self._audit_pool, self._story = audit_pool, _Story(keyring, _HOLDS)
+
+    async def read(self) -> None:
+        """Read what the audit tells so far, which may be long, before anybody has to wait."""
+        await self._story.read_on(self._audit_pool)
+
+    async def require(self, connection: Connection) -> None:
+        """Raise HoldsChanged unless every hold is what is told of it, in a transaction as asm_retention that has
+        stopped holds (`store.retention.stop_holds`): what it decides by them then stands.
+
+        Entries since `read` are read as well.
+        """
+        rows = await _holds(connection)  # each was committed with its entry, so that is found now
+        await self.read()
+        told = {subject: states[-1] for subject, states in self._story.states.items()}
+        if changed := sum(rows.get(subject) != told.get(subject) for subject in rows.keys() | told.keys()):
+            raise HoldsChanged(changed)
+
+
+async def watch_holds_once(pool: asyncpg.Pool, holds: Holds, now: datetime) -> int:
+    """How many legal holds are not what the audit tells of them; the operator is alerted. As asm_retention."""
+    await holds.read()
+    try:
+        async with pool.acquire() as connection, connection.transaction(isolation="read_committed"):
+            await retention_store.stop_holds(connection)
+            await holds.require(connection)
+    except HoldsChanged as found:
+        await alert_to_holds(pool, found, now)
+        return found.count
+    return 0
+
+
+async def alert_to_holds(pool: asyncpg.Pool, found: HoldsChanged, now: datetime) -> None:
+    """Tell the operator. As asm_retention."""
+    async with pool.acquire() as connection:
+        await raise_alert(connection, AlertKind.HOLDS_CHANGED, "legal_holds", {"holds": found.count}, now)
 
 
 def facility_digest(members: Mapping[str, Any]) -> str:
@@ -81,37 +128,53 @@ def facility_digest(members: Mapping[str, Any]) -> str:
 
 @dataclass(slots=True)
 class _Story:
-    """The states of each row, by its subject, in the order in which the audit tells them; of entries with `words`."""
+    """The states of each row, by its subject, in the order in which the audit tells them; of entries with `words`.
 
+    Where entries have to be vouched for, those that are not (`of_others`) tell nothing.
+    """
+
+    keyring: Keyring = field(repr=False)
     words: Sequence[bytes]
     states: dict[str, list[State]] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
     odd: list[str] = field(default_factory=list)
+    of_others: set[str] = field(default_factory=set)
     position: int = 0
 
     async def read_on(self, pool: asyncpg.Pool) -> None:
         """Take in the entries since the last time, as asm_audit; those that wait for their place last."""
         async with pool.acquire() as connection:
             waiting = await store.pending(connection)  # first: what is sealed meanwhile is then read in the log
-            while entries := await store.telling(connection, self.position, self.words, _PAGE):
-                for position, body in entries:
-                    self._take(body)
-                    self.position = position + 1
+            size = await store.log_size(connection)
+            while self.position < size:
+                end = min(self.position + _POSITIONS, size)
+                for each in await store.telling(connection, self.position, end, self.words):
+                    self._take(each)
+                self.position = end
         for each in waiting:
-            self._take(each.body)
+            self._take(each)
 
-    def _take(self, body: bytes) -> None:
-        if not any(word in body for word in self.words):
+    def _take(self, told: store.Body) -> None:
+        if not any(word in told.body for word in self.words):
             return
-        entry = orjson.loads(body)
-        teller = _TELLERS.get(entry["action"])
-        if teller is None or entry["id"] in self.seen:
+        where = f"audit/{told.entry_id}"
+        try:
+            entry = orjson.loads(told.body)
+            entry_id, action = str(entry["id"]), str(entry["action"])
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            self.of_others.add(where)
             return
-        self.seen.add(entry["id"])
+        teller = _TELLERS.get(action)
+        if teller is None or entry_id in self.seen:
+            return
+        if action.startswith(_VOUCHED) and not is_vouched(self.keyring, entry):
+            self.of_others.add(where)
+            return
+        self.seen.add(entry_id)  # whoever repeats an entry of ours repeats what it tells, and is not heard
         try:
             subject, change = teller(entry, entry["details"])
         except (KeyError, TypeError, ValueError, AttributeError):  # not written by us
-            self.odd.append(f"audit/{entry['id']}")
+            self.odd.append(where)
             return
         states = self.states.setdefault(subject, [])
         states.append({**(states[-1] if states else {}), **change})
@@ -263,9 +326,8 @@ _TELLERS = {
 
 async def _rows(pool: asyncpg.Pool, feeds_pool: asyncpg.Pool, auth_pool: asyncpg.Pool) -> dict[str, State]:
     """Every row of which the audit tells, as it tells of it."""
-    rows = await _holds(pool)
     async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
-        rows |= await _kept(connection)
+        rows = await _holds(connection) | await _kept(connection)
     async with feeds_pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         rows |= await _releases(connection)
     async with auth_pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
@@ -273,9 +335,8 @@ async def _rows(pool: asyncpg.Pool, feeds_pool: asyncpg.Pool, auth_pool: asyncpg
     return rows
 
 
-async def _holds(pool: asyncpg.Pool) -> dict[str, State]:
-    async with pool.acquire() as connection:
-        return {f"hold/{row['id']}": _state(row, "id") for row in await store.holds(connection)}
+async def _holds(connection: Connection) -> dict[str, State]:
+    return {f"hold/{row['id']}": _state(row, "id") for row in await store.holds(connection)}
 
 
 async def _kept(connection: Connection) -> dict[str, State]:

@@ -31,7 +31,7 @@ async def verify_once(
     """
     pool, audit_pool = pools["asm_retention"], pools["asm_audit"]
     stays = await verify_stays(pool, audit_pool, keyring, destroyed, sample=SAMPLE)
-    rows, faults = await verify_told(pool, audit_pool, pools["asm_feeds"], pools["asm_auth"])
+    rows, faults = await verify_told(pool, audit_pool, pools["asm_feeds"], pools["asm_auth"], keyring=keyring)
     found = [*stays.faults, *faults]
     if found:
         kind, where = found[0]

@@ -23,7 +23,7 @@ from asm_daemon import embedded
 from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.store.migrate import load_migrations, migrate
 
-pytest_plugins = ["tests.stack", "tests.webhook_receiver"]
+pytest_plugins = ["tests.stack", "tests.house", "tests.webhook_receiver"]
 
 TEMPLATE = "asm_template"
 # What a server of the tests may take of /dev/shm: three times what it was seen to take. A clone is 550 files, which

@@ -20,20 +20,19 @@ import asyncpg
 import pytest
 
 from asm_daemon import embedded
-from asm_daemon.crypto import Keyring, epoch_at, next_epoch
+from asm_daemon.crypto import Keyring, epoch_at
 from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.intake import Intake
 from asm_daemon.key_backups import expire_backups, list_backups, make_backup
-from asm_daemon.keystores import KeyStore, create_store
+from asm_daemon.keystores import KeyStore
 from asm_daemon.model import Facility
 from asm_daemon.resealing import SETTLE
-from asm_daemon.retention import end_epochs_once, erase_stay, finish_once
 from asm_daemon.store import alerts
 from asm_daemon.store.alerts import AlertKind
 from asm_daemon.store.migrate import load_migrations, migrate
 from tests.conftest import MEMORY_BYTES, Database
+from tests.house import PERIODS, House, RetentionJobs, readable, reencrypt_until_retired, told
 from tests.stack import Clock, Pools
-from tests.test_retention import PERIODS, House, readable, reencrypt_until_retired, told
 
 STAYS = 6
 RECORDS = STAYS * 3  # each was corrected and ended
@@ -59,11 +58,6 @@ async def database(server: EmbeddedPostgres) -> AsyncIterator[Database]:
     made = Database("asm", server.dsn("{role}", "asm"))
     yield made
     await made.close()
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> KeyStore:
-    return create_store(tmp_path / "keys", [epoch_at(clock()), next_epoch(epoch_at(clock()))], clock())
 
 
 @pytest.fixture
@@ -113,9 +107,9 @@ async def opened(servers: EmbeddedPostgres, keyring: Keyring) -> list[tuple[int,
 
 async def test_old_backups_of_the_database_and_of_the_key_store_together_open_nothing_once_it_is_final(
     server: EmbeddedPostgres, intake: Intake, facility: Facility, clock: Clock, pools: Pools, store: KeyStore,
-    tmp_path: Path,
+    keyring: Keyring, jobs: RetentionJobs, tmp_path: Path,
 ) -> None:  # fmt: skip
-    house, pool, now = House(intake, facility, clock, pools), await pools.get("asm_retention"), clock()
+    house, pool, now = House(intake, facility, clock, pools, keyring), await pools.get("asm_retention"), clock()
     first, second, *_ = [await house.guest(index) for index in range(1, STAYS + 1)]
     epoch, over = epoch_at(now), now + timedelta(days=PERIODS.stay_days + 70)
     keys, backups = tmp_path / "keys", tmp_path / "backups"
@@ -131,20 +125,20 @@ async def test_old_backups_of_the_database_and_of_the_key_store_together_open_no
             assert await opened(old, store.keyring()) == everything  # the attack works on what was not forgotten
 
             # Erased as usual: readable in backups of the database until those are gone, and said so.
-            erased = await erase_stay(pool, store, first, "yêu cầu", "operator:test", PERIODS, now, urgent=False)
+            erased = await jobs.erase(first, now)
             assert await opened(old, store.keyring()) == everything
             assert erased.final_at == now + timedelta(days=PERIODS.database_backup_days)
 
             # Erased urgently: the month is sealed anew, and no key that is left opens what was in the backups.
-            await erase_stay(pool, store, second, "yêu cầu", "operator:test", PERIODS, now, urgent=True)
+            await jobs.erase(second, now, urgent=True)
             assert await opened(old, store.keyring()) == everything  # not before
             assert await reencrypt_until_retired(pool, store, now)
             assert await opened(old, store.keyring()) == nothing
-            counts = await finish_once(pool, store, PERIODS, [now], now + 4 * SETTLE)
+            counts = await jobs.certify(now + 4 * SETTLE, [now])
             assert (counts["keys_gone"], counts["final"]) == (1, 0)
 
             # The month ends: nothing of it is left here either.
-            ended = await end_epochs_once(pool, store, store.keyring(), PERIODS, over)
+            ended = await jobs.end_months(over)
             assert (ended["forgotten"], ended["kept"]) == (STAYS - 2, 0)
             assert await readable(await pools.database.connect(), store.keyring()) == (0, 0)
             assert await opened(old, store.keyring()) == nothing
@@ -156,19 +150,17 @@ async def test_old_backups_of_the_database_and_of_the_key_store_together_open_no
             attacker.chmod(0o700)
             assert await opened(old, KeyStore(attacker).keyring()) == everything
             day = over + timedelta(days=PERIODS.key_backup_days)
-            before = await finish_once(pool, store, PERIODS, [made_at], day - timedelta(seconds=1))
+            before = await jobs.certify(day - timedelta(seconds=1), [made_at])
             assert before["final"] == 1  # the usual erasure, whose day was long ago and which asks for no key
-            assert (await finish_once(pool, store, PERIODS, [made_at], day))["final"] == 0  # somebody kept a backup
+            assert (await jobs.certify(day, [made_at]))["final"] == 0  # somebody kept a backup
             found = await alerts.list_alerts(await pools.database.connect("asm_sync"), closed=False, limit=10)
             assert AlertKind.KEY_BACKUP_TOO_OLD in {alert.kind for alert in found}
 
             # On that day the backups are removed, and what is left of keys anywhere opens nothing.
             assert expire_backups(backups, PERIODS.key_backup_days, day) == 1
             assert list_backups(backups) == []
-            assert (await finish_once(pool, store, PERIODS, [], day))[
-                "final"
-            ] == 3  # two months, and the urgent erasure
-            assert (await finish_once(pool, store, PERIODS, [], day))["final"] == 0  # said once
+            assert (await jobs.certify(day, []))["final"] == 3  # two months, and the urgent erasure
+            assert (await jobs.certify(day, []))["final"] == 0  # said once
             for generation in (None, *keys.glob("keys.*.json")):
                 if generation is not None:
                     shutil.copy(generation, keys / "keys.json")

@@ -24,17 +24,16 @@ from asm_daemon.keystores import KeyStore, create_store
 from asm_daemon.ledger import NoteKey
 from asm_daemon.model import Facility, PrincipalKind, StayRow
 from asm_daemon.resealing import reencrypt_once
-from asm_daemon.retention import Periods
 from asm_daemon.rules import local_day
 from asm_daemon.sealing import open_contents
 from asm_daemon.stay_proofs import forgotten_root, verify_stays
 from asm_daemon.store.retention import Forgotten, Hold
 from asm_daemon.told import verify_told
 from schemas.act import ActKind
+from tests.house import PERIODS, RetentionJobs
 from tests.stack import DEPLOYMENT, Clock, FacilityMaker, Pools, command, declaration
 
 OLD = 202001  # a month that had keys and no stays
-PERIODS = Periods(stay_days=1096, database_backup_days=35, key_backup_days=30)
 
 OPENING, VERIFY, ALL, AUDIT, NOTHING = "opening", "keys verify", "keys verify --all", "audit verify", "nothing"
 """Who finds a change, the first of them. `nothing`: no verification; the list below says why."""
@@ -172,7 +171,11 @@ class Register:
         if (await verify_stays(retention_pool, auditors, self.keyring, [], sample=None)).faults:
             return ALL
         _, told = await verify_told(
-            retention_pool, auditors, await self.pools.get("asm_feeds"), await self.pools.get("asm_auth")
+            retention_pool,
+            auditors,
+            await self.pools.get("asm_feeds"),
+            await self.pools.get("asm_auth"),
+            keyring=self.keyring,
         )
         return ALL if told else NOTHING
 
@@ -307,9 +310,10 @@ async def register(
     superuser = await pools.database.connect()
     await superuser.execute("DELETE FROM sync_queue")  # as if all were carried
     pool, now = await pools.get("asm_retention"), clock()
-    await _hold(pool, facility, first.id, clock)
-    await retention.erase_stay(pool, store, erased.id, "yêu cầu", "operator:test", PERIODS, now, urgent=False)  # type: ignore[arg-type]
-    await retention.end_epochs_once(pool, store, keyring, PERIODS, now)
+    await _hold(pool, keyring, facility, first.id, clock)
+    jobs = RetentionJobs(pools, keyring, store)
+    await jobs.erase(erased.id, now, PERIODS)  # type: ignore[arg-type]
+    await jobs.end_months(now, PERIODS)
     await _seal_anew(pool, store, keyring, clock)
     await _directory(await pools.get("asm_auth"), facility, clock)
     await feeds.publish_once(await pools.get("asm_publish"), keyring, local_day(now), now)
@@ -319,13 +323,14 @@ async def register(
     auditor = await pools.database.connect("asm_audit")
     await audit.seal_once(auditor, signer, DEPLOYMENT, now)
     kept = await auditor.fetchval("SELECT note FROM audit_checkpoints ORDER BY size DESC LIMIT 1")
-    await _hold(pool, facility, first.id, clock)  # an entry that still waits for its place
+    await _hold(pool, keyring, facility, first.id, clock)  # an entry that still waits for its place
     return Register(superuser, pools, keyring, audit.note_key(DEPLOYMENT, signer.public_key_bytes), kept)
 
 
-async def _hold(pool: asyncpg.Pool, facility: Facility, stay_id: object, clock: Clock) -> None:
+async def _hold(pool: asyncpg.Pool, keyring: Keyring, facility: Facility, stay_id: object, clock: Clock) -> None:
     await retention.place_hold(
         pool,
+        keyring,
         Hold(
             uuid7(), facility.id, stay_id, None, None, "15/2026/HS-PC02", "điều tra", clock(), "operator:test"  # type: ignore[arg-type]
         ),

@@ -611,6 +611,37 @@ def test_a_cursor_opens_only_in_its_own_list(keyring: Keyring) -> None:
         keyring.open_cursor("stays/8", cursor)
 
 
+# --- reading the store again ---------------------------------------------------------------------------------------
+
+
+def test_the_slower_of_two_threads_does_not_put_back_keys_that_were_renewed_meanwhile(
+    store: KeyStore,
+) -> None:
+    """The one that read first is held up until the other has read what came after it."""
+    slow, go_on = threading.Event(), threading.Event()
+
+    def read() -> Iterable[Key]:
+        keys = store.read()
+        if threading.current_thread().name == "slow":
+            slow.set()
+            assert go_on.wait(10)
+        return keys
+
+    keyring = Keyring(read)
+    store.renew_epoch(202611, NOW)
+    first = threading.Thread(target=keyring.reload, name="slow")
+    first.start()
+    assert slow.wait(10)
+    store.renew_epoch(202611, NOW)
+    second = threading.Thread(target=keyring.reload, name="quick")
+    second.start()
+    second.join(0.1)  # it waits for the other, or has read the newest keys by now
+    go_on.set()
+    first.join()
+    second.join()
+    assert keyring.sealing_version(202611) == 3
+
+
 # --- signatures ----------------------------------------------------------------------------------------------------
 
 

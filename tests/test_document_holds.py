@@ -23,16 +23,15 @@ from asm_daemon.keystores import KeyStore, create_store
 from asm_daemon.model import Facility
 from asm_daemon.police import Desk, terms_info
 from asm_daemon.problems import Refused
-from asm_daemon.retention import Periods, end_epochs_once
 from asm_daemon.store import retention as store
 from schemas.act import ActKind
 from schemas.police import DocumentNumber
 from schemas.synthetic import person
+from tests.house import PERIODS, RetentionJobs
 from tests.stack import DEPLOYMENT, Clock, FacilityMaker, Pools, command, declaration
 
 GUEST, OTHER = 1, 2
 ORDER = Order("15/2026/HS-PC02", "điều tra", "operator:test")
-PERIODS = Periods(stay_days=1096, database_backup_days=35, key_backup_days=30)
 
 
 @pytest.fixture(autouse=True)
@@ -137,12 +136,13 @@ async def test_a_silent_witness_stops_it_after_the_question_is_on_record(
 async def test_a_database_that_fails_holds_all_or_nothing(
     desk: Desk, intake: Intake, make_facility: FacilityMaker, clock: Clock, pools: Pools
 ) -> None:
-    for code in ("HY-KS-0008", "HY-KS-0009"):
-        await declare(intake, await make_facility(code), clock)
+    first, second = [await make_facility(code) for code in ("HY-KS-0008", "HY-KS-0009")]
+    for each in (first, second):
+        await declare(intake, each, clock)
     superuser = await pools.database.connect()
-    await superuser.execute("ALTER TABLE legal_holds ADD CONSTRAINT first_only CHECK (id IS NULL) NOT VALID")
+    await superuser.execute(f"ALTER TABLE legal_holds ADD CONSTRAINT first CHECK (facility_id = {first.id}) NOT VALID")
     with pytest.raises(Refused, match="unavailable"):
-        await place(desk, clock)
+        await place(desk, clock)  # the hold that is placed second fails
     assert await holds(pools) == []
     assert [entry["action"] for entry in await told(pools)] == ["hold.search", "hold.search.outcome"]
 
@@ -228,14 +228,14 @@ async def test_what_is_held_outlives_its_month_and_is_found_again_under_the_mont
     keys.renew_epoch(epoch_at(clock()), over, after=1)
     keyring.reload()
     assert (await hold_document(desk, ORDER, number(), over)).stays == [mine]
-    counts = await end_epochs_once(await pools.get("asm_retention"), keys, keyring, PERIODS, over)
+    counts = await RetentionJobs(pools, keyring, keys).end_months(over)
     assert (counts["kept"], counts["forgotten"]) == (1, 1)
     again = await hold_document(desk, ORDER, number(), over)
     assert (again.stays, again.placed) == ([mine], 0)
 
 
 async def test_all_holds_of_a_warrant_are_counted_then_lifted_together_each_on_record(
-    desk: Desk, intake: Intake, make_facility: FacilityMaker, clock: Clock, pools: Pools
+    desk: Desk, intake: Intake, make_facility: FacilityMaker, clock: Clock, pools: Pools, keyring: Keyring
 ) -> None:
     for code in ("HY-KS-0007", "HY-KS-0008", "HY-KS-0009"):
         await declare(intake, await make_facility(code), clock)
@@ -244,7 +244,9 @@ async def test_all_holds_of_a_warrant_are_counted_then_lifted_together_each_on_r
     pool = await pools.get("asm_retention")
 
     async def lift(*, dry_run: bool) -> int:
-        return len(await retention.lift_warrant(pool, ORDER.warrant, "đã xong", ORDER.by, clock(), dry_run=dry_run))
+        return len(
+            await retention.lift_warrant(pool, keyring, ORDER.warrant, "đã xong", ORDER.by, clock(), dry_run=dry_run)
+        )
 
     assert await lift(dry_run=True) == 3
     assert len(await holds(pools)) == 6

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -16,11 +15,20 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from asm_daemon import police
-from asm_daemon.crypto import IndexField, Keyring, document_value, epoch_at, key_version_of, name_values, next_epoch
+from asm_daemon.crypto import (
+    IndexField,
+    Keyring,
+    document_value,
+    epoch_at,
+    generate_auditor_keys,
+    key_version_of,
+    name_values,
+)
 from asm_daemon.decisions import tags_of
+from asm_daemon.document_holds import Order, hold_document
 from asm_daemon.intake import Command, Intake, Outcome
 from asm_daemon.issuing import Issuer
-from asm_daemon.keystores import KeyStore, create_store
+from asm_daemon.keystores import KeyStore
 from asm_daemon.model import Facility, Principal, PrincipalKind, StayRow
 from asm_daemon.police import Desk
 from asm_daemon.resealing import SETTLE, reencrypt_once
@@ -30,16 +38,11 @@ from asm_daemon.store import sealed
 from asm_daemon.store.pool import open_connection
 from asm_daemon.store.stays import read_stays
 from schemas.act import Act, ActKind
-from schemas.police import DocumentSearch
+from schemas.police import DocumentNumber, DocumentSearch
 from schemas.synthetic import person
 from tests.stack import DEPLOYMENT, Clock, Pools, command, declaration
 
 GUESTS = 5
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> KeyStore:
-    return create_store(tmp_path / "keys", [epoch_at(clock()), next_epoch(epoch_at(clock()))], clock())
 
 
 @pytest.fixture
@@ -346,3 +349,20 @@ async def test_what_was_said_with_the_new_key_is_a_repetition_for_who_has_not_no
     assert (await knows.check_out(2)).outcome == "accepted"
     assert late.keyring.index_version(epoch) == 1
     assert (await late.check_out(2)).outcome == "duplicate"
+
+
+async def test_a_hold_by_document_holds_what_another_process_tagged_with_a_key_that_this_one_has_not_noticed(
+    daemons: list[Daemon], pools: Pools, store: KeyStore, epoch: int
+) -> None:
+    late, knows = daemons
+    store.renew_epoch(epoch, knows.clock())
+    knows.keyring.reload()
+    declared = await knows.declare(1)
+    assert declared.stay is not None
+    assert late.keyring.index_version(epoch) == 1
+    desk = replace(
+        late.desk, pool=await pools.get("asm_retention"), auditor_public_key=generate_auditor_keys().public_key
+    )
+    number = DocumentNumber(document_number=person(1).document_number)
+    held = await hold_document(desk, Order("15/2026/HS-PC02", "điều tra", "operator:test"), number, late.clock())
+    assert held.stays == [declared.stay.id]

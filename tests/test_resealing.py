@@ -44,11 +44,6 @@ Run = Callable[..., Awaitable[dict[str, int]]]
 
 
 @pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> KeyStore:
-    return create_store(tmp_path / "keys", [epoch_at(clock()), next_epoch(epoch_at(clock()))], clock())
-
-
-@pytest.fixture
 def keyring(store: KeyStore) -> Keyring:
     return store.keyring()
 

@@ -62,6 +62,7 @@ GRANTS = [
     ("asm_police", "facilities", "SELECT"),
     ("asm_police", "police_alerts", "SELECT, UPDATE (state, changed_at, changed_by)"),
     ("asm_police", "police_purposes", "SELECT"),
+    ("asm_police", "retention_epochs", "SELECT (epoch, state, cutoff_at, cutoffs)"),
     ("asm_police", "stay_versions", "SELECT"),
     ("asm_police", "stays", "SELECT"),
     ("asm_police", "sync_log", "SELECT"),

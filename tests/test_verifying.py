@@ -49,7 +49,7 @@ async def test_a_hold_that_was_removed_by_hand_is_alerted(
 ) -> None:
     stay = await declare(intake, facility, clock)
     hold = Hold(uuid7(), facility.id, stay, None, None, "15/2026/HS-PC02", "điều tra", clock(), "operator:test")
-    await retention.place_hold(await pools.get("asm_retention"), hold)
+    await retention.place_hold(await pools.get("asm_retention"), keyring, hold)
     await (await pools.database.connect()).execute("DELETE FROM legal_holds")
     _, [alert] = await verified(pools, keyring, clock)
     assert (alert.details["kind"], alert.details["where"]) == ("told_and_gone", f"hold/{hold.id}")

@@ -12,7 +12,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import asyncpg
 import typer
 
 from asm_daemon import audit, resealing, retention
@@ -24,7 +23,7 @@ from asm_daemon.keystores import KeyFacts, KeyStore, create_store, retired_with,
 from asm_daemon.retention import NotEndable
 from asm_daemon.settings import Settings
 from asm_daemon.stay_proofs import StaysVerification, verify_stays
-from asm_daemon.told import verify_told, watch_holds_once
+from asm_daemon.told import HOLDS_CHANGED, Holds, verify_told, watch_holds_once
 
 key_store_commands = group("The key store (kho khoá), outside the database.")
 _LOGIN, _AUDIT_LOGIN = "asm_retention", "asm_audit"
@@ -86,6 +85,10 @@ FAULT_TEXTS: Mapping[str, tuple[str, str]] = {
     "told_and_gone": (
         "Nhật ký kiểm toán ghi nhận dòng này nhưng cơ sở dữ liệu không còn.",
         "The audit tells of this row, and it is gone.",
+    ),
+    "not_vouched": (
+        "Bản ghi kiểm toán về lưu giữ không do hệ thống này viết; nó không được tính.",
+        "An audit entry about retention that this system did not write; it counts for nothing.",
     ),
     "reencryption_not_signed": (
         "Danh sách niêm phong lại không khớp với nhật ký kiểm toán.",
@@ -274,7 +277,7 @@ def verify_keys(
     store = store_of(given)
     keys = store.read()
     verified = asyncio.run(_verify(given, store, None if everything else sample))
-    told, told_faults = asyncio.run(_verify_told(given)) if everything else (None, [])
+    told, told_faults = asyncio.run(_verify_told(given, store)) if everything else (None, [])
     faults = [*verified.faults, *told_faults]
     print_json(
         {
@@ -300,10 +303,11 @@ async def _verify(given: Settings, store: KeyStore, sample: int | None) -> Stays
         return await verify_stays(opened, auditors, store.keyring(), destroyed, sample=sample)
 
 
-async def _verify_told(given: Settings) -> tuple[int, list[tuple[str, str]]]:
+async def _verify_told(given: Settings, store: KeyStore) -> tuple[int, list[tuple[str, str]]]:
     async with AsyncExitStack() as stack:
         logins = (_LOGIN, _AUDIT_LOGIN, "asm_feeds", "asm_auth")
-        return await verify_told(*[await stack.enter_async_context(pool(given.database_url, each)) for each in logins])
+        pools = [await stack.enter_async_context(pool(given.database_url, each)) for each in logins]
+        return await verify_told(*pools, keyring=store.keyring())
 
 
 # -- destroying --------------------------------------------------------------------------------------------------------
@@ -318,24 +322,21 @@ def destroy_keys(epoch: _Epoch, reason: _Reason, confirm: _Confirm) -> None:
     these keys have to be destroyed too.
     """
     if confirm != str(epoch):
-        raise Unready(f"chưa huỷ gì · nothing was destroyed: --confirm has to say {epoch}")
+        raise _destroyed_nothing(f"--confirm phải ghi {epoch}", f"--confirm has to say {epoch}")
     asyncio.run(_destroy(settings(), epoch, reason))
 
 
 async def _destroy(given: Settings, epoch: int, reason: str) -> None:
     store, now = store_of(given), utc_now()
     if epoch >= epoch_at(now):
-        raise Unready(f"chưa huỷ gì · nothing was destroyed: the month {epoch} is not over")
+        raise _destroyed_nothing(f"tháng {epoch} chưa qua", f"the month {epoch} is not over")
     _require_epoch(store, epoch, "active", "destroyed")
     there = {facts.name for facts in store.inventory() if facts.name.epoch == epoch and facts.state != "destroyed"}
-    async with pool(given.database_url, _LOGIN) as opened:
-        await _require_holds_as_told(given, opened, now)
+    async with pool(given.database_url, _LOGIN) as opened, pool(given.database_url, _AUDIT_LOGIN) as auditors:
         try:
-            ended = await retention.end_now(
-                opened, store, store.keyring(), epoch, periods_of(given), reason, operator(), now
-            )
+            ended = await retention.end_now(opened, auditors, store, epoch, periods_of(given), reason, operator(), now)
         except NotEndable as why:
-            raise Unready(f"chưa huỷ gì · nothing was destroyed: {why}") from None
+            raise _destroyed_nothing(*why.reason) from None
     print_json({"destroyed": sorted(str(name) for name in there), "no_copy_after": _shown(ended.final_at)})
     note(
         "Hãy huỷ mọi bản sao lưu kho khoá còn chứa các khoá này.\n"
@@ -369,7 +370,9 @@ async def _retire(given: Settings, name: KeyName, reason: str, lost: int) -> Non
     store, now = store_of(given), utc_now()
     states = {facts.name: facts.state for facts in store.inventory()}
     if states.get(name) != "superseded" or name.purpose is not KeyPurpose.DATA:
-        raise Unready(f"chưa huỷ gì · nothing was destroyed: {name} is not a superseded data key")
+        raise _destroyed_nothing(
+            f"{name} không phải khoá dữ liệu đã được thay", f"{name} is not a superseded data key"
+        )  # fmt: skip
     await _require_nothing_good(given, store, name, lost, now)
     going = [str(each) for each in retired_with(name, [one for one, state in states.items() if state != "destroyed"])]
     await _audited(given, "keys.retire", f"epoch/{name.epoch}", {"keys": going, "reason": reason}, now)
@@ -392,7 +395,9 @@ async def _require_nothing_good(given: Settings, store: KeyStore, name: KeyName,
         )
     async with pool(given.database_url, _LOGIN) as opened:
         left = await resealing.left_under(opened, store.keyring(), name)
-        await _require_holds_as_told(given, opened, now)
+        async with pool(given.database_url, _AUDIT_LOGIN) as auditors:
+            if await watch_holds_once(opened, Holds(auditors, store.keyring()), now):
+                raise _destroyed_nothing(*HOLDS_CHANGED)
     if left.sound:
         raise Unready(
             f"chưa huỷ gì: {left.sound} bản ghi hợp lệ còn niêm phong bằng {key}; hãy chờ tác vụ reencrypt · "
@@ -410,13 +415,8 @@ async def _require_nothing_good(given: Settings, store: KeyStore, name: KeyName,
         )
 
 
-async def _require_holds_as_told(given: Settings, opened: asyncpg.Pool, now: datetime) -> None:
-    async with pool(given.database_url, _AUDIT_LOGIN) as auditors:
-        changed = await watch_holds_once(opened, auditors, now)
-    if changed:
-        raise Unready(
-            "chưa huỷ gì · nothing was destroyed: legal holds are not what the audit tells; see keys verify --all"
-        )
+def _destroyed_nothing(vi: str, en: str) -> Unready:
+    return Unready(f"chưa huỷ gì: {vi} · nothing was destroyed: {en}")
 
 
 def _require_epoch(store: KeyStore, epoch: int, *states: str) -> None:

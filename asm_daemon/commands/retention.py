@@ -18,7 +18,7 @@ import typer
 from pydantic import ValidationError
 from uuid_utils.compat import uuid7
 
-from asm_daemon import retention
+from asm_daemon import erasing, retention
 from asm_daemon.commands.console import (
     NO,
     Unready,
@@ -30,15 +30,16 @@ from asm_daemon.commands.console import (
     print_table,
     settings,
 )
+from asm_daemon.crypto import Keyring
 from asm_daemon.daemon import desk_of, periods_of, utc_now, watch_of
 from asm_daemon.document_holds import Held, Order, hold_document
+from asm_daemon.erasing import NotErasable, Request
 from asm_daemon.keystores import store_of
 from asm_daemon.problems import Refused, from_validation
 from asm_daemon.rules import HANOI
 from asm_daemon.settings import Settings
 from asm_daemon.store import retention as store
 from asm_daemon.store.retention import Erasure, Hold
-from asm_daemon.told import watch_holds_once
 from schemas.police import DocumentNumber
 
 hold_commands = group("Legal holds (lệnh giữ dữ liệu): what is not forgotten when its time is over.")
@@ -79,6 +80,10 @@ def _run(use: Callable[[asyncpg.Pool], Awaitable[_Result]]) -> _Result:
             return await use(opened)
 
     return asyncio.run(run())
+
+
+def _keyring() -> Keyring:
+    return store_of(settings()).keyring()
 
 
 # -- legal holds -------------------------------------------------------------------------------------------------------
@@ -130,7 +135,7 @@ def add_hold(
                 f"nothing was held: there is no such {'stay' if stay else 'facility'}"
             )
         hold = Hold(uuid7(), found, stay, since, until, warrant, reason, utc_now(), operator())
-        return hold.id, await retention.place_hold(opened, hold)
+        return hold.id, await retention.place_hold(opened, _keyring(), hold)
 
     hold_id, stays = _run(place)
     print_json({"hold": str(hold_id), "stays": stays})
@@ -217,12 +222,16 @@ def lift_hold(
             "cho mã lệnh giữ, hoặc --warrant (có thể với --dry-run) · give an id, or --warrant (--dry-run goes with it)"
         )
     if warrant is not None:
-        found = _run(lambda opened: retention.lift_warrant(opened, warrant, reason, by, utc_now(), dry_run=dry_run))
+        found = _run(
+            lambda opened: retention.lift_warrant(opened, _keyring(), warrant, reason, by, utc_now(), dry_run=dry_run)
+        )
         print_json({"holds": len(found), "dry_run": dry_run})
         if not found:
             raise typer.Exit(NO)
         return
-    if hold_id is None or not _run(lambda opened: retention.lift_hold(opened, hold_id, reason, by, utc_now())):
+    if hold_id is None or not _run(
+        lambda opened: retention.lift_hold(opened, _keyring(), hold_id, reason, by, utc_now())
+    ):
         raise Unready(
             "chưa gỡ gì: không có lệnh giữ nào đang hiệu lực với mã này · "
             "nothing was lifted: no hold of this id is in force"
@@ -252,20 +261,16 @@ def erase_stay(
     """
     if confirm != stay:
         raise Unready(f"chưa xoá gì: --confirm phải ghi {stay} · nothing was erased: --confirm has to say {stay}")
-    given, by = settings(), operator()
+    given, request = settings(), Request(stay, reason, operator(), urgent, changed)
 
     async def erase(opened: asyncpg.Pool) -> Erasure:
         async with pool(given.database_url, _AUDIT_LOGIN) as auditors:
-            if await watch_holds_once(opened, auditors, utc_now()):
-                raise Unready("nothing was erased: legal holds are not what the audit tells; see keys verify --all")
-        return await retention.erase_stay(
-            opened, store_of(given), stay, reason, by, periods_of(given), utc_now(), urgent=urgent, changed=changed
-        )
+            return await erasing.erase_stay(opened, auditors, store_of(given), request, periods_of(given), utc_now())
 
     try:
         done = _run(erase)
-    except retention.NotErasable as error:
-        raise Unready(f"chưa xoá gì · nothing was erased: {error}") from None
+    except NotErasable as error:
+        raise Unready(f"chưa xoá gì: {error.reason.vi} · nothing was erased: {error.reason.en}") from None
     except ValueError:
         raise Unready(
             "chưa xoá gì: đây không phải mã lượt · nothing was erased: this is not the id of a stay"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
+import orjson
 
 from asm_daemon.model import Facility, StayRow
 from asm_daemon.store import Connection
 from asm_daemon.store.facilities import facility
+from schemas.codes import FacilityKind
 from schemas.police import Purpose, QueryKind
 
 
@@ -54,6 +57,25 @@ async def list_purposes(connection: Connection) -> list[Purpose]:
         )
         for row in rows
     ]
+
+
+class Cutoffs(NamedTuple):
+    """By when those had left who were forgotten when a month was gone through; some kinds of facility have another."""
+
+    cutoff_at: datetime
+    by_kind: Mapping[FacilityKind, datetime]
+
+
+async def rounds_since(connection: Connection, epoch: int) -> list[Cutoffs]:
+    """What was forgotten of `epoch` and the months after it."""
+    rows = await connection.fetch(
+        "SELECT cutoff_at, cutoffs FROM retention_epochs WHERE epoch >= $1 AND state <> 'begun'", epoch
+    )
+    return [Cutoffs(row["cutoff_at"], _by_kind(row["cutoffs"])) for row in rows]
+
+
+def _by_kind(cutoffs: str) -> dict[FacilityKind, datetime]:
+    return {FacilityKind(kind): datetime.fromisoformat(text) for kind, text in orjson.loads(cutoffs).items()}
 
 
 async def hits_by_document(connection: Connection, spans: Sequence[Span], before: UUID, limit: int) -> list[Hit]:

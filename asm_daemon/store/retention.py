@@ -15,12 +15,12 @@ from asm_daemon.store.police import Span
 _COLUMNS = ", ".join(field.name for field in fields(StayRow))
 _TAG_COLUMNS = "document_index, person_index, given_name_index"
 
-# A hold on the stay itself, or on everybody who was at the facility within a time.
-_HELD = """EXISTS (
-    SELECT FROM legal_holds AS hold
-    WHERE hold.lifted_at IS NULL AND hold.facility_id = stays.facility_id AND (
-        hold.stay_id = stays.id
-        OR (stays.arrived_at < hold.present_until AND coalesce(stays.departed_at, 'infinity') >= hold.present_from)))"""
+# A hold on the stay itself, or on everybody who was at the facility within a time: two questions, each with an index of
+# its own. One with an OR would go through every hold for each stay.
+_THERE_MEANWHILE = """hold.facility_id = stays.facility_id AND hold.stay_id IS NULL
+    AND stays.arrived_at < hold.present_until AND coalesce(stays.departed_at, 'infinity') >= hold.present_from"""
+_HELD = f"""(EXISTS (SELECT FROM legal_holds AS hold WHERE hold.lifted_at IS NULL AND hold.stay_id = stays.id)
+    OR EXISTS (SELECT FROM legal_holds AS hold WHERE hold.lifted_at IS NULL AND {_THERE_MEANWHILE}))"""  # noqa: S608
 _ENDED_AT = "coalesce(stays.departed_at, stays.received_at)"  # of a cancelled one: when it was cancelled
 # The stays of a month with the kind of their facility as it is now, and whether their period is over: $3 is the cutoff
 # of most kinds, $4 maps those that have one of their own.
@@ -155,11 +155,10 @@ async def list_holds(connection: Connection, *, lifted: bool, warrant: str | Non
 async def under_hold(connection: Connection, hold_id: UUID) -> int:
     """How many stays that are here a hold concerns."""
     count: int = await connection.fetchval(
-        """
-        SELECT count(*) FROM stays JOIN legal_holds AS hold ON hold.facility_id = stays.facility_id
-        WHERE hold.id = $1 AND (hold.stay_id = stays.id OR (
-            stays.arrived_at < hold.present_until AND coalesce(stays.departed_at, 'infinity') >= hold.present_from))
-        """,
+        f"""
+        SELECT (SELECT count(*) FROM stays JOIN legal_holds AS hold ON hold.stay_id = stays.id WHERE hold.id = $1)
+            + (SELECT count(*) FROM stays JOIN legal_holds AS hold ON {_THERE_MEANWHILE} WHERE hold.id = $1)
+        """,  # noqa: S608 - SQL of our own
         hold_id,
     )
     return count
@@ -178,7 +177,8 @@ async def held_among(connection: Connection, stay_ids: Sequence[UUID]) -> list[U
 
 
 class Round(NamedTuple):
-    """One going through a month, and the step it is at: begun, parted (kept from forgotten), ended, final.
+    """One going through a month, and the step it is at: new (nowhere written yet), begun, parted (kept from forgotten),
+    ended, final.
 
     Who left by `cutoff_at` is forgotten; `cutoffs` is a JSON object of the kinds of facility that have another one.
     """
@@ -189,21 +189,20 @@ class Round(NamedTuple):
     cutoff_at: datetime
     index_version: int
     begun_at: datetime
-    kept: int | None
-    counts: str | None
-    ended_at: datetime | None
-    final_at: datetime | None
     cutoffs: str = "{}"
+    kept: int | None = None
+    counts: str | None = None
+    ended_at: datetime | None = None
+    final_at: datetime | None = None
+
+
+_ROUND = ", ".join(Round._fields)
 
 
 async def rounds(connection: Connection) -> list[Round]:
     """The last round of every month that had one."""
     rows = await connection.fetch(
-        """
-        SELECT DISTINCT ON (epoch) epoch, round, state, cutoff_at, index_version, begun_at, kept, counts, ended_at,
-            final_at, cutoffs
-        FROM retention_epochs ORDER BY epoch, round DESC
-        """
+        f"SELECT DISTINCT ON (epoch) {_ROUND} FROM retention_epochs ORDER BY epoch, round DESC"  # noqa: S608
     )
     return [Round(*row) for row in rows]
 
@@ -211,11 +210,7 @@ async def rounds(connection: Connection) -> list[Round]:
 async def unfinal(connection: Connection) -> list[Round]:
     """Rounds whose keys are destroyed and whose certificate is not final, the oldest first."""
     rows = await connection.fetch(
-        """
-        SELECT epoch, round, state, cutoff_at, index_version, begun_at, kept, counts, ended_at, final_at,
-            cutoffs
-        FROM retention_epochs WHERE state = 'ended' ORDER BY ended_at, epoch, round
-        """
+        f"SELECT {_ROUND} FROM retention_epochs WHERE state = 'ended' ORDER BY ended_at, epoch, round"  # noqa: S608
     )
     return [Round(*row) for row in rows]
 
@@ -240,11 +235,7 @@ async def begin_round(connection: Connection, found: Round) -> bool:
 async def lock_round(connection: Connection, epoch: int, number: int) -> Round | None:
     """Hold and return a round."""
     row = await connection.fetchrow(
-        """
-        SELECT epoch, round, state, cutoff_at, index_version, begun_at, kept, counts, ended_at, final_at,
-            cutoffs
-        FROM retention_epochs WHERE epoch = $1 AND round = $2 FOR UPDATE
-        """,
+        f"SELECT {_ROUND} FROM retention_epochs WHERE epoch = $1 AND round = $2 FOR UPDATE",  # noqa: S608
         epoch,
         number,
     )
@@ -303,9 +294,13 @@ async def lock_month(connection: Connection, epoch: int) -> bool:
     return locked
 
 
-async def set_lock_timeout(connection: Connection, milliseconds: int) -> None:
-    """How long a statement of this transaction waits for a lock."""
-    await connection.execute("SELECT set_config('lock_timeout', $1, true)", str(milliseconds))
+async def set_timeouts(connection: Connection, *, lock_seconds: float, statement_seconds: float) -> None:
+    """How long a statement of this transaction waits for a lock, and how long the server lets it take."""
+    await connection.execute(
+        "SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true)",
+        str(round(lock_seconds * 1_000)),
+        str(round(statement_seconds * 1_000)),
+    )
 
 
 class Kept(NamedTuple):
@@ -317,8 +312,10 @@ class Kept(NamedTuple):
     why: str
 
 
-async def kept_stays(connection: Connection, lo: UUID, hi: UUID, cutoff: datetime, cutoffs: str) -> set[Kept]:
-    """The stays of a month that are not to be forgotten by the cutoffs of a Round."""
+async def kept_stays(
+    connection: Connection, lo: UUID, hi: UUID, cutoff: datetime, cutoffs: str, *, seconds: float
+) -> set[Kept]:
+    """The stays of a month that are not to be forgotten by the cutoffs of a Round, within `seconds`."""
     rows = await connection.fetch(
         f"""
         SELECT facility_id, id, version,
@@ -333,6 +330,7 @@ async def kept_stays(connection: Connection, lo: UUID, hi: UUID, cutoff: datetim
         hi,
         cutoff,
         cutoffs,
+        timeout=seconds,
     )
     return {Kept(*row) for row in rows}
 
@@ -385,9 +383,11 @@ async def replace_marks(connection: Connection, marks: Sequence[tuple[int, UUID,
     )
 
 
-async def end_month(connection: Connection, epoch: int, lo: UUID, hi: UUID) -> dict[str, int]:
-    """Forget every stay of a month that was not put into `held_stays`; how many rows of each table."""
-    rows = await connection.fetch("SELECT name, forgotten FROM end_stay_month($1, $2, $3)", epoch, lo, hi)
+async def end_month(connection: Connection, epoch: int, lo: UUID, hi: UUID, *, seconds: float) -> dict[str, int]:
+    """Forget every stay of a month that was not put into `held_stays`, within `seconds`; how many rows of each."""
+    rows = await connection.fetch(
+        "SELECT name, forgotten FROM end_stay_month($1, $2, $3)", epoch, lo, hi, timeout=seconds
+    )
     return {row["name"]: row["forgotten"] for row in rows}
 
 

@@ -12,32 +12,39 @@ import asyncpg
 from asm_daemon.store import Connection
 
 
-class PendingBody(NamedTuple):
-    """An audit entry that waits for its place."""
+class Body(NamedTuple):
+    """An audit entry, and the id beside it."""
 
     entry_id: UUID
     body: bytes
 
 
-async def pending(connection: Connection) -> list[PendingBody]:
+async def pending(connection: Connection) -> list[Body]:
     """The audit entries that wait for their place, in order of arrival, as asm_audit."""
     rows = await connection.fetch("SELECT entry_id, body FROM audit_pending ORDER BY arrival")
-    return [PendingBody(*row) for row in rows]
+    return [Body(*row) for row in rows]
 
 
-async def telling(connection: Connection, first: int, words: Sequence[bytes], limit: int) -> list[tuple[int, bytes]]:
-    """At most `limit` sealed entries (position, body) from `first` on in which one of `words` stands, as asm_audit."""
+async def log_size(connection: Connection) -> int:
+    """How many entries are sealed, as asm_audit."""
+    size: int = await connection.fetchval("SELECT coalesce(max(position) + 1, 0) FROM audit_log")
+    return size
+
+
+async def telling(connection: Connection, first: int, end: int, words: Sequence[bytes]) -> list[Body]:
+    """The sealed entries from `first` to before `end` in which one of `words` stands, as asm_audit."""
     rows = await connection.fetch(
         """
-        SELECT log.position AS place, body FROM audit_log AS log
-        WHERE log.position >= $1 AND EXISTS (SELECT FROM unnest($2::bytea[]) AS word WHERE position(word IN body) > 0)
-        ORDER BY log.position LIMIT $3
+        SELECT entry_id, body FROM audit_log AS log
+        WHERE log.position >= $1 AND log.position < $2
+            AND EXISTS (SELECT FROM unnest($3::bytea[]) AS word WHERE position(word IN body) > 0)
+        ORDER BY log.position
         """,
         first,
+        end,
         words,
-        limit,
     )
-    return [(row["place"], row["body"]) for row in rows]
+    return [Body(*row) for row in rows]
 
 
 async def holds(connection: Connection) -> list[asyncpg.Record]:

@@ -25,6 +25,7 @@ import orjson
 from uuid_utils.compat import uuid7
 
 from asm_daemon import embedded, retention
+from asm_daemon.certificates import finish_once
 from asm_daemon.crypto import KeyPurpose, Keyring, Tampered, UnknownEpoch, epoch_at, epoch_bounds
 from asm_daemon.decisions import content_tag_of, tags_of
 from asm_daemon.issuing import leaf_of
@@ -163,14 +164,17 @@ async def measure(folder: Path, over: int, still_open: int) -> dict[str, Any]:
         shutil.copytree(made, stolen)
         stolen.chmod(0o700)
         shutil.copy(keys / "root.key", stolen)
-        async with await open_pool(server.dsn("{role}", "asm"), "asm_retention", min_size=0, max_size=2) as pool:
+        async with (
+            await open_pool(server.dsn("{role}", "asm"), "asm_retention", min_size=0, max_size=2) as pool,
+            await open_pool(server.dsn("{role}", "asm"), "asm_audit", min_size=0, max_size=2) as audit_pool,
+        ):
             done = asyncio.Event()
             other = asyncio.create_task(locked(server.dsn(database="asm"), epoch_at(at), done))
             started = time.perf_counter()
-            counts = await retention.end_epochs_once(pool, store, keyring, PERIODS, now)
+            counts = await retention.end_epochs_once(pool, audit_pool, store, keyring, PERIODS, now)
             seconds = time.perf_counter() - started
             done.set()
-            await retention.finish_once(pool, store, PERIODS, [now], now)
+            await finish_once(pool, store, keyring, PERIODS, [now], now)
         current, old = server.dsn(database="asm"), server.dsn(database="old")
         result = {
             "counts": counts,
