@@ -106,7 +106,7 @@ async def _step(
     if old:
         done = await _reseal(connection, keyring, table, epoch, old, now)
         await store.replace(connection, table, done.records)
-        await _record(connection, epoch, version, table, done, now)
+        await _record(connection, keyring, epoch, version, table, done, now)
         progress = progress._replace(
             last_found_at=now,
             found=progress.found + len(done.records),
@@ -238,7 +238,9 @@ async def _reseal_stays(
     return sealed, tuple(tags_changed)
 
 
-async def _record(connection: Connection, epoch: int, version: int, table: str, done: _Resealed, now: datetime) -> None:
+async def _record(
+    connection: Connection, keyring: Keyring, epoch: int, version: int, table: str, done: _Resealed, now: datetime
+) -> None:
     """Keep what became of each blob, and have the audit sign it."""
     if not done.records:
         return
@@ -247,7 +249,9 @@ async def _record(connection: Connection, epoch: int, version: int, table: str, 
     details = {"epoch": epoch, "key_version": version, "table": table, "records": len(pairs), "root": pairs_root(pairs)}
     if done.tags_changed:
         details["tags_changed"] = list(done.tags_changed)
-    entry_id = await audit.append(connection, _entry("keys.reencrypt", f"reseals/{reseal_id}", details, now))
+    entry_id = await audit.append_vouched(
+        connection, keyring, _entry("keys.reencrypt", f"reseals/{reseal_id}", details, now)
+    )
     await store.insert_reseal(connection, store.Reseal(reseal_id, epoch, version, now, entry_id, b"".join(pairs)))
 
 

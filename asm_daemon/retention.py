@@ -36,7 +36,7 @@ from asm_daemon.keystores import KeyStore
 from asm_daemon.ledger import instant_text
 from asm_daemon.model import StayRow, Tags
 from asm_daemon.sealing import mark_name, reseal_contents
-from asm_daemon.stay_proofs import Proofs, as_signed, forgotten_root, pairs_root, read_proofs
+from asm_daemon.stay_proofs import NO_PROOFS, Proofs, as_signed, forgotten_root, pairs_root, read_proofs
 from asm_daemon.store import Connection
 from asm_daemon.store import retention as store
 from asm_daemon.store import sealed as sealed_store
@@ -395,9 +395,9 @@ async def _check_month(connection: Connection, keyring: Keyring, epoch: int, sin
     if epoch not in keyring.epochs():
         return
     lo, hi = epoch_bounds(epoch)
-    after = UUID(int=lo.int - 1)
+    after, proofs = UUID(int=lo.int - 1), NO_PROOFS
     while page := await store.stays_after(connection, after, hi, since, PAGE_ROWS):
-        proofs = await read_proofs(connection, keyring, page)
+        proofs = await read_proofs(connection, keyring, page, proofs)
         if not await asyncio.to_thread(lambda rows, by: all(as_signed(keyring, row, by) for row in rows), page, proofs):
             raise NotAsSigned
         after = page[-1].id
@@ -424,13 +424,14 @@ async def _keep(
     if kept and keyring.index_version(found.epoch) <= found.index_version:
         raise NotEndable("những gì phải giữ chưa có khoá mới", "what is kept has no new keys yet")
     pairs: dict[UUID, list[bytes]] = {}
+    proofs = NO_PROOFS
     places = sorted((each.id, each.facility_id) for each in kept)
     for at in range(0, len(places), PAGE_ROWS):
         page = places[at : at + PAGE_ROWS]
         wanted = [facility_id for _, facility_id in page], [stay_id for stay_id, _ in page]
         stays = await stays_store.read_stays(connection, *wanted)
         versions = await stays_store.read_versions(connection, *wanted)
-        proofs = await read_proofs(connection, keyring, [*stays, *versions])
+        proofs = await read_proofs(connection, keyring, [*stays, *versions], proofs)
         anew = await asyncio.to_thread(_anew, keyring, [*stays, *versions], proofs)
         await store.insert_held(connection, [(each.row, each.tags) for each in anew[: len(stays)]])
         await store.insert_held_versions(connection, [each.row for each in anew[len(stays) :]])
@@ -481,7 +482,9 @@ async def _record(connection: Connection, keyring: Keyring, epoch: int, pairs: S
     details = {
         "epoch": epoch, "key_version": version, "table": "stays", "records": len(pairs), "root": pairs_root(pairs)
     }  # fmt: skip
-    entry_id = await audit.append(connection, by_daemon("keys.reencrypt", f"reseals/{reseal_id}", details, now))
+    entry_id = await audit.append_vouched(
+        connection, keyring, by_daemon("keys.reencrypt", f"reseals/{reseal_id}", details, now)
+    )
     await sealed_store.insert_reseal(
         connection, sealed_store.Reseal(reseal_id, epoch, version, now, entry_id, b"".join(pairs))
     )

@@ -45,6 +45,8 @@ _STATES_AFTER = {  # what a stay can be after the event that made its version
 }
 STAY_TABLES = ("stays", "stay_versions")
 FAULT_LIMIT = 1_000
+KEPT_LEAVES_BYTES = 128 << 20
+"""How much of the signed batches of a month is kept while it is gone through: the leaves of four million versions."""
 _PAIR_BYTES = 2 * HASH_BYTES
 _PAGE = 500
 
@@ -66,13 +68,25 @@ class Proofs:
         return batch.leaves[at : at + HASH_BYTES] if batch is not None and at >= 0 else None
 
 
-async def read_proofs(connection: Connection, keyring: Keyring, rows: Iterable[StayRow]) -> Proofs:
-    """What these versions' receipts were signed over; a batch that we did not sign as it stands there is left out."""
+NO_PROOFS = Proofs({}, {})
+
+
+async def read_proofs(
+    connection: Connection, keyring: Keyring, rows: Iterable[StayRow], before: Proofs = NO_PROOFS
+) -> Proofs:
+    """What these versions' receipts were signed over; a batch that we did not sign as it stands there is left out.
+
+    `before` are the proofs of the page before: the ends of stays lie in other batches than their beginnings, so that
+    the same batch is needed for many pages of a month, and a signature costs more than all else about a stay.
+    """
     rows = list(rows)
-    codes = await store.facility_codes(connection, sorted({row.facility_id for row in rows}))
-    batches = await stays_store.read_batches(connection, sorted({row.receipt_batch_id for row in rows}))
-    ours = await asyncio.to_thread(lambda: {each.id for each in batches.values() if _is_ours(keyring, each)})
-    return Proofs(codes, {batch_id: batch for batch_id, batch in batches.items() if batch_id in ours})
+    if sum(len(batch.leaves) for batch in before.batches.values()) > KEPT_LEAVES_BYTES:
+        before = NO_PROOFS
+    codes = {row.facility_id for row in rows} - before.codes.keys()
+    batches = {row.receipt_batch_id for row in rows} - before.batches.keys()
+    found = (await stays_store.read_batches(connection, sorted(batches))).values()
+    ours = await asyncio.to_thread(lambda: {batch.id: batch for batch in found if _is_ours(keyring, batch)})
+    return Proofs(before.codes | await store.facility_codes(connection, sorted(codes)), before.batches | ours)
 
 
 def _is_ours(keyring: Keyring, batch: ReceiptBatch) -> bool:
@@ -184,10 +198,12 @@ async def verify_stays(
             if epoch not in keyring.epochs():
                 found.fault("stays_of_a_destroyed_month" if epoch in gone else "no_key", f"epoch/{epoch}")
                 continue
-            chains = await _chains(connection, audit_pool, epoch, found)
+            chains = await _chains(connection, audit_pool, keyring, epoch, found)
             pages = _every_page(connection, epoch) if sample is None else _sampled(connection, epoch, sample)
+            proofs = NO_PROOFS
             async for rows in pages:
-                await _check_rows(connection, keyring, rows, chains, found)
+                proofs = await read_proofs(connection, keyring, rows, proofs)
+                await _check_rows(connection, keyring, rows, proofs, chains, found)
                 for row in rows:
                     seen.setdefault(row.receipt_batch_id, set()).add(row.receipt_index)
         if sample is None:
@@ -226,10 +242,10 @@ async def _check_rows(
     connection: Connection,
     keyring: Keyring,
     rows: Sequence[StayRow],
+    proofs: Proofs,
     chains: dict[bytes, bytes],
     found: StaysVerification,
 ) -> None:
-    proofs = await read_proofs(connection, keyring, rows)
     tags = await store.tags(connection, [row.facility_id for row in rows], [row.id for row in rows])
     named: dict[tuple[int, bytes], UUID] = {}
     for row in rows:
@@ -328,7 +344,7 @@ def _take_roots(bodies: Iterable[bytes], roots: dict[UUID, str]) -> None:
 
 
 async def _chains(
-    connection: Connection, audit_pool: asyncpg.Pool, epoch: int, found: StaysVerification
+    connection: Connection, audit_pool: asyncpg.Pool, keyring: Keyring, epoch: int, found: StaysVerification
 ) -> dict[bytes, bytes]:
     """Which blob came of which (SHA-256 after → before), as far as the audit signed it."""
     reseals = await store.read_reseals(connection, epoch)
@@ -338,8 +354,9 @@ async def _chains(
     for reseal in reseals:
         pairs = [reseal.pairs[at : at + _PAIR_BYTES] for at in range(0, len(reseal.pairs), _PAIR_BYTES)]
         body = bodies.get(reseal.audit_entry_id)
-        signed = orjson.loads(body) if body else {}
-        if signed.get("object") == f"reseals/{reseal.id}" and signed["details"].get("root") == pairs_root(pairs):
+        entry = orjson.loads(body) if body else {}
+        told = (entry.get("object"), entry.get("details", {}).get("root"))
+        if told == (f"reseals/{reseal.id}", pairs_root(pairs)) and is_vouched(keyring, entry):
             chains |= {pair[HASH_BYTES:]: pair[:HASH_BYTES] for pair in pairs}
         else:
             found.fault("reencryption_not_signed", f"reseals/{reseal.id}")

@@ -11,19 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import orjson
 
-from asm_daemon import embedded
-from asm_daemon.crypto import epoch_at, epoch_bounds
+from asm_daemon.crypto import epoch_at
 from asm_daemon.keystores import create_store
 from asm_daemon.resealing import reencrypt_once
 from asm_daemon.stay_proofs import verify_stays
-from asm_daemon.store.migrate import load_migrations, migrate
 from asm_daemon.store.pool import open_pool
-from asm_daemon.store.stays import create_partitions
-from tests.bench.retention import CODE, stays
-from tests.bench.retention import store as store_stays
+from tests.bench.retention import database, stays, store
 
 STAYS = 50_000
 
@@ -32,21 +27,13 @@ async def measure(folder: Path) -> dict[str, Any]:
     """Renews the month's keys once, and goes on until nothing is under the old ones."""
     now = datetime.now(UTC)
     epoch = epoch_at(now)
-    store = create_store(folder / "keys", [epoch], now)
-    keyring = store.keyring()
-    server = await embedded.start()
-    try:
-        admin = await asyncpg.connect(server.dsn())
-        await admin.execute("CREATE DATABASE asm")
-        connection = await asyncpg.connect(server.dsn(database="asm"))
-        await migrate(connection, load_migrations())
-        await create_partitions(connection, epoch, *epoch_bounds(epoch))
-        await connection.execute(
-            "INSERT INTO facilities (code, name, kind, province, commune, address, authority, capacity, sandbox,"
-            f" created_at) VALUES ('{CODE}', 'Cơ sở mẫu', 'hotel_4_star', '109', '11953', 'Mẫu', 'CA', 9, false, now())"
-        )
-        await store_stays(connection, keyring, now, stays(keyring, now, STAYS, open_stays=False))
-        store.renew_epoch(epoch, now)
+    key_store = create_store(folder / "keys", [epoch], now)
+    keyring = key_store.keyring()
+    async with database(epoch) as (server, connection):
+        async for _ in store(connection, keyring, now, stays(keyring, now, STAYS, open_stays=False)):
+            pass
+        await connection.execute("ANALYZE")
+        key_store.renew_epoch(epoch, now)
         keyring.reload()
         async with await open_pool(server.dsn("{role}", "asm"), "asm_retention", min_size=0, max_size=2) as pool:
             started, resealed = time.perf_counter(), 0
@@ -59,10 +46,6 @@ async def measure(folder: Path) -> dict[str, Any]:
                 started = time.perf_counter()
                 verified = await verify_stays(pool, auditors, keyring, [], sample=None)
                 verified_ms = (time.perf_counter() - started) / verified.versions * 1000
-        await connection.close()
-        await admin.close()
-    finally:
-        await server.stop()
     faults = {kind for kind, _ in verified.faults}
     assert faults <= {"receipts_not_audited"}, faults  # nobody told the audit of these batches
     return {

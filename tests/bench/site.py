@@ -74,7 +74,7 @@ async def open_premises(folder: Path, server_settings: Mapping[str, str] | None 
         (folder / "secret").write_text(SECRET)
         (folder / "admin").write_text(ADMIN)
         async with await open_pool(server.dsn("{role}", "asm"), "asm_auth", min_size=0) as pool:
-            keys = await samples_directory.load(pool, utc_now())
+            keys = await samples_directory.load(pool, key_store.keyring(), utc_now())
         yield Premises(folder, server, demo.free_port(), keys.owners[HOTEL])
 
 
