@@ -267,7 +267,7 @@ def _write_private(path: Path, content: bytes) -> None:
 
 
 async def _enter_directory(running: Daemon) -> SampleKeys:
-    return await samples_directory.load(running.pools["asm_auth"], utc_now())
+    return await samples_directory.load(running.pools["asm_auth"], running.keyring, utc_now())
 
 
 def free_port() -> int:

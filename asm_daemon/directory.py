@@ -1,8 +1,7 @@
 """Who may speak for whom: facilities (cơ sở lưu trú), principals (chủ thể), their keys, grants, sessions and senders.
 
-Every change is made by an operator (`actor`: the principal's id, or the login at the command line) and audited in its
-own transaction. `Gate` answers the question asked with each request, "who is this, and
-for which facilities may they act?", from memory for at most `key_cache_seconds`.
+Every change is made by an operator and audited in its own transaction. `Gate` answers the question asked with each
+request, "who is this, and for which facilities may they act?", from memory for at most `key_cache_seconds`.
 """
 
 from __future__ import annotations
@@ -56,11 +55,20 @@ _DEFAULT_SCOPES: Mapping[PrincipalKind, frozenset[Scope]] = {
 
 log = structlog.get_logger()
 
+
+class Actor(NamedTuple):
+    """Who changes the directory: an operator (the principal's id, or the login at the command line), by a program that
+    holds our keys: a row whose entry does not carry a tag of them is a fault of `keys verify --all`."""
+
+    name: str
+    keyring: Keyring
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Entering and changing
 
 
-async def add_facility(pool: asyncpg.Pool, actor: str, new: NewFacility, now: datetime) -> Facility:
+async def add_facility(pool: asyncpg.Pool, actor: Actor, new: NewFacility, now: datetime) -> Facility:
     """Enter a facility. Refused `request_invalid` if its code is taken."""
     async with pool.acquire() as connection, connection.transaction():
         facility = await facilities.insert_facility(connection, new, now)
@@ -94,7 +102,7 @@ async def list_facilities(pool: asyncpg.Pool, after_code: str = "", limit: int =
 
 async def assign_sender(
     pool: asyncpg.Pool,
-    actor: str,
+    actor: Actor,
     sending_application: str,
     sending_facility: str,
     facility_code: str,
@@ -151,7 +159,7 @@ class RefusedMessage(NamedTuple):
 
 
 async def refused_messages(
-    pool: asyncpg.Pool, keyring: Keyring, actor: str, now: datetime, limit: int = PAGE_LIMIT
+    pool: asyncpg.Pool, actor: Actor, now: datetime, limit: int = PAGE_LIMIT
 ) -> tuple[int, list[RefusedMessage]]:
     """How many HL7 messages are kept as refused, and the latest of them, at most `limit` (≤ 1000).
 
@@ -161,7 +169,7 @@ async def refused_messages(
         count = await hospital.count_refused(connection)
         found = await hospital.list_refused(connection, min(limit, PAGE_LIMIT))
         await _record(connection, actor, "sender.refused.list", "hl7_messages", now, count=len(found))
-    return count, [_opened(keyring, each) for each in found]
+    return count, [_opened(actor.keyring, each) for each in found]
 
 
 def _opened(keyring: Keyring, kept: hospital.RefusedMessage) -> RefusedMessage:
@@ -175,7 +183,7 @@ def _opened(keyring: Keyring, kept: hospital.RefusedMessage) -> RefusedMessage:
 
 async def add_principal(
     pool: asyncpg.Pool,
-    actor: str,
+    actor: Actor,
     kind: PrincipalKind,
     name: str,
     organisation: str,
@@ -199,7 +207,7 @@ async def add_principal(
 
 
 async def create_key(
-    pool: asyncpg.Pool, actor: str, principal_id: UUID, now: datetime, *, valid_days: int = KEY_VALID_DAYS_LIMIT
+    pool: asyncpg.Pool, actor: Actor, principal_id: UUID, now: datetime, *, valid_days: int = KEY_VALID_DAYS_LIMIT
 ) -> str:
     """Make an API key, `asm_<id>_<secret>`, and return it: nobody can ever show it again.
 
@@ -221,7 +229,7 @@ async def create_key(
     return f"asm_{key_id}_{secret}"
 
 
-async def revoke_key(pool: asyncpg.Pool, actor: str, key_id: str, now: datetime) -> bool:
+async def revoke_key(pool: asyncpg.Pool, actor: Actor, key_id: str, now: datetime) -> bool:
     """Revoke a key; False if none of this id is valid. A daemon may honour it for `key_cache_seconds` more."""
     async with pool.acquire() as connection, connection.transaction():
         principal_id = await accounts.revoke_key(connection, key_id, now)
@@ -230,7 +238,7 @@ async def revoke_key(pool: asyncpg.Pool, actor: str, key_id: str, now: datetime)
     return principal_id is not None
 
 
-async def revoke_keys_of(pool: asyncpg.Pool, actor: str, principal_id: UUID, now: datetime) -> int:
+async def revoke_keys_of(pool: asyncpg.Pool, actor: Actor, principal_id: UUID, now: datetime) -> int:
     """Revoke every key of a principal and return how many there were."""
     async with pool.acquire() as connection, connection.transaction():
         revoked = await accounts.revoke_keys_of(connection, principal_id, now)
@@ -247,7 +255,7 @@ async def list_keys(pool: asyncpg.Pool, after_id: str = "", limit: int = PAGE_LI
 
 async def grant(
     pool: asyncpg.Pool,
-    actor: str,
+    actor: Actor,
     principal_id: UUID,
     facility_code: str,
     now: datetime,
@@ -275,7 +283,7 @@ async def grant(
         await _record(connection, actor, "grant.give", f"facility/{facility.code}", now, **given)
 
 
-async def revoke_grant(pool: asyncpg.Pool, actor: str, principal_id: UUID, facility_code: str, now: datetime) -> bool:
+async def revoke_grant(pool: asyncpg.Pool, actor: Actor, principal_id: UUID, facility_code: str, now: datetime) -> bool:
     """Withdraw a principal's grant at a facility; False if it holds none."""
     async with pool.acquire() as connection, connection.transaction():
         facility = await _known_facility(connection, facility_code)
@@ -351,9 +359,11 @@ async def _known_facility(connection: Connection, code: str) -> Facility:
     return facility
 
 
-async def _record(connection: Connection, actor: str, action: str, object_: str, now: datetime, **details: Any) -> None:
-    entry = AuditEntry(now, actor_kind="operator", actor=actor, action=action, object=object_, details=details)
-    await audit.append(connection, entry)
+async def _record(
+    connection: Connection, actor: Actor, action: str, object_: str, now: datetime, **details: Any
+) -> None:
+    entry = AuditEntry(now, actor_kind="operator", actor=actor.name, action=action, object=object_, details=details)
+    await audit.append_vouched(connection, actor.keyring, entry)
 
 
 def _invalid(code: str, pointer: str, **limits: object) -> Refused:

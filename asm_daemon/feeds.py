@@ -199,7 +199,7 @@ async def _publish(
     async with pool.acquire() as connection, connection.transaction():
         if not await store.insert_release(connection, release, _seal_withheld(keyring, release_id, draft.withheld)):
             return False
-        await audit.append(connection, entry)
+        await audit.append_vouched(connection, keyring, entry)
     return True
 
 

@@ -15,11 +15,13 @@ from uuid import UUID, uuid5
 import asyncpg
 
 from asm_daemon import directory
+from asm_daemon.crypto import Keyring
+from asm_daemon.directory import Actor
 from asm_daemon.model import PrincipalKind
 from schemas.codes import COMMUNES, Department, FacilityKind, table
 from schemas.directory import NewFacility
 
-ACTOR = "demo"
+_NAME = "demo"
 KEY_VALID_DAYS = 30
 
 HOTEL, GUESTHOUSE, RENTAL, DORM, HOSPITAL = "HY-KS-0001", "HY-NN-0001", "HY-CT-0001", "HY-KCN-0001", "HY-YT-0001"
@@ -117,39 +119,45 @@ class SampleKeys:
     sandbox: str
 
 
-async def load(pool: asyncpg.Pool, now: datetime) -> SampleKeys:
+async def load(pool: asyncpg.Pool, keyring: Keyring, now: datetime) -> SampleKeys:
     """Enter the sample directory and return new keys; what is there already stays, its old keys are revoked.
 
     `pool` is of the login asm_auth. A key cannot be shown twice, so every run issues new ones.
     """
+    actor = Actor(_NAME, keyring)
     for new in SAMPLE_FACILITIES:
         if await directory.facility_by_code(pool, new.code) is None:
-            await directory.add_facility(pool, ACTOR, new, now)
-    await directory.assign_sender(pool, ACTOR, *HOSPITAL_SENDER, HOSPITAL, now)
+            await directory.add_facility(pool, actor, new, now)
+    await directory.assign_sender(pool, actor, *HOSPITAL_SENDER, HOSPITAL, now)
     names = {new.code: new.name for new in SAMPLE_FACILITIES}
     owners = {
-        code: await _holder(pool, PrincipalKind.OWNER, f"Chủ cơ sở {code}", names[code], now, serves=(code,))
+        code: await _holder(pool, actor, PrincipalKind.OWNER, f"Chủ cơ sở {code}", names[code], now, serves=(code,))
         for code in OWNED
     }
     boards = {row.code: row.vi for row in table("departments").rows}
     departments = {
-        each: await _holder(pool, PrincipalKind.DEPARTMENT, "Chuyên viên Mẫu", boards[each], now, department=each)
+        each: await _holder(
+            pool, actor, PrincipalKind.DEPARTMENT, "Chuyên viên Mẫu", boards[each], now, department=each
+        )
         for each in Department
     }
     return SampleKeys(
         owners=owners,
         vendor=await _holder(
-            pool, PrincipalKind.VENDOR, "Phần mềm quản lý Mẫu", "Công ty Phần mềm Mẫu", now, serves=VENDOR_SERVES
+            pool, actor, PrincipalKind.VENDOR, "Phần mềm quản lý Mẫu", "Công ty Phần mềm Mẫu", now, serves=VENDOR_SERVES
         ),
-        officer=await _holder(pool, PrincipalKind.OFFICER, "Cán bộ Mẫu", "Phòng PC06 (mẫu)", now),
+        officer=await _holder(pool, actor, PrincipalKind.OFFICER, "Cán bộ Mẫu", "Phòng PC06 (mẫu)", now),
         departments=departments,
-        operator=await _holder(pool, PrincipalKind.OPERATOR, "Quản trị Mẫu", "Trung tâm vận hành (mẫu)", now),
-        sandbox=await _holder(pool, PrincipalKind.OWNER, "Người dùng thử", names[SANDBOX], now, serves=(SANDBOX,)),
+        operator=await _holder(pool, actor, PrincipalKind.OPERATOR, "Quản trị Mẫu", "Trung tâm vận hành (mẫu)", now),
+        sandbox=await _holder(
+            pool, actor, PrincipalKind.OWNER, "Người dùng thử", names[SANDBOX], now, serves=(SANDBOX,)
+        ),
     )
 
 
 async def _holder(
     pool: asyncpg.Pool,
+    actor: Actor,
     kind: PrincipalKind,
     name: str,
     organisation: str,
@@ -160,7 +168,7 @@ async def _holder(
     """A principal with its grants and one new key, which is returned."""
     principal_id = await directory.add_principal(
         pool,
-        ACTOR,
+        actor,
         kind,
         name,
         organisation,
@@ -169,6 +177,6 @@ async def _holder(
         principal_id=uuid5(_PRINCIPALS, f"{kind}|{name}|{organisation}"),
     )
     for code in serves:
-        await directory.grant(pool, ACTOR, principal_id, code, now)
-    await directory.revoke_keys_of(pool, ACTOR, principal_id, now)
-    return await directory.create_key(pool, ACTOR, principal_id, now, valid_days=KEY_VALID_DAYS)
+        await directory.grant(pool, actor, principal_id, code, now)
+    await directory.revoke_keys_of(pool, actor, principal_id, now)
+    return await directory.create_key(pool, actor, principal_id, now, valid_days=KEY_VALID_DAYS)

@@ -1,7 +1,7 @@
 """Which audit entries the daemon's own programs wrote: they carry a tag that only a holder of our keys can make.
 
 Every login may append to the audit, and the tree signs whatever was appended. So an entry proves that it was written,
-not by whom. Those that decide what is forgotten are vouched for; another that says the like counts for nothing.
+not by whom. Those that rows are held against (`told`) are vouched for; another that says the like counts for nothing.
 """
 
 from __future__ import annotations

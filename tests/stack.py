@@ -7,13 +7,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
 
 from asm_daemon import directory
-from asm_daemon.crypto import Keyring, epoch_at, epoch_bounds, next_epoch
+from asm_daemon.crypto import Key, KeyName, Keyring, epoch_at, epoch_bounds, next_epoch
+from asm_daemon.directory import Actor
 from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.import_jobs import Importer
 from asm_daemon.intake import Command, Intake
@@ -32,6 +34,18 @@ if TYPE_CHECKING:
     from tests.conftest import Database
 
 DEPLOYMENT = "asm.test.example"
+KNOWN_AT = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
+
+
+def known_keys() -> list[Key]:
+    """Keys that never change, for golden values."""
+    names = ["data/202611/1", "data/202611/2", "index/202611/1", "data/202612/1", "index/202612/1"]
+    names += ["presence/1", "reference/1", "content/1", "cursor/1", "receipt/1", "receipt_trial/1", "checkpoint/1"]
+    return [Key(KeyName.parse(name), KNOWN_AT, sha256(name.encode()).digest()) for name in names]
+
+
+TESTER = Actor("test", Keyring(known_keys))
+"""Who enters what a test needs in the directory, where nobody asks the audit for it."""
 
 
 @dataclass
@@ -96,7 +110,7 @@ FacilityMaker = Callable[..., Any]
 
 
 @pytest.fixture
-async def make_facility(pools: Pools, clock: Clock, partitions: None) -> FacilityMaker:
+async def make_facility(pools: Pools, clock: Clock, keyring: Keyring, partitions: None) -> FacilityMaker:
     """`await make_facility(code, kind, sandbox=False)` adds a facility."""
 
     async def make(
@@ -121,7 +135,7 @@ async def make_facility(pools: Pools, clock: Clock, partitions: None) -> Facilit
                 **members,
             }
         )
-        return await directory.add_facility(await pools.get("asm_auth"), "test", new, clock())
+        return await directory.add_facility(await pools.get("asm_auth"), Actor("test", keyring), new, clock())
 
     return make
 

@@ -18,7 +18,7 @@ from asm_daemon import admissions, directory
 from asm_daemon.admissions import Admissions
 from asm_daemon.crypto import Keyring
 from asm_daemon.daemon import mllp_tls
-from asm_daemon.directory import Gate, RefusedMessage
+from asm_daemon.directory import Actor, Gate, RefusedMessage
 from asm_daemon.intake import Intake
 from asm_daemon.mllp import Limits, Peer, Reply, listen
 from asm_daemon.model import Facility
@@ -28,7 +28,7 @@ from schemas.codes import FacilityKind
 from schemas.hospital import HospitalProfile
 from tests.certificates import Authority, Issued
 from tests.conftest import Database
-from tests.stack import Clock, FacilityMaker, Pools
+from tests.stack import TESTER, Clock, FacilityMaker, Pools
 
 NAMES = ("HIS-MAU", "BV-MAU-01")
 NOBODY = Peer("127.0.0.1", None)
@@ -93,15 +93,15 @@ class Ward:
 
     async def refused(self) -> list[RefusedMessage]:
         pool = await self.pools.get("asm_auth")
-        found = (await directory.refused_messages(pool, self.keyring, "operator:test", self.clock()))[1]
+        found = (await directory.refused_messages(pool, Actor("operator:test", self.keyring), self.clock()))[1]
         [entry] = await self.connection.fetch("SELECT body FROM audit_pending ORDER BY arrival DESC LIMIT 1")
         body = orjson.loads(entry["body"])
-        assert (body["action"], body["details"]) == ("sender.refused.list", {"count": len(found)})
+        assert (body["action"], body["details"]["count"]) == ("sender.refused.list", len(found))
         return found
 
     async def assign(self, **settings: Any) -> None:
         pool = await self.pools.get("asm_auth")
-        await directory.assign_sender(pool, "test", *NAMES, self.facility.code, self.clock(), **settings)
+        await directory.assign_sender(pool, TESTER, *NAMES, self.facility.code, self.clock(), **settings)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 
 import asyncpg
@@ -19,6 +20,7 @@ from uuid_utils.compat import uuid7
 
 from asm_daemon import audit, directory, feeds, retention
 from asm_daemon.crypto import KeyPurpose, Keyring, Tampered, UnknownEpoch, epoch_at, epoch_of, next_epoch
+from asm_daemon.directory import Actor
 from asm_daemon.intake import Intake
 from asm_daemon.keystores import KeyStore, create_store
 from asm_daemon.ledger import NoteKey
@@ -315,7 +317,7 @@ async def register(
     await jobs.erase(erased.id, now, PERIODS)  # type: ignore[arg-type]
     await jobs.end_months(now, PERIODS)
     await _seal_anew(pool, store, keyring, clock)
-    await _directory(await pools.get("asm_auth"), facility, clock)
+    await _directory(await pools.get("asm_auth"), keyring, facility, clock)
     await feeds.publish_once(await pools.get("asm_publish"), keyring, local_day(now), now)
     for _ in range(256):  # so many entries that hashes are kept for proofs
         await audit.append(superuser, audit.AuditEntry(now, "daemon", "test", "access.refuse"))
@@ -343,13 +345,12 @@ async def _seal_anew(pool: asyncpg.Pool, store: KeyStore, keyring: Keyring, cloc
     await reencrypt_once(pool, keyring, lambda _: None, clock())
 
 
-async def _directory(pool: asyncpg.Pool, facility: Facility, clock: Clock) -> None:
-    owner = await directory.add_principal(pool, "operator:test", PrincipalKind.OWNER, "Chủ", "Cơ sở mẫu", clock())
-    await directory.create_key(pool, "operator:test", owner, clock())
-    await directory.grant(pool, "operator:test", owner, facility.code, clock())
-    await directory.assign_sender(
-        pool, "operator:test", "HIS", "BV01", facility.code, clock(), certificate_sha256=bytes(32)
-    )
+async def _directory(pool: asyncpg.Pool, keyring: Keyring, facility: Facility, clock: Clock) -> None:
+    actor = Actor("operator:test", keyring)
+    owner = await directory.add_principal(pool, actor, PrincipalKind.OWNER, "Chủ", "Cơ sở mẫu", clock())
+    await directory.create_key(pool, actor, owner, clock())
+    await directory.grant(pool, actor, owner, facility.code, clock())
+    await directory.assign_sender(pool, actor, "HIS", "BV01", facility.code, clock(), certificate_sha256=bytes(32))
 
 
 async def test_every_change_of_every_column_is_found_by_what_the_list_says(register: Register) -> None:
@@ -490,6 +491,56 @@ async def test_a_removal_is_found_though_a_forged_audit_entry_calls_it_forgotten
     )
     assert ("forgotten_not_signed", f"audit/{forged.id}") in found.faults
     assert sum(kind == "record_missing" for kind, _ in found.faults) == len(rows)
+
+
+REPORTED: dict[str, tuple[str, str, str]] = {
+    "a hold lifted": (
+        "legal_holds",
+        "UPDATE legal_holds SET lifted_at = now(), lifted_by = 'operator:test', lifted_reason = 'hết thời hạn'",
+        "hold.place",
+    ),
+    "an owner made an officer": ("principals", "UPDATE principals SET kind = 'officer'", "principal.add"),
+    "a key given to another": (
+        "api_keys", "UPDATE api_keys SET secret_sha256 = sha256('known to the administrator')", "key.create"
+    ),
+    "a grant widened": ("grants", "UPDATE grants SET scopes = '{declare}'", "grant.give"),
+    "a certificate called final": ("retention_epochs", "UPDATE retention_epochs SET state = 'final'", "retention.end"),
+    "a facility made one of another kind": ("facilities", "UPDATE facilities SET kind = 'guesthouse'", "facility.add"),
+    "an extract exchanged": (
+        "releases", "UPDATE releases SET body = body || ' '::bytea, sha256 = sha256(body || ' '::bytea)",
+        "extract.publish",
+    ),
+}  # fmt: skip
+"""Deed → (table, statement, the entry that told of the row as it was): each done with an audit entry that reports it."""
+
+
+@pytest.mark.parametrize("deed", REPORTED)
+async def test_a_row_that_somebody_changed_and_reported_as_changed_is_found_for_he_has_no_key_of_ours(
+    register: Register, deed: str
+) -> None:
+    table, statement, action = REPORTED[deed]
+    superuser = register.superuser
+    await superuser.execute("SET session_replication_role = replica")
+    await superuser.execute(statement)
+    honest = await superuser.fetchval(
+        "SELECT body FROM audit_log WHERE position(convert_to($1, 'UTF8') IN body) > 0 ORDER BY position LIMIT 1",
+        f'"{action}"',
+    )
+    entry = orjson.loads(honest)
+    # Word for word as ours, its tag too, but for what was changed; the best that can be done without a key.
+    details = entry["details"] | {
+        "kind": "officer", "secret_sha256": sha256(b"known to the administrator").hexdigest(), "scopes": ["declare"]
+    }  # fmt: skip
+    forged = audit.AuditEntry(
+        datetime.now(UTC), entry["actor_kind"], entry["actor"], action, entry["object"], entry["organisation"],
+        details=details,
+    )  # fmt: skip
+    await audit.append(superuser, forged)
+    assert await register.found_by() == ALL, table
+    logins = [await register.pools.get(login) for login in ("asm_retention", "asm_audit", "asm_feeds", "asm_auth")]
+    _, faults = await verify_told(*logins, keyring=register.keyring)
+    assert ("not_vouched", f"audit/{forged.id}") in faults
+    assert "told_otherwise" in {kind for kind, _ in faults}
 
 
 async def test_every_table_is_attacked_or_listed_with_a_reason(register: Register) -> None:

@@ -54,19 +54,13 @@ from asm_daemon.crypto import (
 )
 from asm_daemon.keystores import KeyStore, create_store, open_keyring
 from schemas.folding import fold_document, fold_name, fold_tokens
+from tests.stack import known_keys
 
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 STAY = UUID("01a19467-e800-7abc-8def-000000000001")
 RECORD = RecordName("stay", 202611, 7, STAY, 1, 3)
 PLAINTEXT = b'{"guest":{"full_name":"NGUY\xe1\xbb\x84N V\xc4\x82N TH\xe1\xbb\xac"}}'
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "folding.json").read_text("utf-8"))
-
-
-def known_keys() -> list[Key]:
-    """Keys that never change, for golden values."""
-    names = ["data/202611/1", "data/202611/2", "index/202611/1", "data/202612/1", "index/202612/1"]
-    names += ["presence/1", "reference/1", "content/1", "cursor/1", "receipt/1", "receipt_trial/1", "checkpoint/1"]
-    return [Key(KeyName.parse(name), NOW, hashlib.sha256(name.encode()).digest()) for name in names]
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ from connectors.population import simulator
 from tests.certificates import Authority
 from tests.population.ledger import LEDGERS
 from tests.silence import silent
-from tests.stack import FacilityMaker, declaration
+from tests.stack import TESTER, FacilityMaker, declaration
 from tests.webhook_receiver import receiving
 
 CLIENT, SECRET, ADMIN = "asm-test", "test-secret", "test-admin"
@@ -121,9 +121,9 @@ async def _site(settings: Settings, make_facility: FacilityMaker, database: Any)
     async with open_daemon(settings) as daemon:
         facility = await make_facility()
         pool, now = daemon.pools["asm_auth"], daemon.now()
-        owner = await directory.add_principal(pool, "test", PrincipalKind.OWNER, "Chủ Mẫu", "Khách sạn Mẫu", now)
-        await directory.grant(pool, "test", owner, facility.code, now)
-        key = await directory.create_key(pool, "test", owner, now, valid_days=1)
+        owner = await directory.add_principal(pool, TESTER, PrincipalKind.OWNER, "Chủ Mẫu", "Khách sạn Mẫu", now)
+        await directory.grant(pool, TESTER, owner, facility.code, now)
+        key = await directory.create_key(pool, TESTER, owner, now, valid_days=1)
         stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
         task = asyncio.create_task(run(daemon, stop, ready.set_result))
         await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
@@ -203,8 +203,8 @@ async def test_operators_whose_answers_hang_hold_up_no_sign_of_life(
     monkeypatch.setattr(pool_module, "ACQUIRE_SECONDS", 1.0)
     site = await start()
     pool, now = site.daemon.pools["asm_auth"], site.daemon.now()
-    principal = await directory.add_principal(pool, "test", PrincipalKind.OPERATOR, "Trực Mẫu", "Công an Mẫu", now)
-    headers = {"Authorization": f"Bearer {await directory.create_key(pool, 'test', principal, now, valid_days=1)}"}
+    principal = await directory.add_principal(pool, TESTER, PrincipalKind.OPERATOR, "Trực Mẫu", "Công an Mẫu", now)
+    headers = {"Authorization": f"Bearer {await directory.create_key(pool, TESTER, principal, now, valid_days=1)}"}
     blocker = await site.database.connect()
 
     async def look(session: aiohttp.ClientSession) -> int:

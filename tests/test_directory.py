@@ -20,10 +20,9 @@ from schemas.codes import Department, FacilityKind
 from schemas.directory import NewFacility
 from schemas.hospital import HospitalProfile
 from tests.conftest import Database
-from tests.stack import Pools
+from tests.stack import TESTER, Pools
 
 NOW = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
-ACTOR = "test"
 
 
 class Seconds:
@@ -68,9 +67,9 @@ def facility(code: str = "HY-KS-0001", *, sandbox: bool = False) -> NewFacility:
 async def holder(pool: asyncpg.Pool, kind: PrincipalKind = PrincipalKind.OWNER, *codes: str) -> UUID:
     """A new principal with default grants at `codes`."""
     department = Department.HEALTH if kind is PrincipalKind.DEPARTMENT else None
-    principal_id = await directory.add_principal(pool, ACTOR, kind, "Mẫu", "Đơn vị mẫu", NOW, department=department)
+    principal_id = await directory.add_principal(pool, TESTER, kind, "Mẫu", "Đơn vị mẫu", NOW, department=department)
     for code in codes:
-        await directory.grant(pool, ACTOR, principal_id, code, NOW)
+        await directory.grant(pool, TESTER, principal_id, code, NOW)
     return principal_id
 
 
@@ -116,7 +115,7 @@ async def test_a_key_that_nobody_holds_is_refused(gate: Gate) -> None:
 async def test_a_known_id_with_another_secret_is_refused_before_and_after_the_right_one_came(
     pool: asyncpg.Pool, gate: Gate
 ) -> None:
-    token = await directory.create_key(pool, ACTOR, await holder(pool), NOW)
+    token = await directory.create_key(pool, TESTER, await holder(pool), NOW)
     wrong = token[:-1] + ("0" if token[-1] != "0" else "1")
     with pytest.raises(Refused, match="unauthenticated"):
         await gate.authenticate(wrong, NOW)
@@ -128,7 +127,7 @@ async def test_a_known_id_with_another_secret_is_refused_before_and_after_the_ri
 async def test_an_expired_key_is_refused_in_the_instant_it_expires_even_if_it_is_remembered(
     pool: asyncpg.Pool, gate: Gate
 ) -> None:
-    token = await directory.create_key(pool, ACTOR, await holder(pool), NOW, valid_days=1)
+    token = await directory.create_key(pool, TESTER, await holder(pool), NOW, valid_days=1)
     expires_at = NOW + timedelta(days=1)
     await gate.authenticate(token, expires_at - timedelta(microseconds=1))
     with pytest.raises(Refused, match="unauthenticated"):
@@ -138,9 +137,9 @@ async def test_an_expired_key_is_refused_in_the_instant_it_expires_even_if_it_is
 async def test_a_revoked_key_stops_when_the_gate_has_forgotten_it(
     pool: asyncpg.Pool, gate: Gate, seconds: Seconds
 ) -> None:
-    token = await directory.create_key(pool, ACTOR, await holder(pool), NOW)
+    token = await directory.create_key(pool, TESTER, await holder(pool), NOW)
     await gate.authenticate(token, NOW)
-    assert await directory.revoke_key(pool, ACTOR, token.split("_")[1], NOW)
+    assert await directory.revoke_key(pool, TESTER, token.split("_")[1], NOW)
     seconds.passed += 29.9
     await gate.authenticate(token, NOW)
     seconds.passed += 0.1
@@ -150,9 +149,9 @@ async def test_a_revoked_key_stops_when_the_gate_has_forgotten_it(
 
 async def test_with_no_time_to_remember_a_revoked_key_stops_at_once(pool: asyncpg.Pool, seconds: Seconds) -> None:
     gate = Gate(pool, 0, seconds)
-    token = await directory.create_key(pool, ACTOR, await holder(pool), NOW)
+    token = await directory.create_key(pool, TESTER, await holder(pool), NOW)
     await gate.authenticate(token, NOW)
-    await directory.revoke_key(pool, ACTOR, token.split("_")[1], NOW)
+    await directory.revoke_key(pool, TESTER, token.split("_")[1], NOW)
     with pytest.raises(Refused, match="unauthenticated"):
         await gate.authenticate(token, NOW)
 
@@ -160,14 +159,14 @@ async def test_with_no_time_to_remember_a_revoked_key_stops_at_once(pool: asyncp
 async def test_a_principal_that_is_no_longer_active_is_refused(
     database: Database, pool: asyncpg.Pool, gate: Gate
 ) -> None:
-    token = await directory.create_key(pool, ACTOR, await holder(pool), NOW)
+    token = await directory.create_key(pool, TESTER, await holder(pool), NOW)
     await (await database.connect()).execute("UPDATE principals SET active = false")
     with pytest.raises(Refused, match="unauthenticated"):
         await gate.authenticate(token, NOW)
 
 
 async def test_an_unreachable_database_is_unavailable_and_not_a_wrong_key(pool: asyncpg.Pool, gate: Gate) -> None:
-    token = await directory.create_key(pool, ACTOR, await holder(pool), NOW)
+    token = await directory.create_key(pool, TESTER, await holder(pool), NOW)
     await pool.close()
     with pytest.raises(Refused, match="unavailable") as refused:
         await gate.authenticate(token, NOW)
@@ -175,7 +174,7 @@ async def test_an_unreachable_database_is_unavailable_and_not_a_wrong_key(pool: 
 
 
 async def test_a_key_already_known_still_works_while_the_database_is_away(pool: asyncpg.Pool, gate: Gate) -> None:
-    token = await directory.create_key(pool, ACTOR, await holder(pool), NOW)
+    token = await directory.create_key(pool, TESTER, await holder(pool), NOW)
     await gate.authenticate(token, NOW)
     await pool.close()
     assert (await gate.authenticate(token, NOW)).kind is PrincipalKind.OWNER
@@ -185,7 +184,7 @@ async def test_guessing_unknown_keys_does_not_push_out_the_known_ones(
     pool: asyncpg.Pool, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(directory, "_CACHED_LIMIT", 3)
-    token = await directory.create_key(pool, ACTOR, await holder(pool), NOW)
+    token = await directory.create_key(pool, TESTER, await holder(pool), NOW)
     await gate.authenticate(token, NOW)
     for guess in range(10):
         with pytest.raises(Refused, match="unauthenticated"):
@@ -199,7 +198,7 @@ async def test_guessing_unknown_keys_does_not_push_out_the_known_ones(
 
 
 async def test_many_requests_with_one_key_ask_the_database_once(pool: asyncpg.Pool, gate: Gate) -> None:
-    token = await directory.create_key(pool, ACTOR, await holder(pool), NOW)
+    token = await directory.create_key(pool, TESTER, await holder(pool), NOW)
     lent = [await pool.acquire() for _ in range(4)]  # nobody can ask yet
     asking = [asyncio.create_task(gate.authenticate(token, NOW)) for _ in range(50)]
     await asyncio.sleep(0)
@@ -215,7 +214,7 @@ async def test_many_requests_with_one_key_ask_the_database_once(pool: asyncpg.Po
 async def test_the_database_keeps_nothing_from_which_a_key_could_be_made(
     database: Database, pool: asyncpg.Pool
 ) -> None:
-    token = await directory.create_key(pool, ACTOR, await holder(pool), NOW)
+    token = await directory.create_key(pool, TESTER, await holder(pool), NOW)
     _, key_id, secret = token.split("_")
     kept = await (await database.connect()).fetchrow("SELECT * FROM api_keys")
     assert kept is not None
@@ -227,7 +226,7 @@ async def test_the_database_keeps_nothing_from_which_a_key_could_be_made(
 
 async def test_no_two_keys_are_alike_and_each_has_256_random_bits(pool: asyncpg.Pool) -> None:
     principal_id = await holder(pool)
-    tokens = {await directory.create_key(pool, ACTOR, principal_id, NOW) for _ in range(5)}
+    tokens = {await directory.create_key(pool, TESTER, principal_id, NOW) for _ in range(5)}
     assert len({token.split("_")[2] for token in tokens}) == 5
     assert all(len(bytes.fromhex(token.split("_")[2])) == 32 for token in tokens)
 
@@ -235,24 +234,24 @@ async def test_no_two_keys_are_alike_and_each_has_256_random_bits(pool: asyncpg.
 @pytest.mark.parametrize("valid_days", [0, -1, 367])
 async def test_a_key_is_valid_for_one_day_to_a_year(pool: asyncpg.Pool, valid_days: int) -> None:
     with pytest.raises(Refused, match="request_invalid") as refused:
-        await directory.create_key(pool, ACTOR, await holder(pool), NOW, valid_days=valid_days)
+        await directory.create_key(pool, TESTER, await holder(pool), NOW, valid_days=valid_days)
     assert violations(refused) == [("out_of_range", "/valid_days")]
 
 
 async def test_nobody_gets_a_key_who_is_not_in_the_directory(pool: asyncpg.Pool) -> None:
     with pytest.raises(Refused, match="request_invalid") as refused:
-        await directory.create_key(pool, ACTOR, uuid7(), NOW)
+        await directory.create_key(pool, TESTER, uuid7(), NOW)
     assert violations(refused) == [("unknown_principal", "/principal")]
 
 
 async def test_revoking_tells_whether_there_was_something_to_revoke(pool: asyncpg.Pool) -> None:
     principal_id = await holder(pool)
-    first = await directory.create_key(pool, ACTOR, principal_id, NOW)
-    await directory.create_key(pool, ACTOR, principal_id, NOW)
-    assert not await directory.revoke_key(pool, ACTOR, "0123456789abcdef", NOW)
-    assert await directory.revoke_key(pool, ACTOR, first.split("_")[1], NOW)
-    assert not await directory.revoke_key(pool, ACTOR, first.split("_")[1], NOW)
-    assert await directory.revoke_keys_of(pool, ACTOR, principal_id, NOW) == 1
+    first = await directory.create_key(pool, TESTER, principal_id, NOW)
+    await directory.create_key(pool, TESTER, principal_id, NOW)
+    assert not await directory.revoke_key(pool, TESTER, "0123456789abcdef", NOW)
+    assert await directory.revoke_key(pool, TESTER, first.split("_")[1], NOW)
+    assert not await directory.revoke_key(pool, TESTER, first.split("_")[1], NOW)
+    assert await directory.revoke_keys_of(pool, TESTER, principal_id, NOW) == 1
     assert [key.revoked_at for key in await directory.list_keys(pool)] == [NOW, NOW]
 
 
@@ -260,13 +259,13 @@ async def test_revoking_tells_whether_there_was_something_to_revoke(pool: asyncp
 
 
 async def principal_of(pool: asyncpg.Pool, principal_id: UUID) -> Principal:
-    token = await directory.create_key(pool, ACTOR, principal_id, NOW)
+    token = await directory.create_key(pool, TESTER, principal_id, NOW)
     return await Gate(pool, 0).authenticate(token, NOW)
 
 
 async def test_an_unknown_facility_and_one_that_is_not_granted_cannot_be_told_apart(pool: asyncpg.Pool) -> None:
-    await directory.add_facility(pool, ACTOR, facility("HY-KS-0001"), NOW)
-    await directory.add_facility(pool, ACTOR, facility("HY-KS-0002"), NOW)
+    await directory.add_facility(pool, TESTER, facility("HY-KS-0001"), NOW)
+    await directory.add_facility(pool, TESTER, facility("HY-KS-0002"), NOW)
     principal = await principal_of(pool, await holder(pool, PrincipalKind.OWNER, "HY-KS-0001"))
     for code in ("HY-KS-0002", "HY-KS-9999", "", "\x00"):
         with pytest.raises(Refused, match="facility_not_granted"):
@@ -274,7 +273,7 @@ async def test_an_unknown_facility_and_one_that_is_not_granted_cannot_be_told_ap
 
 
 async def test_an_owner_of_one_facility_need_not_name_it_and_may_do_everything_there(pool: asyncpg.Pool) -> None:
-    added = await directory.add_facility(pool, ACTOR, facility(), NOW)
+    added = await directory.add_facility(pool, TESTER, facility(), NOW)
     principal = await principal_of(pool, await holder(pool, PrincipalKind.OWNER, added.code))
     for scope in Scope:
         assert authorise(principal, None, scope) == added
@@ -282,7 +281,7 @@ async def test_an_owner_of_one_facility_need_not_name_it_and_may_do_everything_t
 
 async def test_an_owner_of_two_facilities_must_name_one(pool: asyncpg.Pool) -> None:
     for code in ("HY-KS-0001", "HY-KS-0002"):
-        await directory.add_facility(pool, ACTOR, facility(code), NOW)
+        await directory.add_facility(pool, TESTER, facility(code), NOW)
     principal = await principal_of(pool, await holder(pool, PrincipalKind.OWNER, "HY-KS-0001", "HY-KS-0002"))
     with pytest.raises(Refused, match="facility_required"):
         authorise(principal, None, Scope.DECLARE)
@@ -290,7 +289,7 @@ async def test_an_owner_of_two_facilities_must_name_one(pool: asyncpg.Pool) -> N
 
 
 async def test_a_vendor_always_names_the_facility_and_reads_no_personal_data_back(pool: asyncpg.Pool) -> None:
-    await directory.add_facility(pool, ACTOR, facility(), NOW)
+    await directory.add_facility(pool, TESTER, facility(), NOW)
     principal = await principal_of(pool, await holder(pool, PrincipalKind.VENDOR, "HY-KS-0001"))
     with pytest.raises(Refused, match="facility_required"):
         authorise(principal, None, Scope.DECLARE)
@@ -310,7 +309,7 @@ async def test_an_owner_without_a_grant_reaches_nothing(pool: asyncpg.Pool) -> N
 async def test_only_owners_and_vendors_are_granted_anything_at_a_facility(
     pool: asyncpg.Pool, kind: PrincipalKind
 ) -> None:
-    await directory.add_facility(pool, ACTOR, facility(), NOW)
+    await directory.add_facility(pool, TESTER, facility(), NOW)
     with pytest.raises(Refused, match="request_invalid") as refused:
         await holder(pool, kind, "HY-KS-0001")
     assert violations(refused) == [("holds_no_grants", "/principal")]
@@ -318,58 +317,58 @@ async def test_only_owners_and_vendors_are_granted_anything_at_a_facility(
 
 @pytest.mark.parametrize("first", ["HY-KS-0001", "HY-TN-0001"])
 async def test_nobody_holds_grants_for_sandbox_and_real_facilities_at_once(pool: asyncpg.Pool, first: str) -> None:
-    await directory.add_facility(pool, ACTOR, facility("HY-KS-0001"), NOW)
-    await directory.add_facility(pool, ACTOR, facility("HY-TN-0001", sandbox=True), NOW)
+    await directory.add_facility(pool, TESTER, facility("HY-KS-0001"), NOW)
+    await directory.add_facility(pool, TESTER, facility("HY-TN-0001", sandbox=True), NOW)
     second = "HY-TN-0001" if first == "HY-KS-0001" else "HY-KS-0001"
     principal_id = await holder(pool, PrincipalKind.VENDOR, first)
     with pytest.raises(Refused, match="request_invalid") as refused:
-        await directory.grant(pool, ACTOR, principal_id, second, NOW)
+        await directory.grant(pool, TESTER, principal_id, second, NOW)
     assert violations(refused) == [("sandbox_and_real", "/facility")]
-    await directory.revoke_grant(pool, ACTOR, principal_id, first, NOW)
-    await directory.grant(pool, ACTOR, principal_id, second, NOW)
+    await directory.revoke_grant(pool, TESTER, principal_id, first, NOW)
+    await directory.grant(pool, TESTER, principal_id, second, NOW)
     assert list((await principal_of(pool, principal_id)).grants) == [second]
 
 
 async def test_two_grants_at_the_same_time_do_not_pass_the_wall_between_sandbox_and_real(pool: asyncpg.Pool) -> None:
-    await directory.add_facility(pool, ACTOR, facility("HY-KS-0001"), NOW)
-    await directory.add_facility(pool, ACTOR, facility("HY-TN-0001", sandbox=True), NOW)
+    await directory.add_facility(pool, TESTER, facility("HY-KS-0001"), NOW)
+    await directory.add_facility(pool, TESTER, facility("HY-TN-0001", sandbox=True), NOW)
     for _ in range(5):
         principal_id = await holder(pool, PrincipalKind.VENDOR)
-        both = [directory.grant(pool, ACTOR, principal_id, code, NOW) for code in ("HY-KS-0001", "HY-TN-0001")]
+        both = [directory.grant(pool, TESTER, principal_id, code, NOW) for code in ("HY-KS-0001", "HY-TN-0001")]
         outcomes = await asyncio.gather(*both, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes if outcome is not None] == [Refused]
 
 
 async def test_a_grant_replaces_the_one_before_and_a_revoked_one_grants_nothing(pool: asyncpg.Pool) -> None:
-    await directory.add_facility(pool, ACTOR, facility(), NOW)
+    await directory.add_facility(pool, TESTER, facility(), NOW)
     principal_id = await holder(pool, PrincipalKind.VENDOR, "HY-KS-0001")
-    await directory.grant(pool, ACTOR, principal_id, "HY-KS-0001", NOW, scopes={Scope.STATUS})
+    await directory.grant(pool, TESTER, principal_id, "HY-KS-0001", NOW, scopes={Scope.STATUS})
     principal = await principal_of(pool, principal_id)
     with pytest.raises(Refused, match="scope_missing"):
         authorise(principal, "HY-KS-0001", Scope.DECLARE)
-    assert await directory.revoke_grant(pool, ACTOR, principal_id, "HY-KS-0001", NOW)
-    assert not await directory.revoke_grant(pool, ACTOR, principal_id, "HY-KS-0001", NOW)
+    assert await directory.revoke_grant(pool, TESTER, principal_id, "HY-KS-0001", NOW)
+    assert not await directory.revoke_grant(pool, TESTER, principal_id, "HY-KS-0001", NOW)
     assert (await principal_of(pool, principal_id)).grants == {}
 
 
 async def test_a_grant_names_a_known_facility_a_known_principal_and_some_scope(pool: asyncpg.Pool) -> None:
-    await directory.add_facility(pool, ACTOR, facility(), NOW)
+    await directory.add_facility(pool, TESTER, facility(), NOW)
     principal_id = await holder(pool)
     with pytest.raises(Refused) as refused:
-        await directory.grant(pool, ACTOR, uuid7(), "HY-KS-0001", NOW)
+        await directory.grant(pool, TESTER, uuid7(), "HY-KS-0001", NOW)
     assert violations(refused) == [("unknown_principal", "/principal")]
     with pytest.raises(Refused) as refused:
-        await directory.grant(pool, ACTOR, principal_id, "HY-KS-9999", NOW)
+        await directory.grant(pool, TESTER, principal_id, "HY-KS-9999", NOW)
     assert violations(refused) == [("unknown_facility", "/facility")]
     with pytest.raises(Refused) as refused:
-        await directory.grant(pool, ACTOR, principal_id, "HY-KS-0001", NOW, scopes=[])
+        await directory.grant(pool, TESTER, principal_id, "HY-KS-0001", NOW, scopes=[])
     assert violations(refused) == [("required", "/scopes")]
 
 
 async def test_a_closed_facility_takes_no_declaration_but_its_receipts_stay_readable(
     database: Database, pool: asyncpg.Pool
 ) -> None:
-    await directory.add_facility(pool, ACTOR, facility(), NOW)
+    await directory.add_facility(pool, TESTER, facility(), NOW)
     principal_id = await holder(pool, PrincipalKind.OWNER, "HY-KS-0001")
     await (await database.connect()).execute("UPDATE facilities SET active = false")
     principal = await principal_of(pool, principal_id)
@@ -380,9 +379,9 @@ async def test_a_closed_facility_takes_no_declaration_but_its_receipts_stay_read
 
 async def test_one_call_names_every_facility_at_which_a_scope_is_held(pool: asyncpg.Pool) -> None:
     for code in ("HY-KS-0003", "HY-KS-0001", "HY-KS-0002"):
-        await directory.add_facility(pool, ACTOR, facility(code), NOW)
+        await directory.add_facility(pool, TESTER, facility(code), NOW)
     principal_id = await holder(pool, PrincipalKind.VENDOR, "HY-KS-0003", "HY-KS-0001")
-    await directory.grant(pool, ACTOR, principal_id, "HY-KS-0002", NOW, scopes={Scope.DECLARE})
+    await directory.grant(pool, TESTER, principal_id, "HY-KS-0002", NOW, scopes={Scope.DECLARE})
     principal = await principal_of(pool, principal_id)
     assert [each.code for each in facilities_within(principal, Scope.STATUS)] == ["HY-KS-0001", "HY-KS-0003"]
 
@@ -390,7 +389,7 @@ async def test_one_call_names_every_facility_at_which_a_scope_is_held(pool: asyn
 async def test_a_principal_is_a_department_exactly_when_one_is_named(pool: asyncpg.Pool) -> None:
     for kind, department in ((PrincipalKind.DEPARTMENT, None), (PrincipalKind.OWNER, Department.HEALTH)):
         with pytest.raises(Refused) as refused:
-            await directory.add_principal(pool, ACTOR, kind, "Mẫu", "Mẫu", NOW, department=department)
+            await directory.add_principal(pool, TESTER, kind, "Mẫu", "Mẫu", NOW, department=department)
         assert violations(refused) == [("department_only", "/department")]
     principal = await principal_of(pool, await holder(pool, PrincipalKind.DEPARTMENT))
     assert principal.department is Department.HEALTH
@@ -400,15 +399,15 @@ async def test_a_principal_is_a_department_exactly_when_one_is_named(pool: async
 
 
 async def test_a_facility_code_is_given_once(pool: asyncpg.Pool) -> None:
-    await directory.add_facility(pool, ACTOR, facility(), NOW)
+    await directory.add_facility(pool, TESTER, facility(), NOW)
     with pytest.raises(Refused, match="request_invalid") as refused:
-        await directory.add_facility(pool, ACTOR, facility(), NOW)
+        await directory.add_facility(pool, TESTER, facility(), NOW)
     assert violations(refused) == [("code_taken", "/code")]
     assert [each.code for each in await directory.list_facilities(pool)] == ["HY-KS-0001"]
 
 
 async def test_a_new_facility_can_take_turns_at_once(database: Database, pool: asyncpg.Pool) -> None:
-    added = await directory.add_facility(pool, ACTOR, facility(), NOW)
+    added = await directory.add_facility(pool, TESTER, facility(), NOW)
     assert await directory.facility_by_code(pool, "HY-KS-0001") == added
     intake = await database.connect("asm_intake")
     assert await intake.fetchval("SELECT facility_id FROM facility_turns") == added.id
@@ -416,7 +415,7 @@ async def test_a_new_facility_can_take_turns_at_once(database: Database, pool: a
 
 async def test_facilities_are_listed_by_code_a_page_at_a_time(pool: asyncpg.Pool) -> None:
     for code in ("HY-KS-0003", "HY-KS-0001", "HY-KS-0002"):
-        await directory.add_facility(pool, ACTOR, facility(code), NOW)
+        await directory.add_facility(pool, TESTER, facility(code), NOW)
     first = await directory.list_facilities(pool, limit=2)
     assert [each.code for each in first] == ["HY-KS-0001", "HY-KS-0002"]
     assert [each.code for each in await directory.list_facilities(pool, first[-1].code)] == ["HY-KS-0003"]
@@ -454,8 +453,8 @@ async def test_an_unknown_sender_speaks_for_nobody_until_it_is_assigned(
     assert await gate.find_sender("HIS", "BV") is None
     assert await gate.find_sender("H" * 1000, "BV") is None
     assert await gate.find_sender("HIS\x00", "BV") is None
-    added = await directory.add_facility(pool, ACTOR, facility(), NOW)
-    await directory.assign_sender(pool, ACTOR, "HIS", "BV", added.code, NOW)
+    added = await directory.add_facility(pool, TESTER, facility(), NOW)
+    await directory.assign_sender(pool, TESTER, "HIS", "BV", added.code, NOW)
     seconds.passed += 2
     sender = await gate.find_sender("HIS", "BV")
     assert sender == Sender(added, HospitalProfile(), None)
@@ -469,32 +468,32 @@ async def test_a_sender_speaks_for_one_facility_the_one_assigned_last(
     pool: asyncpg.Pool, gate: Gate, seconds: Seconds
 ) -> None:
     for code in ("HY-YT-0001", "HY-YT-0002"):
-        await directory.add_facility(pool, ACTOR, facility(code), NOW)
-        await directory.assign_sender(pool, ACTOR, "HIS", "BV", code, NOW)
+        await directory.add_facility(pool, TESTER, facility(code), NOW)
+        await directory.assign_sender(pool, TESTER, "HIS", "BV", code, NOW)
     found = await gate.find_sender("HIS", "BV")
     assert found is not None
     assert found.facility.code == "HY-YT-0002"
 
 
 async def test_how_a_senders_messages_are_read_is_kept_and_replaced_with_it(pool: asyncpg.Pool) -> None:
-    await directory.add_facility(pool, ACTOR, facility(), NOW)
+    await directory.add_facility(pool, TESTER, facility(), NOW)
     profile = HospitalProfile(("I", "NT"), "WINDOWS-1258", "LUUTRU")
     names = ("HIS", "BV", "HY-KS-0001", NOW)
-    await directory.assign_sender(pool, ACTOR, *names, profile=profile, certificate_sha256=b"c" * 32)
+    await directory.assign_sender(pool, TESTER, *names, profile=profile, certificate_sha256=b"c" * 32)
     [(application, name, sender)] = await directory.list_senders(pool)
     assert (application, name) == ("HIS", "BV")
     assert (sender.profile, sender.certificate_sha256) == (profile, b"c" * 32)
-    await directory.assign_sender(pool, ACTOR, *names)
+    await directory.assign_sender(pool, TESTER, *names)
     [(_, _, sender)] = await directory.list_senders(pool)
     assert (sender.profile, sender.certificate_sha256) == (HospitalProfile(), None)
     assert await directory.list_senders(pool, ("HIS", "BV")) == []
 
 
 async def test_a_sender_without_a_name_is_refused(pool: asyncpg.Pool) -> None:
-    await directory.add_facility(pool, ACTOR, facility(), NOW)
+    await directory.add_facility(pool, TESTER, facility(), NOW)
     for names in (("", "BV"), ("HIS", ""), ("HIS", "B" * 228), ("HIS\x00", "BV")):
         with pytest.raises(Refused) as refused:
-            await directory.assign_sender(pool, ACTOR, *names, "HY-KS-0001", NOW)
+            await directory.assign_sender(pool, TESTER, *names, "HY-KS-0001", NOW)
         assert violations(refused) == [("out_of_range", "/sender")]
 
 
@@ -502,21 +501,21 @@ async def test_a_sender_without_a_name_is_refused(pool: asyncpg.Pool) -> None:
 
 
 async def test_every_change_is_audited_with_its_actor_and_no_secret(database: Database, pool: asyncpg.Pool) -> None:
-    await directory.add_facility(pool, ACTOR, facility(), NOW)
+    await directory.add_facility(pool, TESTER, facility(), NOW)
     principal_id = await holder(pool, PrincipalKind.OWNER, "HY-KS-0001")
-    token = await directory.create_key(pool, ACTOR, principal_id, NOW)
-    await directory.assign_sender(pool, ACTOR, "HIS", "BV", "HY-KS-0001", NOW)
-    await directory.revoke_grant(pool, ACTOR, principal_id, "HY-KS-0001", NOW)
-    await directory.revoke_key(pool, ACTOR, token.split("_")[1], NOW)
+    token = await directory.create_key(pool, TESTER, principal_id, NOW)
+    await directory.assign_sender(pool, TESTER, "HIS", "BV", "HY-KS-0001", NOW)
+    await directory.revoke_grant(pool, TESTER, principal_id, "HY-KS-0001", NOW)
+    await directory.revoke_key(pool, TESTER, token.split("_")[1], NOW)
     entries = await audited(database)
     assert [(entry["actor"], entry["action"]) for entry in entries] == [
-        (ACTOR, "facility.add"),
-        (ACTOR, "principal.add"),
-        (ACTOR, "grant.give"),
-        (ACTOR, "key.create"),
-        (ACTOR, "sender.assign"),
-        (ACTOR, "grant.revoke"),
-        (ACTOR, "key.revoke"),
+        (TESTER.name, "facility.add"),
+        (TESTER.name, "principal.add"),
+        (TESTER.name, "grant.give"),
+        (TESTER.name, "key.create"),
+        (TESTER.name, "sender.assign"),
+        (TESTER.name, "grant.revoke"),
+        (TESTER.name, "key.revoke"),
     ]
 
 
@@ -524,14 +523,14 @@ async def test_a_change_that_cannot_be_audited_is_not_made(database: Database, p
     superuser = await database.connect()
     await superuser.execute("REVOKE INSERT ON audit_pending FROM asm_auth")
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        await directory.add_facility(pool, ACTOR, facility(), NOW)
+        await directory.add_facility(pool, TESTER, facility(), NOW)
     assert await superuser.fetchval("SELECT count(*) FROM facilities") == 0
 
 
 async def test_a_refused_change_leaves_nothing_in_the_audit(database: Database, pool: asyncpg.Pool) -> None:
     with pytest.raises(Refused):
-        await directory.create_key(pool, ACTOR, uuid7(), NOW)
-    assert not await directory.revoke_key(pool, ACTOR, "0123456789abcdef", NOW)
+        await directory.create_key(pool, TESTER, uuid7(), NOW)
+    assert not await directory.revoke_key(pool, TESTER, "0123456789abcdef", NOW)
     assert await audited(database) == []
 
 

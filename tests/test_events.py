@@ -21,7 +21,7 @@ from asm_daemon.store import events as store
 from asm_daemon.store.events import EventKind, NewEvent
 from schemas.act import ActKind
 from schemas.webhooks import EventPage, EventsQuery, EventType
-from tests.stack import Clock, FacilityMaker, Pools, command, declaration
+from tests.stack import TESTER, Clock, FacilityMaker, Pools, command, declaration
 
 PUBLIC_URL = "https://asm.test"
 
@@ -41,10 +41,10 @@ async def number(pools: Pools, clock: Clock) -> dict[str, int]:
 
 async def principal_of(pools: Pools, clock: Clock, *facilities: Facility) -> Principal:
     pool = await pools.get("asm_auth")
-    made = await directory.add_principal(pool, "test", PrincipalKind.VENDOR, "Người thử", "Đơn vị thử", clock())
+    made = await directory.add_principal(pool, TESTER, PrincipalKind.VENDOR, "Người thử", "Đơn vị thử", clock())
     for each in facilities:
-        await directory.grant(pool, "test", made, each.code, clock())
-    return await Gate(pool, 0).authenticate(await directory.create_key(pool, "test", made, clock()), clock())
+        await directory.grant(pool, TESTER, made, each.code, clock())
+    return await Gate(pool, 0).authenticate(await directory.create_key(pool, TESTER, made, clock()), clock())
 
 
 async def told(

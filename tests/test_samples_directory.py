@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from asm_daemon import directory, samples_directory
+from asm_daemon.crypto import Keyring
 from asm_daemon.directory import Gate, authorise
 from asm_daemon.model import PrincipalKind, Scope
 from asm_daemon.problems import Refused
@@ -34,12 +35,12 @@ def test_each_department_has_cells_that_can_be_published_and_cells_that_cannot(d
     assert min(cells.values()) < 3
 
 
-async def test_loading_twice_keeps_the_directory_and_replaces_the_keys(database: Database) -> None:
+async def test_loading_twice_keeps_the_directory_and_replaces_the_keys(database: Database, keyring: Keyring) -> None:
     pool = await open_pool(database.url, "asm_auth", min_size=1, max_size=2)
     try:
-        first = await samples_directory.load(pool, NOW)
+        first = await samples_directory.load(pool, keyring, NOW)
         before = [each.id for each in await directory.list_facilities(pool)]
-        second = await samples_directory.load(pool, NOW + timedelta(hours=1))
+        second = await samples_directory.load(pool, keyring, NOW + timedelta(hours=1))
         assert [each.id for each in await directory.list_facilities(pool)] == before
         assert await pool.fetchval("SELECT count(*) FROM principals") == 12
         gate = Gate(pool, 30)

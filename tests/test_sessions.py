@@ -12,8 +12,8 @@ from asm_daemon.directory import Gate, Tokens
 from asm_daemon.model import Facility, PrincipalKind
 from asm_daemon.problems import Refused
 from tests.conftest import Database
-from tests.stack import FacilityMaker, Pools
-from tests.test_directory import ACTOR, Seconds, holder
+from tests.stack import TESTER, FacilityMaker, Pools
+from tests.test_directory import Seconds, holder
 
 NOW = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
 
@@ -36,7 +36,7 @@ def gate(pool: asyncpg.Pool, seconds: Seconds) -> Gate:
 async def new_session(pool: asyncpg.Pool, facility: Facility, *, valid_days: int = 30) -> tuple[str, Tokens]:
     """The id of a new key, and the tokens of a session opened with it."""
     principal = await holder(pool, PrincipalKind.OWNER, facility.code)
-    key = await directory.create_key(pool, ACTOR, principal, NOW, valid_days=valid_days)
+    key = await directory.create_key(pool, TESTER, principal, NOW, valid_days=valid_days)
     key_id = key.split("_")[1]
     return key_id, await directory.open_session(pool, key_id, facility, NOW)
 

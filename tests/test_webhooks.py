@@ -34,7 +34,7 @@ from asm_daemon.store.webhooks import Busy, Room
 from asm_daemon.webhooks import Actor, Courier, Endpoints, signature, signed_headers
 from connectors.webhooks.client import WebhookClient
 from schemas.webhooks import ENDPOINTS_LIMIT, EventType, NewWebhook, WebhookSecret
-from tests.stack import DEPLOYMENT, Clock, FacilityMaker, Pools
+from tests.stack import DEPLOYMENT, TESTER, Clock, FacilityMaker, Pools
 from tests.webhook_receiver import LOOPBACK, Message, Receiver, eventually, receiving, resolve_by, unknown_name
 
 SCRIPT = Path(__file__).resolve().parents[1] / "docs" / "verify_webhook.py"
@@ -96,9 +96,9 @@ class Stage:
 
 async def principal(pools: Pools, clock: Clock, *facilities: Facility) -> UUID:
     pool = await pools.get("asm_auth")
-    made = await directory.add_principal(pool, "test", PrincipalKind.VENDOR, "Người thử", "Đơn vị thử", clock())
+    made = await directory.add_principal(pool, TESTER, PrincipalKind.VENDOR, "Người thử", "Đơn vị thử", clock())
     for each in facilities:
-        await directory.grant(pool, "test", made, each.code, clock())
+        await directory.grant(pool, TESTER, made, each.code, clock())
     return made
 
 
@@ -194,7 +194,7 @@ async def test_an_address_that_is_not_public_is_refused_at_once_unless_its_netwo
 
 async def test_only_those_who_declare_have_endpoints_and_not_too_many(stage: Stage) -> None:
     officer = await directory.add_principal(
-        await stage.pools.get("asm_auth"), "test", PrincipalKind.OFFICER, "Cán bộ", "Công an", stage.clock()
+        await stage.pools.get("asm_auth"), TESTER, PrincipalKind.OFFICER, "Cán bộ", "Công an", stage.clock()
     )
     for stranger in (officer, uuid7()):
         with pytest.raises(Refused, match="request_invalid"):
@@ -628,7 +628,7 @@ async def test_a_revoked_grant_stops_what_is_new_and_what_waits(stage: Stage, re
     await stage.happens()
     await stage.deliver()
     pool = await stage.pools.get("asm_auth")
-    await directory.revoke_grant(pool, "test", stage.owner, stage.facility.code, stage.clock())
+    await directory.revoke_grant(pool, TESTER, stage.owner, stage.facility.code, stage.clock())
     await stage.happens()
     assert [row["attempts"] for row in await stage.rows("SELECT attempts FROM webhook_deliveries")] == [1]
     stage.clock.instant += LATER

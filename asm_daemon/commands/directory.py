@@ -19,6 +19,7 @@ from pydantic import BeforeValidator, Field
 from asm_daemon import directory
 from asm_daemon.commands.console import NO, group, note, operator, pool, print_json, print_table, settings, validated
 from asm_daemon.daemon import utc_now
+from asm_daemon.directory import Actor
 from asm_daemon.keystores import store_of
 from asm_daemon.model import Facility, PrincipalKind, Scope, Sender
 from asm_daemon.store.accounts import KeyFacts
@@ -47,6 +48,10 @@ def _in_directory(work: Callable[[asyncpg.Pool], Awaitable[_Result]]) -> _Result
             return await work(opened)
 
     return asyncio.run(connected())
+
+
+def _actor() -> Actor:
+    return Actor(operator(), store_of(settings()).keyring())
 
 
 def _option(help_text: str) -> Any:
@@ -99,7 +104,7 @@ def add_facility(
         capacity=capacity,
         sandbox=str(sandbox).lower(),
     )
-    facility = _in_directory(lambda opened: directory.add_facility(opened, operator(), new, utc_now()))
+    facility = _in_directory(lambda opened: directory.add_facility(opened, _actor(), new, utc_now()))
     typer.echo(facility.code)
 
 
@@ -171,7 +176,7 @@ def add_principal(
     new = validated(NewPrincipal, kind=kind, name=name, organisation=organisation, department=department)
     principal_id = _in_directory(
         lambda opened: directory.add_principal(
-            opened, operator(), new.kind, new.name, new.organisation, utc_now(), department=new.department
+            opened, _actor(), new.kind, new.name, new.organisation, utc_now(), department=new.department
         )
     )
     typer.echo(principal_id)
@@ -203,7 +208,7 @@ def create_key(
     """
     new = validated(NewKey, principal=principal, valid_days=valid_days)
     token = _in_directory(
-        lambda opened: directory.create_key(opened, operator(), new.principal, utc_now(), valid_days=new.valid_days)
+        lambda opened: directory.create_key(opened, _actor(), new.principal, utc_now(), valid_days=new.valid_days)
     )
     typer.echo(token)
     note("Hãy cất khoá ngay: không thể xem lại. · Put the key away now: it cannot be shown again.")
@@ -219,7 +224,7 @@ def revoke_key(
 
     The daemon may honour it for ASM_KEY_CACHE_SECONDS more.
     """
-    revoked = _in_directory(lambda opened: directory.revoke_key(opened, operator(), key, utc_now()))
+    revoked = _in_directory(lambda opened: directory.revoke_key(opened, _actor(), key, utc_now()))
     _end(revoked, "Không có khoá nào còn hiệu lực mang mã này. · No valid key has this id.")
 
 
@@ -294,7 +299,7 @@ def add_grant(
     """
     new = validated(NewGrant, principal=principal, facility=facility, scopes=scopes)
     _in_directory(
-        lambda opened: directory.grant(opened, operator(), new.principal, new.facility, utc_now(), scopes=new.scopes)
+        lambda opened: directory.grant(opened, _actor(), new.principal, new.facility, utc_now(), scopes=new.scopes)
     )
 
 
@@ -306,7 +311,7 @@ def revoke_grant(
     """Withdraw what was granted at a facility (thu hồi quyền)."""
     old = validated(Granted, principal=principal, facility=facility)
     revoked = _in_directory(
-        lambda opened: directory.revoke_grant(opened, operator(), old.principal, old.facility, utc_now())
+        lambda opened: directory.revoke_grant(opened, _actor(), old.principal, old.facility, utc_now())
     )
     _end(revoked, "Chủ thể không có quyền nào tại cơ sở này. · The principal holds no grant at this facility.")
 
@@ -391,7 +396,7 @@ def add_sender(
     _in_directory(
         lambda opened: directory.assign_sender(
             opened,
-            operator(),
+            _actor(),
             new.sending_application,
             new.sending_facility,
             new.facility,
@@ -434,8 +439,7 @@ def list_refused_messages(as_json: Annotated[bool, typer.Option("--json", help="
 
     What they said is not kept. Ends with 1 if there are any.
     """
-    keyring = store_of(settings()).keyring()
-    count, refused = _in_directory(lambda opened: directory.refused_messages(opened, keyring, operator(), utc_now()))
+    count, refused = _in_directory(lambda opened: directory.refused_messages(opened, _actor(), utc_now()))
     columns = ("received_at", "application", "sender", "control_id", "answer", "times", "reasons")
     rows = [
         {

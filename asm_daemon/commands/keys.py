@@ -87,8 +87,8 @@ FAULT_TEXTS: Mapping[str, tuple[str, str]] = {
         "The audit tells of this row, and it is gone.",
     ),
     "not_vouched": (
-        "Bản ghi kiểm toán về lưu giữ không do hệ thống này viết; nó không được tính.",
-        "An audit entry about retention that this system did not write; it counts for nothing.",
+        "Bản ghi kiểm toán này không do hệ thống viết; nội dung của nó không được tính.",
+        "This audit entry was not written by the system; what it tells counts for nothing.",
     ),
     "reencryption_not_signed": (
         "Danh sách niêm phong lại không khớp với nhật ký kiểm toán.",

@@ -191,7 +191,7 @@ async def _prepare(postgres: EmbeddedPostgres, folder: Path, hotel: HotelServer)
     await connection.execute("CREATE EXTENSION pg_stat_statements")
     await connection.close()
     now = datetime.now(UTC)
-    create_store(folder / "keys", [epoch_at(now)], now)
+    keyring = create_store(folder / "keys", [epoch_at(now)], now).keyring()
     (folder / "auditor.pub").write_bytes(generate_auditor_keys().public_key)
     (folder / "secret").write_text("s")
     (folder / "hotel.json").write_bytes(orjson.dumps({"client_id": "ASM", "client_secret": "geheim"}))
@@ -199,7 +199,7 @@ async def _prepare(postgres: EmbeddedPostgres, folder: Path, hotel: HotelServer)
         (folder / name).mkdir()
     pool = await open_pool(postgres.dsn("{role}", "asm"), "asm_auth", min_size=0)
     try:
-        keys = await samples_directory.load(pool, now)
+        keys = await samples_directory.load(pool, keyring, now)
         new = NewHotelSystem(
             facility=HOTEL,
             system=HotelSystem.APALEO,

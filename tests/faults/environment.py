@@ -170,7 +170,7 @@ class Lane:
     async def _prepare_databases(self) -> None:
         """The template that every run gets a clone of, with a directory and this month; and the population."""
         now = datetime.now(UTC)
-        create_store(self.folder / "keys", [epoch_at(now)], now)
+        keyring = create_store(self.folder / "keys", [epoch_at(now)], now).keyring()
         (self.folder / "secret").write_text(CREDENTIALS["client_secret"])
         async with self.superuser() as connection:
             await connection.execute("CREATE DATABASE template_asm")
@@ -181,7 +181,7 @@ class Lane:
             await migrate(connection, load_migrations())
         url = self.postgres.dsn("{role}", "template_asm")
         pool = await open_pool(url, "asm_auth", min_size=0)
-        self.keys = await samples_directory.load(pool, now)
+        self.keys = await samples_directory.load(pool, keyring, now)
         await pool.close()
         pool = await open_pool(url, "asm_retention", min_size=0)
         await prepare_months_once(KeyStore(self.folder / "keys"), pool, now)

@@ -20,6 +20,7 @@ import aiohttp
 import orjson
 
 from asm_daemon import samples_directory
+from asm_daemon.crypto import Keyring
 from asm_daemon.samples_directory import HOSPITAL, HOSPITAL_SENDER, SAMPLE_FACILITIES
 from asm_daemon.store.pool import open_pool
 from schemas.act import ActKind
@@ -62,15 +63,15 @@ class DoorKeys:
         return Doors(base_urls, mllp, self.owner_keys, self.police)
 
 
-async def prepare(database_url: str, now: datetime | None = None) -> DoorKeys:
+async def prepare(database_url: str, keyring: Keyring, now: datetime | None = None) -> DoorKeys:
     """Enter the sample directory into a migrated database (URL with `{role}`), once for all clones of it.
 
     Hotel, guesthouse, rental housing, worker's housing and hospital with an owner each, a sandbox, the hospital's HL7
-    sender and an officer. Keys are good for 30 days.
+    sender and an officer. Keys are good for 30 days. `keyring` of the daemons that will read it.
     """
     pool = await open_pool(database_url, "asm_auth", min_size=0, max_size=2)
     try:
-        keys = await samples_directory.load(pool, now or utc_now())
+        keys = await samples_directory.load(pool, keyring, now or utc_now())
     finally:
         await pool.close()
     return DoorKeys({**keys.owners, samples_directory.SANDBOX: keys.sandbox}, keys.officer)

@@ -42,6 +42,7 @@ from tests.faults.auditor import (
 )
 from tests.faults.journal import Attempt, Journal, Read, SentAct
 from tests.faults.load import prepare, run_load
+from tests.stack import TESTER
 
 CLIENT, SECRET, ADMIN = "asm-test", "test-secret", "test-admin"
 SEED, ACTS = 4, 200
@@ -70,7 +71,7 @@ async def clean(
     ):
         databases = Databases(ours.url, theirs.url.replace("{role}", "postgres"))
         journal = Journal(SEED)
-        keys = await prepare(ours.url)
+        keys = await prepare(ours.url, TESTER.keyring)
         async with at_work(databases, folder) as ports:
             doors = keys.doors([f"http://127.0.0.1:{ports.http}"], [("127.0.0.1", ports.mllp or 0)])
             async with asyncio.timeout(60):
@@ -690,7 +691,7 @@ async def test_a_vendor_whose_answers_are_lost_declares_everything_once(
         ours = await stack.enter_async_context(cloned(server, superuser, template, "t_lost_answers"))
         theirs = await stack.enter_async_context(cloned(server, superuser, "template0", "t_lost_answers_population"))
         databases = Databases(ours.url, theirs.url.replace("{role}", "postgres"))
-        keys = await prepare(ours.url)
+        keys = await prepare(ours.url, TESTER.keyring)
         ports = await stack.enter_async_context(at_work(databases, tmp_path))
         http = await stack.enter_async_context(losing_answers(ports.http))
         mllp = await stack.enter_async_context(losing_answers(ports.mllp or 0))
@@ -709,7 +710,7 @@ async def test_a_vendor_whose_answers_are_lost_declares_everything_once(
 async def test_the_load_ends_soon_after_it_is_told_to_stop(clean: CleanRun) -> None:
     """Nobody is there: what was sent stays without an answer."""
     journal, stop = Journal(3), asyncio.Event()
-    keys = await prepare(clean.databases.daemon_url)
+    keys = await prepare(clean.databases.daemon_url, TESTER.keyring)
     doors = keys.doors(["http://127.0.0.1:1"], [("127.0.0.1", 1)])
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
         tasks.create_task(run_load(3, doors, journal, acts=40, stop=stop))

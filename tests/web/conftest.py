@@ -19,7 +19,7 @@ from aiohttp import ClientSession, web
 from asm_daemon import directory, operating
 from asm_daemon.crypto import KeyPurpose, Keyring
 from asm_daemon.daemon import HOTEL_EVENTS
-from asm_daemon.directory import Gate
+from asm_daemon.directory import Actor, Gate
 from asm_daemon.import_jobs import Importer
 from asm_daemon.intake import Intake
 from asm_daemon.issuing import Issuer
@@ -212,7 +212,7 @@ async def asm(table: Table, gate: Gate, clock: Clock, failing: set[str], logged:
 
 
 @pytest.fixture
-async def make_key(pools: Pools, clock: Clock) -> KeyMaker:
+async def make_key(pools: Pools, clock: Clock, keyring: Keyring) -> KeyMaker:
     """`await make_key(kind, facility, …, scopes=None)` adds a principal with grants and returns its key."""
 
     async def make(
@@ -223,11 +223,11 @@ async def make_key(pools: Pools, clock: Clock) -> KeyMaker:
     ) -> str:
         pool = await pools.get("asm_auth")
         principal = await directory.add_principal(
-            pool, "test", kind, "Người thử", "Đơn vị thử", clock(), department=department
+            pool, Actor("test", keyring), kind, "Người thử", "Đơn vị thử", clock(), department=department
         )
         for facility in facilities:
-            await directory.grant(pool, "test", principal, facility.code, clock(), scopes=scopes)
-        return await directory.create_key(pool, "test", principal, clock())
+            await directory.grant(pool, Actor("test", keyring), principal, facility.code, clock(), scopes=scopes)
+        return await directory.create_key(pool, Actor("test", keyring), principal, clock())
 
     return make
 

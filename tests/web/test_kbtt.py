@@ -17,7 +17,7 @@ from asm_daemon.model import Facility, PrincipalKind, Scope
 from asm_daemon.problems import Refused
 from schemas.codes import FacilityKind
 from tests.conftest import Database
-from tests.stack import Clock, FacilityMaker, Pools
+from tests.stack import TESTER, Clock, FacilityMaker, Pools
 from tests.web.conftest import MAX_BATCH_ROWS, MAX_BODY_BYTES, Answer, KeyMaker, Web
 from tests.web.test_bad_input import ADDRESS, NAME, NUMBER, PHONE, assert_no_trace
 from tests.web.test_old_client import CITIZENS, DEPARTURES, FOREIGNERS, citizen, foreigner, leaving, written
@@ -239,9 +239,9 @@ async def test_a_session_ends_with_its_key_and_with_the_grant_it_was_opened_for(
     shown = (await log_in(key))["AccessToken"]
     connection = await database.connect()
     principal = await connection.fetchval("SELECT principal_id FROM api_keys WHERE id = $1", key.split("_")[1])
-    await directory.revoke_grant(await pools.get("asm_auth"), "test", principal, facility.code, clock())
+    await directory.revoke_grant(await pools.get("asm_auth"), TESTER, principal, facility.code, clock())
     assert problem(await send(asm, shown, CITIZENS, {})) == (403, "facility_not_granted")
-    await directory.revoke_key(await pools.get("asm_auth"), "test", key.split("_")[1], clock())
+    await directory.revoke_key(await pools.get("asm_auth"), TESTER, key.split("_")[1], clock())
     assert problem(await send(asm, shown, CITIZENS, {})) == (401, "unauthenticated")
 
 
