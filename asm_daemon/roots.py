@@ -215,8 +215,12 @@ class Pkcs11Root:
                 version, blob = _version_and_blob(text)
                 try:
                     opened = versions[version].decrypt(blob[_NONCE_BYTES:], **_gcm(blob[:_NONCE_BYTES], context))
-                # Tokens tell a wrong tag in different ways: SoftHSM2 says "general error".
-                except (KeyError, pkcs11.exceptions.PKCS11Error):
+                except KeyError:
+                    raise NotOpened from None
+                except pkcs11.exceptions.PKCS11Error:
+                    # Tokens tell a wrong tag in different ways, SoftHSM2 as "general error", and their own removal
+                    # too. A key that still encrypts is there, so the text is what is wrong; else this raises again.
+                    versions[version].encrypt(b"", **_gcm(os.urandom(_NONCE_BYTES), context))
                     raise NotOpened from None
                 keys.append(bytes(opened))
         return keys

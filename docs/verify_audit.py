@@ -13,8 +13,9 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-# A key that is named for anything else than checkpoints signs none.
-KEYS = re.compile(rb"(?:^(\w+)/\d+\s+)?(-+BEGIN PUBLIC KEY-+.+?-+END PUBLIC KEY-+)", re.DOTALL | re.MULTILINE)
+KEYS = re.compile(rb"(-----BEGIN PUBLIC KEY-----[^-]+-----END PUBLIC KEY-----)")
+# All that may stand before a key that signs checkpoints: a BOM, its name and version.
+NAMED = re.compile(rb"\s*(?:\xef\xbb\xbf\s*)?(?:checkpoint/\d+\s*)?")
 NOTE = re.compile(r"((\S+)\n([0-9]+)\n(\S+)\n(?:.+\n)*)\n((?:— \S+ \S+\n)+)")
 
 
@@ -33,7 +34,7 @@ def open_checkpoint(path, keys):
     signatures = [base64.b64decode(line) for line in re.findall(f"— {re.escape(name)} (\\S+)\n", lines)]
     known = {sha256(name.encode(), b"\n\x01", key.public_bytes_raw())[:4]: key for key in keys}
     ours = [(known[each[:4]], each[4:]) for each in signatures if each[:4] in known]
-    require(ours, f"{path} is signed by another key")
+    require(ours, f"{path} is signed by another key, or the text before the key is not its name")
     try:
         for key, signature in ours:
             key.verify(signature, text.encode())
@@ -73,7 +74,8 @@ def root_of(frontier):
 
 
 def main(folder, pem, *others):
-    keys = [load_pem_public_key(each) for name, each in KEYS.findall(pem) if name in (b"", b"checkpoint")]
+    parts = iter(KEYS.split(pem))  # text, key, text, key, … text
+    keys = [load_pem_public_key(key) for before, key in zip(parts, parts, strict=False) if NAMED.fullmatch(before)]
     name, size, root = open_checkpoint(folder / "checkpoint", keys)
     kept = [(path, *open_checkpoint(path, keys)) for path in others]
     roots, frontier, count = {0: sha256()}, [], 0

@@ -13,7 +13,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 CANONICAL = {"sort_keys": True, "separators": (",", ":"), "ensure_ascii": False}
-KEYS = re.compile(rb"(?:^(\w+)/\d+\s+)?(-+BEGIN PUBLIC KEY-+.+?-+END PUBLIC KEY-+)", re.DOTALL | re.MULTILINE)
+KEYS = re.compile(rb"(-----BEGIN PUBLIC KEY-----[^-]+-----END PUBLIC KEY-----)")
+NAMED = rb"\s*(?:\xef\xbb\xbf\s*)?(?:%s/\d+\s*)?"  # all that may stand before a key: a BOM, its name and version
 NOTE = re.compile(r"((\S+/receipts(/trial)?)/[0-9a-f-]{36}\n([0-9]+)\n(\S+)\nsigned_at (\S+)\n)\n((?:— \S+ \S+\n)+)")
 
 
@@ -29,15 +30,14 @@ def sha256(*parts):
 def verify(receipt, pem, declared=None):
     """Return all that is proven (docs/adr/0005 has the format). Raises an exception if anything does not fit."""
     text, name, trial, size, root, signed_at, lines = NOTE.fullmatch(receipt["checkpoint"]).groups()
-    fit = {
-        b"",
-        b"receipt_trial" if trial else b"receipt",
-    }  # a key that is named for anything else signs no such receipt
-    published = [load_pem_public_key(each) for purpose, each in KEYS.findall(pem) if purpose in fit]
+    fits = re.compile(NAMED % (b"receipt_trial" if trial else b"receipt"))
+    parts = iter(KEYS.split(pem))  # text, key, text, key, … text; a key after any other text signs no such receipt
+    published = [load_pem_public_key(key) for before, key in zip(parts, parts, strict=False) if fits.fullmatch(before)]
     keys = {sha256(name.encode(), b"\n\x01", each.public_bytes_raw())[:4]: each for each in published}
     lines = map(base64.b64decode, re.findall(f"— {re.escape(name)} (\\S+)\n", lines))
     ours = [(keys[each[:4]], each[4:]) for each in lines if each[:4] in keys]
-    require(ours and all(signer.verify(each, text.encode()) is None for signer, each in ours), "signed by another key")
+    require(ours, "signed by another key, or the text before the key is not its name")
+    require(all(signer.verify(each, text.encode()) is None for signer, each in ours), "signed by another key")
     signed = {member: receipt[member] for member in receipt.keys() - {"salt", "leaf_index", "proof", "checkpoint"}}
     node = sha256(b"\0", json.dumps(signed, **CANONICAL).encode())
     index, last = receipt["leaf_index"], int(size) - 1

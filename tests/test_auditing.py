@@ -79,14 +79,28 @@ async def test_a_log_that_was_changed_gets_no_checkpoint(
     assert not (tmp_path / "audit" / "checkpoint").exists()
 
 
-async def test_a_key_that_is_published_for_receipts_signs_no_checkpoint(
-    database: Database, sealer: asyncpg.Connection, key: SigningKey, tmp_path: Path, public: Path
+@pytest.mark.parametrize(
+    "before",
+    ["receipt/1\n", "  receipt/1\n", "\ufeffreceipt/1\n", "# receipt/1\n", "# checkpoint/1\n", "checkpoint/1 -\n"],
+)
+async def test_a_key_that_is_published_for_something_else_or_after_other_text_signs_no_checkpoint(
+    database: Database, sealer: asyncpg.Connection, key: SigningKey, tmp_path: Path, public: Path, before: str
 ) -> None:
     await fill(database, sealer, key, 1)
     await auditing.export(sealer, tmp_path / "audit")
-    public.write_text(f"receipt/1\n{key.public_key_pem}")
+    public.write_text(f"{before}{key.public_key_pem}", "utf-8")
     status, said = verify(tmp_path / "audit", public)
-    assert (status, "is signed by another key" in said) == (1, True)
+    assert (status, "is signed by another key, or the text before the key is not its name" in said) == (1, True)
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+async def test_a_file_of_keys_that_went_through_windows_verifies_an_export(
+    database: Database, sealer: asyncpg.Connection, key: SigningKey, tmp_path: Path, public: Path, start: bytes
+) -> None:
+    await fill(database, sealer, key, 1)
+    await auditing.export(sealer, tmp_path / "audit")
+    public.write_bytes(start + public.read_bytes().replace(b"\n", b"\r\n"))
+    assert verify(tmp_path / "audit", public)[0] == 0
 
 
 @pytest.mark.parametrize("sizes", [(1,), (255, 1), (256, 1), (300, 212), (700, 7)])

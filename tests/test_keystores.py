@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -70,6 +71,10 @@ def secret(path: Path, text: str) -> Path:
 def transit() -> Iterator[vault.Transit]:
     with vault.serve() as served:
         yield served
+
+
+def softhsm_tokens() -> Path:
+    return Path(os.environ["SOFTHSM2_CONF"]).with_name("tokens")
 
 
 @pytest.fixture
@@ -462,6 +467,33 @@ def test_a_wrong_pin_and_an_absent_token_say_so_without_the_pin(token: Pkcs11Roo
     (tmp_path / "right").chmod(0o644)
     with pytest.raises(KeyStoreExposed):
         KeyStore(tmp_path / "keys", Pkcs11Root(MODULE, token._token, tmp_path / "right")).read()
+
+
+class RemovedAtUse(Pkcs11Root):
+    """A token that is taken out once its keys were found, before they are used."""
+
+    def _required(self, session: Any) -> dict[int, Any]:
+        found = super()._required(session)
+        tokens = softhsm_tokens()
+        tokens.rename(tokens.with_name("removed"))
+        return found
+
+
+@pytest.mark.parametrize("at_use", [False, True])
+def test_a_token_that_was_removed_is_unreachable_not_damage(token: Pkcs11Root, tmp_path: Path, at_use: bool) -> None:
+    import pkcs11
+
+    store, tokens = create_store(tmp_path / "keys", [202611], NOW, token), softhsm_tokens()
+    root = (RemovedAtUse if at_use else Pkcs11Root)(MODULE, token._token, tmp_path / "pin")
+    if not at_use:
+        tokens.rename(tokens.with_name("removed"))
+    try:
+        with pytest.raises(KeyStoreUnreachable, match="refused"):
+            KeyStore(tmp_path / "keys", root).read()
+    finally:
+        tokens.with_name("removed").rename(tokens)
+        pkcs11.lib(str(MODULE)).reinitialize()  # SoftHSM2 gives up a token whose files it once missed
+    assert KeyStore(tmp_path / "keys", token).read() == store.read()
 
 
 def test_a_token_without_its_root_key_is_damage(token: Pkcs11Root, tmp_path: Path) -> None:

@@ -191,6 +191,79 @@ def test_a_published_key_for_something_else_signs_no_receipt_under_its_name(
     assert (told.exit_code, "not signed by this key" in told.stdout) == (1, True)
 
 
+def both_say(standalone: ModuleType, shown: dict[str, Any], pem: bytes, folder: Path) -> tuple[bool, str]:
+    """Tell whether the receipt is accepted with a file of keys, and what the command says; both must say the same."""
+    (folder / "receipt.json").write_text(json.dumps(shown))
+    (folder / "keys.pem").write_bytes(pem)
+    arguments = ["receipt", "verify", str(folder / "receipt.json"), "--public-key", str(folder / "keys.pem")]
+    told, refused = CliRunner().invoke(app, arguments), ""
+    try:
+        standalone.verify(shown, pem)
+    except ValueError as error:
+        refused = str(error)
+    assert (told.exit_code, "is not its name" in refused) in ((0, False), (1, True))
+    return told.exit_code == 0, told.stdout
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "  checkpoint/1\n",
+        "\tcheckpoint/1\r\n",
+        "\ufeffcheckpoint/1\n",
+        "\ufeff\r\n  receipt_trial/1\r\n",
+        "checkpoint/1\n\n",
+    ],
+)
+def test_a_name_counts_wherever_an_editor_has_moved_it(
+    standalone: ModuleType, good: dict[str, Any], key: SigningKey, before: str, tmp_path: Path
+) -> None:
+    accepted, said = both_say(standalone, good, f"{before}{key.public_key_pem}".encode(), tmp_path)
+    assert not accepted
+    assert "no key named receipt is among" in said
+    assert "no key name before" not in said
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "# checkpoint/1\n",
+        "# receipt/1\n",
+        "receipt/1 (old)\n",
+        "receipt/1\ncheckpoint/1\n",
+        "checkpoint/1 -\n",
+        "-",
+        "data/202611/1\n",
+        "khoá/1\n",
+        "\ufeff\ufeffcheckpoint/1\n",
+        "receipt/1\n-----BEGIN PUBLIC KEY-----\nMCow\n",
+    ],
+)
+def test_a_key_after_text_that_is_no_name_is_not_believed_and_the_command_says_so(
+    standalone: ModuleType, good: dict[str, Any], key: SigningKey, keyring: Keyring, before: str, tmp_path: Path
+) -> None:
+    pem, trial = f"{before}{key.public_key_pem}", keyring.signing_key(KeyPurpose.RECEIPT_TRIAL)
+    for published in (pem, f"{trial.key_id}\n{trial.public_key_pem}{pem}"):
+        accepted, said = both_say(standalone, good, published.encode(), tmp_path)
+        assert not accepted
+        assert "Tệp khoá có chữ không phải tên khoá" in said
+        assert "holds text that is no key name before a public key" in said
+    assert both_say(standalone, good, f"{pem}receipt/1\n{key.public_key_pem}".encode(), tmp_path)[0]
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_file_of_keys_that_went_through_windows_is_read_alike(
+    standalone: ModuleType, good: dict[str, Any], keyring: Keyring, start: str, line_end: str, tmp_path: Path
+) -> None:
+    keys = [keyring.signing_key(each) for each in (KeyPurpose.RECEIPT, KeyPurpose.CHECKPOINT)]
+    one, other = (f"{start}{each.key_id}\n{each.public_key_pem}" for each in keys)
+    bare = f"{start}{keys[0].public_key_pem}"
+    for published in (one + other, other + one, bare, other + bare):
+        content = published.replace("\n", line_end).encode()
+        assert both_say(standalone, good, content, tmp_path)[0]
+
+
 @pytest.mark.parametrize(
     "checkpoint",
     [

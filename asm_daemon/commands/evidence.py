@@ -34,9 +34,13 @@ audit_commands = group("The audit (nhật ký kiểm toán).")
 receipt_commands = group("Receipts (biên nhận).")
 extract_commands = group("Extracts (bản trích xuất) of the departments.")
 _AUDIT_LOGIN, _READER_LOGIN = "asm_audit", "asm_feeds"
-# As `keys public` writes them: the key's name before it, which says what it signs. One that is not named is believed.
-_PUBLIC_KEY = re.compile(
-    rb"(?:^(\w+)/\d+\s+)?(-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----)", re.DOTALL | re.MULTILINE
+# As `keys public` writes them: the key's name before it, which says what it signs. One with nothing before it is
+# believed for everything, one with any other text for nothing: it may be a name that an editor or a hand has spoilt.
+_PUBLIC_KEY = re.compile(rb"(-----BEGIN PUBLIC KEY-----[^-]+-----END PUBLIC KEY-----)")
+_KEY_NAME = re.compile(rb"\s*(?:%s\s*)?(?:(\w+)/\d+\s*)?" % BOM_UTF8)
+_MISNAMED = (
+    "Tệp khoá có chữ không phải tên khoá trước một khoá công khai; khoá đó không được tin.\n"
+    "The file of keys holds text that is no key name before a public key; that key is not believed."
 )
 
 
@@ -165,15 +169,25 @@ def verify_receipt_file(
     Needs nothing but the public key: no settings, no database. FILE holds the receipt as the API gives it, or only its
     member `signed`. Ends with 1 if it proves nothing.
     """
-    published = [(name.decode(), _raw_key(pem)) for name, pem in _PUBLIC_KEY.findall(public_key.read_bytes())]
-    if not published:
+    published, misnamed = _published_keys(public_key.read_bytes())
+    if not published and not misnamed:
         raise Unready(f"{public_key}: không có khoá công khai (PEM) · holds no public key (PEM)")
     try:
         verified = _verify_with(_signed_part(file.read_bytes()), published)
     except BadReceipt as error:
         typer.echo(f"Biên nhận này không chứng minh điều gì.\nThis receipt proves nothing: {error}.")
+        if misnamed:
+            typer.echo(_MISNAMED)
         raise typer.Exit(NO) from None
     typer.echo("\n".join(_what_it_proves(verified)))
+
+
+def _published_keys(content: bytes) -> tuple[list[tuple[str, bytes]], bool]:
+    """Return (purpose, key) of each, the purpose "" if it has no name; and whether one is misnamed and left out."""
+    texts_and_keys = _PUBLIC_KEY.split(content)
+    names = [_KEY_NAME.fullmatch(text) for text in texts_and_keys[:-1:2]]
+    keys = zip(names, texts_and_keys[1::2], strict=True)
+    return [((name[1] or b"").decode(), _raw_key(pem)) for name, pem in keys if name], None in names
 
 
 def _raw_key(pem: bytes) -> bytes:
