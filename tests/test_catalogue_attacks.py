@@ -511,7 +511,7 @@ REPORTED: dict[str, tuple[str, str, str]] = {
         "extract.publish",
     ),
 }  # fmt: skip
-"""Deed → (table, statement, the entry that told of the row as it was): each done with an audit entry that reports it."""
+"""Deed → (table, statement, the entry that told of the row as it was); each done with an entry that reports it."""
 
 
 @pytest.mark.parametrize("deed", REPORTED)
