@@ -18,6 +18,9 @@ class PendingBody(NamedTuple):
     entry_id: UUID
     body: bytes
 
+    def __repr__(self) -> str:
+        return "<PendingBody>"
+
 
 async def pending(connection: Connection) -> list[PendingBody]:
     """The audit entries that wait for their place, in order of arrival, as asm_audit."""
