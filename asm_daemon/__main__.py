@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from pathlib import Path
 from typing import Annotated
 
@@ -95,7 +96,11 @@ def _root(
 
 
 def main() -> None:
-    """Run the command of this process; a crash is logged by type and place alone, for its message may name a guest."""
+    """Run the command of this process; a crash is logged by type and place alone, for its message may name a guest.
+
+    A core dump would hold guests and keys, so neither this process nor one that it starts leaves any.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     configure_logging("warning", "asm-daemon")
     typer.main.get_command(app)(prog_name="asm-daemon")
 

@@ -60,7 +60,7 @@ class NotSealed(Exception):
     """There is no such sealed entry."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class AuditEntry:
     """One thing that happened, or was refused.
 

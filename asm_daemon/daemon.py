@@ -595,9 +595,19 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
         )
         return {**counts, "backups_expired": expired}
 
+    verified_at: datetime | None = None
+
     async def verify() -> Mapping[str, int]:
-        gone = {facts.name.epoch or 0 for facts in daemon.key_store.inventory() if facts.state == "destroyed"}
-        return await verifying.verify_once(pools, daemon.keyring, gone, now())
+        # What this process knows of itself: whoever changes rows could make the database say that all was looked at.
+        nonlocal verified_at
+        began_at = now()
+        if not verifying.verification_owed(verified_at, began_at):
+            return {}
+        inventory = await asyncio.to_thread(daemon.key_store.inventory)
+        gone = {facts.name.epoch or 0 for facts in inventory if facts.state == "destroyed"}
+        counts = await verifying.verify_once(pools, daemon.keyring, gone, began_at)
+        verified_at = began_at
+        return counts
 
     async def watch_settings() -> Mapping[str, int]:
         return await verifying.watch_settings_once(pools, now())
@@ -637,7 +647,7 @@ def job_table(daemon: Daemon) -> tuple[Job, ...]:
         Job("end-months", CronTrigger(hour="1-5", minute=50), end_months),
         Job("certify-retention", CronTrigger(minute=55), certify),
         Job("expire", CronTrigger(hour=3, minute=30), expire),
-        Job("verify", CronTrigger(hour=4, minute=20), verify),
+        Job("verify", CronTrigger(minute=20), verify),
         Job("watch-settings", CronTrigger(minute=35), watch_settings),
         Job("read-inbox", IntervalTrigger(seconds=5), read_inbox, everywhere=True),
         Job("erase-imports", IntervalTrigger(minutes=10), erase_imports),

@@ -108,7 +108,7 @@ class Prepared:
     """
 
     command: Command
-    body: BaseModel
+    body: BaseModel = field(repr=False)
     ref_tag: bytes | None
     document_tag: int | None
     content_tag: bytes | None

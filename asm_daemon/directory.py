@@ -12,7 +12,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -156,6 +156,9 @@ class RefusedMessage(NamedTuple):
     code: str
     reasons: list[str]
     times: int
+
+    def __repr__(self) -> str:
+        return "<RefusedMessage>"
 
 
 async def refused_messages(
@@ -507,7 +510,7 @@ _V = TypeVar("_V")
 
 @dataclass(frozen=True, slots=True)
 class _Answer(Generic[_V]):
-    value: _V | None
+    value: _V | None = field(repr=False)
     until: float
 
 

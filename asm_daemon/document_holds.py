@@ -37,6 +37,9 @@ class Order(NamedTuple):
     reason: str
     by: str
 
+    def __repr__(self) -> str:
+        return "<Order>"
+
 
 class Held(NamedTuple):
     """What a hold by document did: `stays` are all that are under the warrant now, `placed` of them since now.

@@ -32,9 +32,9 @@ from schemas.violations import Text
 class NotErasable(Exception):
     """The stay is not erased; `reason` says why."""
 
-    def __init__(self, reason: Text) -> None:
-        super().__init__(reason.en)
-        self.reason = reason
+    def __init__(self, vi: str, en: str) -> None:
+        super().__init__(en)
+        self.reason = Text(vi, en)
 
 
 NO_SUCH_STAY = Text("không có lượt lưu trú này", "there is no such stay")
@@ -71,6 +71,9 @@ class Request(NamedTuple):
     urgent: bool = False
     changed: bool = False
 
+    def __repr__(self) -> str:
+        return f"<Request {self.stay_id}>"
+
 
 async def erase_stay(
     pool: asyncpg.Pool, audit_pool: asyncpg.Pool, keys: KeyStore, request: Request, periods: Periods, now: datetime
@@ -96,7 +99,7 @@ async def erase_stay(
                 erasure = before
     except HoldsChanged as found:
         await alert_to_holds(pool, found, now)
-        raise NotErasable(HOLDS_CHANGED) from None
+        raise NotErasable(*HOLDS_CHANGED) from None
     if erasure.urgent:
         await renew_for(keys, erasure, now)
     return erasure
@@ -120,9 +123,9 @@ async def _erase(
     await holds.require(connection)
     found = await store.erasable(connection, request.stay_id)
     if found is None:
-        raise NotErasable(NO_SUCH_STAY)
+        raise NotErasable(*NO_SUCH_STAY)
     if refusal := _refusal(found):
-        raise NotErasable(refusal)
+        raise NotErasable(*refusal)
     epoch = epoch_of(request.stay_id)
     # Of now, when the row is held: it may have been sealed anew since this began, but from here on it is not.
     version = await _newest(keys, epoch) or None if request.urgent else None
@@ -135,12 +138,12 @@ async def _erase(
     )  # fmt: skip
     sound, places = await _standing(connection, keyring, found.facility_id, request.stay_id)
     if not (sound or request.changed):
-        raise NotErasable(NOT_AS_SIGNED)
+        raise NotErasable(*NOT_AS_SIGNED)
     await store.forget_stay(connection, found.facility_id, request.stay_id, epoch)
     try:
         root = await sign_forgotten(connection, entry.id, epoch, places)
     except NotAsSigned:
-        raise NotErasable(FORGOTTEN_NOT_OURS) from None
+        raise NotErasable(*FORGOTTEN_NOT_OURS) from None
     await store.insert_erasure(connection, erasure)
     details = {**entry.details, "as_signed": int(sound), "forgotten_root": root}
     await audit.append_vouched(connection, keyring, replace(entry, details=details))
@@ -171,7 +174,7 @@ async def _hasten(
         return before
     after = before._replace(urgent=True, key_version=newest)
     if not await store.advance_erasure(connection, before, after):
-        raise NotErasable(IN_WORK)
+        raise NotErasable(*IN_WORK)
     entry = by_operator(by, "erasure.hasten", f"stay/{before.stay_id}", told_of(after, None), now)
     await audit.append_vouched(connection, keyring, entry)
     return after

@@ -68,7 +68,7 @@ _NOBODY = Count(0, 0, 0)
 Counts = Mapping[tuple[int, str], Count]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Fold:
     """One day of every facility: counts by (facility, nationality group); arrivals, and those declared on time."""
 
@@ -78,7 +78,7 @@ class Fold:
     unreadable: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Withheld:
     """What a release did not tell, kept sealed so that later ones can be checked against it."""
 
@@ -86,7 +86,7 @@ class Withheld:
     counts: Counts
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Earlier:
     """A release that is out. `content` is its body without what only names it."""
 
@@ -103,7 +103,7 @@ class Earlier:
         return frozenset(_node(cell) for cell in self.content["cells"] if cell["suppressed"])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Draft:
     """What is to be published."""
 

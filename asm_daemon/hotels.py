@@ -352,7 +352,7 @@ async def take(
     return [Taken(act, None if done is None else next(outcomes)) for act, done in zip(acts, todo, strict=True)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class _Known:
     """What is on file under the names of some reservations: who is expected, and who is declared."""
 

@@ -85,7 +85,7 @@ class Outcome:
 
     outcome: Literal["accepted", "duplicate", "expected", "refused"]
     stay: StayRow | None = None
-    receipt: Mapping[str, Any] | None = None
+    receipt: Mapping[str, Any] | None = field(default=None, repr=False)
     refusal: Refused | None = None
     warnings: tuple[Violation, ...] = ()
     expected: ExpectedRow | None = None

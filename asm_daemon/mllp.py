@@ -34,6 +34,9 @@ class Reply(NamedTuple):
     code: Literal["AA", "AE", "AR"]
     text: str = ""
 
+    def __repr__(self) -> str:
+        return "<Reply>"
+
 
 class Peer(NamedTuple):
     """Who is at the other end: the network address, and the certificate (DER) if TLS asked for one."""
@@ -194,6 +197,9 @@ class _Frame(NamedTuple):
     message: bytes
     fault: str | None
 
+    def __repr__(self) -> str:
+        return "<_Frame>"
+
 
 async def _next_frame(reader: asyncio.StreamReader, limits: Limits) -> _Frame:
     """Read up to the next end block. Line ends between frames, and a message cut off by a new start block, are dropped.
@@ -239,6 +245,9 @@ class Header(NamedTuple):
 
     separators: str
     fields: list[str]
+
+    def __repr__(self) -> str:
+        return "<Header>"
 
     def field(self, number: int) -> str:
         """MSH-`number` as it stands, printable and bounded; "" if absent. The first of MSH is its separator itself."""

@@ -62,8 +62,8 @@ class Principal:
 
     id: UUID
     kind: PrincipalKind
-    name: str
-    organisation: str
+    name: str = field(repr=False)
+    organisation: str = field(repr=False)
     department: Department | None
     grants: Mapping[str, tuple[Facility, frozenset[Scope]]]
 
@@ -241,6 +241,6 @@ class ImportJob:
     duplicate: int
     expected: int
     refused: int
-    problem: bytes | None
+    problem: bytes | None = field(repr=False)
     file_bytes: int
     file_erased_at: datetime | None

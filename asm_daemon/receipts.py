@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
@@ -94,7 +94,7 @@ class VerifiedReceipt:
     """What a valid receipt says. A `trial` receipt comes from a sandbox and proves nothing to anybody."""
 
     leaf: ReceiptLeaf
-    salt: bytes
+    salt: bytes = field(repr=False)
     batch_id: UUID
     signed_at: datetime
     deployment: str

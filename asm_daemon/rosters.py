@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -58,7 +58,7 @@ class Caller:
 
     actor: str
     kind: str
-    organisation: str | None
+    organisation: str | None = field(repr=False)
     reads: bool
 
     @classmethod

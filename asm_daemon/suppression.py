@@ -188,7 +188,7 @@ def shape_of(node: Node) -> Shape:
 # --- counting ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class _Table:
     """Every node that is not zero. `spare` says by how much persons and each measure of a node can fall: not below
     the facilities with guests there, which somebody may know."""

@@ -124,7 +124,7 @@ def facility_digest(members: Mapping[str, Any]) -> str:
 # -- what the audit tells ----------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class _Story:
     """The states of each row, by its subject, in the order in which the audit tells them; of entries with `words`.
 

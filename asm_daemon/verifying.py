@@ -8,18 +8,34 @@ Whoever changes the database without our keys is found by this, or by the full v
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import asyncpg
+from prometheus_client import Gauge
 
 from asm_daemon.crypto import Keyring
 from asm_daemon.database_settings import check_database_settings
+from asm_daemon.rules import HANOI
 from asm_daemon.stay_proofs import verify_stays
 from asm_daemon.store.alerts import AlertKind, raise_alert
 from asm_daemon.told import verify_told
 
 SAMPLE = 100
 """Stays of each month that are looked at in a night, drawn at random."""
+NIGHT_HOUR = 4
+"""A night's verification is owed from this hour on, in Viet Nam."""
+VERIFIED_AT = Gauge(
+    "asm_verified_timestamp_seconds", "When this process last verified stays and rows to the end; 0 before the first"
+)
+
+
+def verification_owed(verified_at: datetime | None, now: datetime) -> bool:
+    """Whether a process that last verified at `verified_at` has not done so since the night began."""
+    local = now.astimezone(HANOI)
+    night = local.replace(hour=NIGHT_HOUR, minute=0, second=0, microsecond=0)
+    if local < night:
+        night -= timedelta(days=1)
+    return verified_at is None or verified_at < night
 
 
 async def verify_once(
@@ -38,6 +54,7 @@ async def verify_once(
         details: dict[str, int | str] = {"faults": len(found), "kind": kind, "where": where}
         async with pool.acquire() as connection:
             await raise_alert(connection, AlertKind.REGISTER_CHANGED, "register", details, now)
+    VERIFIED_AT.set(now.timestamp())
     return {"versions": stays.versions, "rows": rows, "faults": len(found)}
 
 

@@ -42,7 +42,7 @@ class CellError(Exception):
         self.limits = limits
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Row:
     """One row or message while it is read: the fields so far, their places, and everything that was wrong."""
 

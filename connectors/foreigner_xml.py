@@ -92,7 +92,7 @@ def read(document: bytes) -> Iterator[Act | Unreadable]:
 # -- the file ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class _Guest:
     """The values of one guest by element, and the element's fault where its form is wrong; the line where it begins.
 

@@ -46,7 +46,7 @@ class Member:
     phone: str | None = field(default=None, repr=False)
     document_type: DocumentType | None = None
     document_number: str | None = field(default=None, repr=False)
-    room: str | None = None
+    room: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

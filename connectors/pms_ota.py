@@ -96,7 +96,7 @@ def envelope(document: bytes) -> Envelope:
 # -- the document ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class _Guest:
     rph: str = ""
     is_person: bool = True
@@ -104,7 +104,7 @@ class _Guest:
     names: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class _Room:
     start: str = ""
     end: str = ""
@@ -114,7 +114,7 @@ class _Room:
     count: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class _Found:
     """A reservation as it stands there. `whole` is what `ResGlobalInfo` says of all rooms."""
 

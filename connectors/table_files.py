@@ -47,7 +47,7 @@ LINES_LIMIT = 10 * RESULTS_LIMIT
 _COLUMN_NUMBER = re.compile(r"\(?(?:\d{1,2}|[A-Za-z])\)?")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class _Leading:
     """The heading that was found: its row's number, its cells, how many are known, and what stands below it."""
 
@@ -252,6 +252,9 @@ class _TextHeading(NamedTuple):
     start: int
     after: int
     cells: list[str]
+
+    def __repr__(self) -> str:
+        return "<_TextHeading>"
 
 
 def _heading_of_text(lines: Sequence[str], separator: str, words: Vocabulary) -> _TextHeading:

@@ -86,7 +86,7 @@ def _key(title: str) -> str:
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Table:
     """The rows below a heading, each under the number its user sees; the cells are None where quotes do not match.
 
@@ -125,7 +125,7 @@ class Table:
         )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Line:
     """One row of a table while it is read."""
 

@@ -53,7 +53,7 @@ class NotEvents(Exception):
 class Envelope:
     """What an OpenTravel request says about itself, to be said again in the answer."""
 
-    echo_token: str | None
+    echo_token: str | None = field(repr=False)
     version: str
 
 

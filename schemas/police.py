@@ -93,15 +93,13 @@ class FoundStay(Output):
     stay_id: str
     version: int
     status: Literal["declared", "departed", "cancelled"]
-    cancellation: dict[str, Any] | None = Field(
-        repr=False, description="The owner's reason, when the stay was cancelled"
-    )
+    cancellation: dict[str, Any] | None = Field(description="The owner's reason, when the stay was cancelled")
     facility: FoundFacility
-    guest: dict[str, Any] = Field(repr=False, description="The guest as declared, a minor's guardian among it")
-    party: dict[str, Any] | None = Field(repr=False, description="The party the guest came with, and the role in it")
-    room: str | None = Field(repr=False)
-    reason: int = Field(repr=False)
-    reason_text: str | None = Field(repr=False)
+    guest: dict[str, Any] = Field(description="The guest as declared, a minor's guardian among it")
+    party: dict[str, Any] | None = Field(description="The party the guest came with, and the role in it")
+    room: str | None
+    reason: int
+    reason_text: str | None
     arrived_at: datetime
     planned_departure_at: datetime | None
     departed_at: datetime | None

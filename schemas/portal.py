@@ -20,6 +20,11 @@ class _Row(BaseModel):
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+    __str__ = __repr__
+
 
 class _Stay(_Row):
     full_name: str = Field(alias="hoTen", description="Họ và tên đầy đủ")
@@ -166,11 +171,6 @@ class PortalTokens(Output):
     )
     is_main: bool = Field(default=True, serialization_alias="IsCsltChinh")
     facility: str = Field(serialization_alias="MaCslt", description="The facility's public code (ours)")
-
-    def __repr__(self) -> str:
-        return "<PortalTokens>"
-
-    __str__ = __repr__
 
 
 class PortalSession(Output):

@@ -115,6 +115,11 @@ class PortalQuery(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+    __str__ = __repr__
+
 
 class SessionQuery(PortalQuery):
     """The token of a session, for software that shows it in the address."""

@@ -457,6 +457,8 @@ class StayCorrection(RootModel[dict[str, Any]]):
     def __repr__(self) -> str:
         return "<StayCorrection>"
 
+    __str__ = __repr__
+
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
         del core_schema, handler
@@ -476,6 +478,8 @@ class ExpectedStay(RootModel[dict[str, Any]]):
 
     def __repr__(self) -> str:
         return "<ExpectedStay>"
+
+    __str__ = __repr__
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
@@ -505,9 +509,14 @@ def _inline(schema: Any, definitions: dict[str, Any]) -> Any:
 
 
 class Output(BaseModel):
-    """Base of everything we answer."""
+    """Base of everything we answer: immutable, values never in repr."""
 
     model_config = ConfigDict(frozen=True, ser_json_temporal="iso8601")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+    __str__ = __repr__
 
 
 class Violated(Output):

@@ -344,6 +344,11 @@ def test_the_systemd_unit_agrees_with_the_program() -> None:
     assert int(given["TimeoutStopSec"]) > 2 * Settings.model_fields["shutdown_seconds"].default
 
 
+@pytest.mark.parametrize("unit", ["asm-daemon.service", "asm-witness.service"])
+def test_no_systemd_unit_lets_its_program_leave_a_core_dump(unit: str) -> None:
+    assert "LimitCORE=0" in (Path(__file__).parents[1] / "deploy" / unit).read_text("utf-8").splitlines()
+
+
 # -- programs that stay ------------------------------------------------------------------------------------------------
 
 
@@ -367,7 +372,14 @@ async def program(*arguments: str, **environment: str) -> AsyncIterator[asyncio.
         await process.communicate()
 
 
-async def test_the_daemon_reports_ready_answers_and_ends_well_on_sigterm(
+def core_dump_limits(pid: int) -> list[str]:
+    """How large a core dump of this process may be: the soft limit, and the hard one that nothing raises again."""
+    limits = Path(f"/proc/{pid}/limits").read_text("ascii")
+    [found] = re.findall(r"^Max core file size +(\w+) +(\w+)", limits, re.MULTILINE)
+    return list(found)
+
+
+async def test_the_daemon_leaves_no_core_dump_reports_ready_answers_and_ends_well_on_sigterm(
     environment: dict[str, str], database: Database, tmp_path: Path
 ) -> None:
     environment["ASM_DATABASE_URL"] = database.url
@@ -381,6 +393,7 @@ async def test_the_daemon_reports_ready_answers_and_ends_well_on_sigterm(
             logged = [orjson.loads(await process.stderr.readline()) for _ in range(2)]
             ports = {line["listen"]: line["port"] for line in logged if line["event"] == "listening"}
             assert set(ports) == {"http", "mllp"}
+            assert core_dump_limits(process.pid) == ["0", "0"]
             async with aiohttp.request("GET", f"http://127.0.0.1:{ports['http']}/readyz") as answer:
                 assert (await answer.json())["ready"] is True
             process.send_signal(signal.SIGTERM)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import asyncpg
 import pytest
 
 from asm_daemon import compare, directory, sync
@@ -38,7 +39,7 @@ from connectors.population import simulator
 from tests.certificates import Authority
 from tests.population.ledger import LEDGERS
 from tests.silence import silent
-from tests.stack import TESTER, FacilityMaker, declaration
+from tests.stack import TESTER, Clock, FacilityMaker, declaration
 from tests.webhook_receiver import receiving
 
 CLIENT, SECRET, ADMIN = "asm-test", "test-secret", "test-admin"
@@ -195,6 +196,24 @@ async def test_both_sides_are_compared_by_the_clock_unless_that_is_turned_off(
             [job] = [job for job in job_table(daemon) if job.name == "compare"]
             assert not job.everywhere
             assert {name: count for name, count in (await job.once()).items() if count} == expected
+
+
+async def test_a_night_is_verified_once_and_tried_again_until_it_is(
+    settings: Settings, make_facility: FacilityMaker, database: Any, clock: Clock
+) -> None:
+    await make_facility()
+    superuser = await database.connect()
+    async with open_daemon(settings, now=clock) as daemon:
+        [verify] = [job for job in job_table(daemon) if job.name == "verify"]
+        assert not verify.everywhere
+        await superuser.execute("ALTER TABLE audit_log RENAME TO audit_gone")
+        with pytest.raises(asyncpg.UndefinedTableError):
+            await verify.once()
+        await superuser.execute("ALTER TABLE audit_gone RENAME TO audit_log")
+        assert (await verify.once())["rows"] >= 1
+        assert await verify.once() == {}
+        clock.instant += timedelta(days=1)
+        assert (await verify.once())["rows"] >= 1
 
 
 async def test_operators_whose_answers_hang_hold_up_no_sign_of_life(

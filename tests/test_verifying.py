@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import asyncpg
+import prometheus_client
 import pytest
 from uuid_utils.compat import uuid7
 
@@ -15,7 +17,7 @@ from asm_daemon.model import Facility
 from asm_daemon.store import alerts
 from asm_daemon.store.alerts import Alert, AlertKind
 from asm_daemon.store.retention import Hold
-from asm_daemon.verifying import verify_once, watch_settings_once
+from asm_daemon.verifying import verification_owed, verify_once, watch_settings_once
 from schemas.act import ActKind
 from tests.stack import Clock, Pools, command, declaration
 
@@ -31,6 +33,41 @@ async def declare(intake: Intake, facility: Facility, clock: Clock) -> UUID:
 async def verified(pools: Pools, keyring: Keyring, clock: Clock) -> tuple[dict[str, int], list[Alert]]:
     counts = await verify_once({login: await pools.get(login) for login in LOGINS}, keyring, [], clock())
     return counts, await alerts.list_alerts(await pools.database.connect("asm_sync"), closed=False, limit=9)
+
+
+def verified_at() -> float | None:
+    return prometheus_client.REGISTRY.get_sample_value("asm_verified_timestamp_seconds")
+
+
+async def test_a_verification_that_breaks_off_is_none(
+    intake: Intake, facility: Facility, clock: Clock, pools: Pools, keyring: Keyring
+) -> None:
+    await verified(pools, keyring, clock)
+    completed_at = clock.instant.timestamp()
+    clock.instant += timedelta(days=1)
+    await (await pools.database.connect()).execute("ALTER TABLE audit_log RENAME TO audit_gone")
+    with pytest.raises(asyncpg.UndefinedTableError):
+        await verified(pools, keyring, clock)
+    assert verified_at() == completed_at
+
+
+@pytest.mark.parametrize(
+    ("last", "now", "owed"),
+    [
+        (None, "2026-11-29T12:00", True),  # a daemon that has just come to lead
+        ("2026-11-28T04:20", "2026-11-29T03:59", False),
+        ("2026-11-28T04:20", "2026-11-29T04:20", True),
+        ("2026-11-28T04:20", "2026-11-29T05:20", True),  # the night's failed
+        ("2026-11-28T23:20", "2026-11-29T04:20", True),
+        ("2026-11-29T04:20", "2026-11-29T05:20", False),
+        ("2026-11-29T05:20", "2026-11-30T03:20", False),
+    ],
+)
+def test_a_verification_is_owed_from_four_in_the_morning_until_it_is_done(
+    last: str | None, now: str, owed: bool
+) -> None:
+    last_at = datetime.fromisoformat(f"{last}+07:00") if last else None
+    assert verification_owed(last_at, datetime.fromisoformat(f"{now}+07:00").astimezone(UTC)) is owed
 
 
 async def test_a_record_that_was_changed_is_alerted_by_kind_and_place(
@@ -72,6 +109,7 @@ async def test_what_nobody_touched_alerts_nobody(
     await declare(intake, facility, clock)
     counts, found = await verified(pools, keyring, clock)
     assert (counts["versions"], counts["faults"], found) == (1, 0, [])
+    assert verified_at() == clock.instant.timestamp()
     assert counts["rows"] >= 1  # the facility
 
 

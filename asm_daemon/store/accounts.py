@@ -29,7 +29,7 @@ class KeyFacts:
     id: str
     principal_id: UUID
     kind: PrincipalKind
-    name: str
+    name: str = field(repr=False)
     created_at: datetime
     expires_at: datetime
     revoked_at: datetime | None

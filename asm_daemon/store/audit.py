@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -18,7 +18,7 @@ class PendingEntry:
 
     entry_id: UUID
     at: datetime
-    body: bytes
+    body: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class LogEntry:
     position: int
     entry_id: UUID
     at: datetime
-    body: bytes
+    body: bytes = field(repr=False)
     leaf: bytes
 
 
@@ -161,6 +161,9 @@ class Cosigned(NamedTuple):
     line: str | None
     uncovered: bytes | None
     size: int
+
+    def __repr__(self) -> str:
+        return "<Cosigned>"
 
 
 async def read_cosignature(connection: Connection, witness: str) -> Cosigned:

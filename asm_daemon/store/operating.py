@@ -40,6 +40,9 @@ class Refused(NamedTuple):
     settled_by: str | None
     settled_reason: str | None
 
+    def __repr__(self) -> str:
+        return "<Refused>"
+
 
 class Waiting(NamedTuple):
     """A stay that is tried again when it is due."""

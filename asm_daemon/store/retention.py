@@ -44,6 +44,9 @@ class Hold(NamedTuple):
     placed_at: datetime
     placed_by: str
 
+    def __repr__(self) -> str:
+        return "<Hold>"
+
 
 async def facility_of(connection: Connection, stay_id: UUID) -> int | None:
     """The facility of a stay."""

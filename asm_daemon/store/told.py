@@ -18,6 +18,9 @@ class Body(NamedTuple):
     entry_id: UUID
     body: bytes
 
+    def __repr__(self) -> str:
+        return "<Body>"
+
 
 async def pending(connection: Connection) -> list[Body]:
     """The audit entries that wait for their place, in order of arrival, as asm_audit."""

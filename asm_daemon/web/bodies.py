@@ -45,6 +45,9 @@ class Row(NamedTuple):
     fields: Mapping[str, Any] | None
     refusal: Refused | None = None
 
+    def __repr__(self) -> str:
+        return "<Row>"
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Document:

@@ -11,7 +11,7 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import quote
 from uuid import UUID
@@ -52,7 +52,7 @@ class _Reply:
     asks_to_wait: bool
     retry_after_seconds: float | None
     is_html: bool
-    content: Any
+    content: Any = field(repr=False)
 
 
 class PopulationClient:
