@@ -82,6 +82,11 @@ class Selection(Input):
     dry_run: bool = Field(default=False, description="true: chỉ đếm · only count, change nothing")
 
 
+def holds_long_number(text: str) -> bool:
+    """Whether a text that is kept for good holds what may be the number of a document."""
+    return re.search(r"\d{8}", text) is not None
+
+
 class Move(Selection):
     """Stays that are tried again, and why, if somebody wants to say it. The audit keeps it for good."""
 
@@ -92,7 +97,7 @@ class Move(Selection):
     @field_validator("reason")
     @classmethod
     def _without_long_numbers(cls, text: str | None) -> str | None:
-        if text is not None and re.search(r"\d{8}", text):
+        if text is not None and holds_long_number(text):
             raise refuse("wrong_format", expected="không có dãy số dài · no long numbers")
         return text
 

@@ -34,6 +34,7 @@ from asm_daemon.settings import Settings, SettingsError, load_settings
 from asm_daemon.store import LOST
 from asm_daemon.store.migrate import MigrationError, load_migrations, pending
 from asm_daemon.store.pool import ROLE_PLACEHOLDER, open_pool
+from schemas.operating import REASON_LIMIT, holds_long_number
 from schemas.violations import Violation
 
 NO, WRONG, UNREADY = 1, 2, 3
@@ -51,6 +52,16 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 class Unready(Exception):
     """Something outside this program has to be put in order first; the message says what, and how."""
+
+
+def kept_text(text: str) -> str:
+    """A reason or a reference for the audit, which keeps it for good."""
+    if not text.strip() or len(text) > REASON_LIMIT or holds_long_number(text):
+        raise typer.BadParameter(
+            f"1 đến {REASON_LIMIT} ký tự, không có dãy số dài, không nói gì về khách vì được lưu mãi · "
+            f"1 to {REASON_LIMIT} characters, without long numbers; nothing about a guest, it is kept for good"
+        )
+    return text.strip()
 
 
 class Failures(TyperGroup):

@@ -15,7 +15,18 @@ from typing import Annotated, Any
 import typer
 
 from asm_daemon import audit, resealing, retention
-from asm_daemon.commands.console import NO, Unready, group, note, operator, pool, print_json, print_table, settings
+from asm_daemon.commands.console import (
+    NO,
+    Unready,
+    group,
+    kept_text,
+    note,
+    operator,
+    pool,
+    print_json,
+    print_table,
+    settings,
+)
 from asm_daemon.crypto import KeyName, KeyPurpose, epoch_at, next_epoch
 from asm_daemon.daemon import periods_of, utc_now
 from asm_daemon.key_backups import expire_backups, make_backup
@@ -27,7 +38,6 @@ from asm_daemon.told import HOLDS_CHANGED, Holds, verify_told, watch_holds_once
 
 key_store_commands = group("The key store (kho khoá), outside the database.")
 _LOGIN, _AUDIT_LOGIN = "asm_retention", "asm_audit"
-_REASON_LIMIT = 500
 FAULT_TEXTS: Mapping[str, tuple[str, str]] = {
     "no_key": ("Tháng có lượt lưu trú nhưng không có khoá.", "The month has stays and no keys."),
     "stays_of_a_destroyed_month": (
@@ -116,14 +126,8 @@ def _epoch(text: str) -> int:
     return int(text)
 
 
-def _reason(text: str) -> str:
-    if not text.strip() or len(text) > _REASON_LIMIT:
-        raise typer.BadParameter(f"1 to {_REASON_LIMIT} characters; nothing about a guest, it is kept for good")
-    return text.strip()
-
-
 _Epoch = Annotated[int, typer.Argument(parser=_epoch, metavar="YYYYMM", help="the month of registration, UTC")]
-_Reason = Annotated[str, typer.Option(parser=_reason, metavar="TEXT", help="why; it goes into the audit")]
+_Reason = Annotated[str, typer.Option(parser=kept_text, metavar="TEXT", help="why; it goes into the audit")]
 _Confirm = Annotated[str, typer.Option(metavar="NAME", help="the same name once more: this cannot be undone")]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -23,6 +22,7 @@ from asm_daemon.commands.console import (
     NO,
     Unready,
     group,
+    kept_text,
     note,
     operator,
     pool,
@@ -46,18 +46,8 @@ hold_commands = group("Legal holds (lệnh giữ dữ liệu): what is not forgo
 erase_commands = group("Erasure at somebody's request (xoá theo yêu cầu).")
 retention_commands = group("What was forgotten, and since when no copy can exist (lưu giữ và tiêu huỷ).")
 _LOGIN, _AUDIT_LOGIN = "asm_retention", "asm_audit"
-_TEXT_LIMIT = 300
 _LINE_LIMIT = 200  # characters read of what should be a document's number
 _Result = TypeVar("_Result")
-
-
-def _text(text: str) -> str:
-    if not text.strip() or len(text) > _TEXT_LIMIT or re.search(r"\d{8}", text):
-        raise typer.BadParameter(
-            f"1 đến {_TEXT_LIMIT} ký tự, không có dãy số dài, không nói gì về khách vì được lưu mãi · "
-            f"1 to {_TEXT_LIMIT} characters, without long numbers; nothing about a guest, it is kept for good"
-        )
-    return text.strip()
 
 
 def _instant(text: str) -> datetime:
@@ -70,7 +60,7 @@ def _instant(text: str) -> datetime:
     return found if found.tzinfo else found.replace(tzinfo=HANOI)
 
 
-_Reason = Annotated[str, typer.Option(parser=_text, metavar="TEXT", help="why; it goes into the audit")]
+_Reason = Annotated[str, typer.Option(parser=kept_text, metavar="TEXT", help="why; it goes into the audit")]
 _AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -91,7 +81,7 @@ def _keyring() -> Keyring:
 
 @hold_commands.command("add")
 def add_hold(
-    warrant: Annotated[str, typer.Option(parser=_text, metavar="REF", help="the warrant (số văn bản yêu cầu)")],
+    warrant: Annotated[str, typer.Option(parser=kept_text, metavar="REF", help="the warrant (số văn bản yêu cầu)")],
     reason: _Reason,
     stay: Annotated[UUID | None, typer.Option(metavar="ID", help="hold this stay (mã lượt)")] = None,
     document: Annotated[
