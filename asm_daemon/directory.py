@@ -177,7 +177,8 @@ async def refused_messages(
 
 def _opened(keyring: Keyring, kept: hospital.RefusedMessage) -> RefusedMessage:
     try:
-        names = open_message_header(keyring, kept.message_tag, kept.received_at, kept.header) if kept.header else ()
+        sealed = kept.header_sealed
+        names = open_message_header(keyring, kept.message_tag, kept.received_at, sealed) if sealed else ()
     except (Tampered, UnknownEpoch):
         names = ()
     application, facility, control_id = names or ("", "", "")

@@ -49,7 +49,7 @@ SHOWN = {
         reservation_sealed reservation_tag sealed sealed_sha256 sha256
         AuditVerification.root Checkpoint.extensions Checkpoint.origin Checkpoint.root ConsistencyProof.path
         InclusionProof.leaf InclusionProof.note InclusionProof.path LogEntry.leaf NoteKey.name NoteKey.public_key
-        Peer.certificate ReceiptBatch.checkpoint ReceiptBatch.leaves RefusedMessage.header Replacement.after
+        Peer.certificate ReceiptBatch.checkpoint ReceiptBatch.leaves RefusedMessage.header_sealed Replacement.after
         Replacement.before Reseal.pairs SignedBatch.note SigningKey.public_key_bytes Subtree.hash _Anew.pair
         _Tiles.levels""",
     "why something was not done, in our own words": "NotEndable.en NotErasable.en",

@@ -21,7 +21,6 @@ from asm_daemon.crypto import (
     Keyring,
     RecordName,
     Tampered,
-    epoch_at,
     epoch_bounds,
     next_epoch,
 )
@@ -32,9 +31,9 @@ from asm_daemon.model import Facility, StayRow
 from asm_daemon.problems import Refused
 from asm_daemon.receipts import verify_receipt
 from asm_daemon.resealing import SETTLE, reencrypt_once, watch_once
-from asm_daemon.sealing import open_contents, seal_contents
+from asm_daemon.sealing import open_contents, open_message_header, seal_contents, seal_message_header
 from asm_daemon.stay_proofs import verify_stays
-from asm_daemon.store import alerts, sealed
+from asm_daemon.store import alerts, hospital, sealed
 from asm_daemon.store import stays as stays_store
 from asm_daemon.store.alerts import AlertKind
 from schemas.act import ActKind
@@ -46,11 +45,6 @@ Run = Callable[..., Awaitable[dict[str, int]]]
 @pytest.fixture
 def keyring(store: KeyStore) -> Keyring:
     return store.keyring()
-
-
-@pytest.fixture
-def epoch(clock: Clock) -> int:
-    return epoch_at(clock())
 
 
 @dataclass
@@ -482,10 +476,17 @@ async def test_every_table_that_holds_sealed_records_is_gone_through(
         "VALUES ($1, $1, 1, 'pms.example', '{}', $2, 3, $3, now())",
         month_id, epoch, blob("webhook", 0, 3),
     )  # fmt: skip
+    names, arrived_at = ("HIS-MAU", "BV-MAU-01", "X1"), house.clock()
+    header = seal_message_header(keyring, month_id.bytes, arrived_at, names)
+    intake = await pools.database.connect("asm_intake")
+    await hospital.put_answer(intake, month_id.bytes, "AR", "", header, ["not_hl7 MSH"], arrived_at)
     store.renew_epoch(epoch, later())
     assert (await run())["refused"] == 0
     await retired(run, later)
     keyring.reload()
+    [message] = await hospital.list_refused(intake, 1)
+    assert message.header_sealed is not None
+    assert open_message_header(keyring, month_id.bytes, message.received_at, message.header_sealed) == names
     for table in sealed.TABLES:
         async with (await pools.get("asm_retention")).acquire() as connection:
             found = await sealed.page(connection, table, epoch_bounds(epoch), sealed.BEGINNING, 100, 0)

@@ -79,7 +79,7 @@ GRANTS = [
     ("asm_retention", "forgotten_receipts", "SELECT, UPDATE (audit_entry_id)"),
     ("asm_retention", "held_stay_versions", "SELECT, INSERT, DELETE"),
     ("asm_retention", "held_stays", "SELECT, INSERT, DELETE"),
-    ("asm_retention", "hl7_messages", "SELECT, DELETE"),
+    ("asm_retention", "hl7_messages", "SELECT, UPDATE (header_sealed), DELETE"),
     ("asm_retention", "hotel_pulls", "SELECT (system_id, id, reservation_sealed), UPDATE (reservation_sealed)"),
     ("asm_retention", "hotel_systems", "SELECT (id, facility_id)"),
     ("asm_retention", "import_files", "SELECT, UPDATE (sealed)"),

@@ -14,7 +14,7 @@ class RefusedMessage(NamedTuple):
 
     message_tag: bytes
     received_at: datetime
-    header: bytes | None
+    header_sealed: bytes | None
     code: str
     reasons: list[str]
     times: int
@@ -33,7 +33,7 @@ async def put_answer(
     message_tag: bytes,
     code: str,
     answer: str,
-    header: bytes | None,
+    header_sealed: bytes | None,
     reasons: Sequence[str],
     received_at: datetime,
 ) -> None:
@@ -44,18 +44,18 @@ async def put_answer(
     """
     await connection.execute(
         """
-        INSERT INTO hl7_messages (message_tag, code, answer, header, reasons, times, received_at)
+        INSERT INTO hl7_messages (message_tag, code, answer, header_sealed, reasons, times, received_at)
         SELECT $1::bytea, $2::text, $3::text, $4::bytea, $5::text[], 1, $6::timestamptz
         FROM set_config('synchronous_commit',
             CASE WHEN $2 = 'AA' THEN 'off' ELSE current_setting('synchronous_commit') END, true)
         ON CONFLICT (message_tag) DO UPDATE SET code = EXCLUDED.code, answer = EXCLUDED.answer,
-            header = EXCLUDED.header, reasons = EXCLUDED.reasons, times = hl7_messages.times + 1,
+            header_sealed = EXCLUDED.header_sealed, reasons = EXCLUDED.reasons, times = hl7_messages.times + 1,
             received_at = EXCLUDED.received_at
         """,
         message_tag,
         code,
         answer,
-        header,
+        header_sealed,
         reasons,
         received_at,
     )
@@ -65,7 +65,7 @@ async def list_refused(connection: Connection, limit: int) -> list[RefusedMessag
     """The refused messages, the latest first."""
     rows = await connection.fetch(
         """
-        SELECT message_tag, received_at, header, code, reasons, times
+        SELECT message_tag, received_at, header_sealed, code, reasons, times
         FROM hl7_messages WHERE code <> 'AA' ORDER BY received_at DESC, message_tag LIMIT $1
         """,
         limit,

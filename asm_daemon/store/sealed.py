@@ -184,6 +184,28 @@ TABLES: Mapping[str, SealedTable] = {
         UPDATE releases SET withheld_sealed[$3] = $5 FROM free WHERE releases.id = $2
         """,
     ),
+    # Its tag has no time in it; the month is that of its arrival.
+    "hl7_messages": SealedTable(
+        """
+        SELECT 0 AS facility_id, encode(message_tag, 'hex')::uuid AS id, 1 AS part, 'hl7_message' AS kind, 0 AS of,
+            1 AS version, CASE WHEN substring(header_sealed FROM 6 FOR 1) <> $7 THEN header_sealed END AS sealed
+        FROM hl7_messages
+        WHERE header_sealed IS NOT NULL
+            AND received_at >= to_timestamp(('x' || left(replace($1::uuid::text, '-', ''), 12))::bit(48)::bigint / 1000)
+            AND received_at < to_timestamp(('x' || left(replace($2::uuid::text, '-', ''), 12))::bit(48)::bigint / 1000)
+            AND (0, encode(message_tag, 'hex')::uuid) > ($3, $4) AND $5::int IS NOT NULL
+        ORDER BY message_tag LIMIT $6
+        """,
+        """
+        WITH free AS (
+            SELECT message_tag FROM hl7_messages
+            WHERE message_tag = decode(replace($2::uuid::text, '-', ''), 'hex') AND header_sealed = $4
+                AND $1::int = 0 AND $3::int = 1
+            FOR NO KEY UPDATE SKIP LOCKED
+        )
+        UPDATE hl7_messages SET header_sealed = $5 FROM free WHERE hl7_messages.message_tag = free.message_tag
+        """,
+    ),
     # An endpoint outlives its month: under which key it is says sealed_epoch, and not its id.
     "webhook_endpoints": SealedTable(
         """
