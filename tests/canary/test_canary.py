@@ -379,6 +379,8 @@ async def _plant_controls(made: Run, postgres: EmbeddedPostgres, folder: Path) -
     (folder / "tmp" / "control").write_text(control.word("temporary file of the daemon"), "utf-16-le")
     for place in WRITTEN_FOR_THE_SEARCH:
         [path] = made.places[place]
+        # What is written to a path that is wrong would be found there, and the place itself never searched.
+        assert _size(path), f"{place}: nothing lies where it is searched"
         with (path / "control" if path.is_dir() else path).open("a") as file:
             file.write(f"\n{control.word(f'left in {place}')}\n")
     await _dump(postgres, said / "dump")
