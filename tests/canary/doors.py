@@ -557,6 +557,18 @@ async def police(at: Doors) -> None:
 # -- operators ---------------------------------------------------------------------------------------------------------
 
 
+async def files_of_operators(at: Doors) -> None:
+    """A list declared and a roster planned at the command line; each has a line that is refused."""
+    words = at.words
+    for name, content, arguments in (
+        ("khach.csv", guest_list(words, "import FILE"), ("import", "--facility", GUESTHOUSE)),
+        ("cong-nhan.csv", roster(words, "roster FILE"), ("roster", "--facility", DORM, "--scope", "building:B")),
+    ):
+        file = at.files / name
+        await asyncio.to_thread(file.write_bytes, content)
+        await at.run(*arguments, str(file), expected=1)
+
+
 async def legal_holds(at: Doors) -> None:
     """Stays held by the number of a document, read from a file and from standard input: somebody's, nobody's, and
     one that is too long."""
@@ -632,5 +644,5 @@ async def broken_frames(at: Doors) -> None:
 
 SCENARIOS: tuple[Callable[[Doors], Coroutine[Any, Any, None]], ...] = (
     watched_folder, stays, expected, documents, files, rosters, portal, hospital, hotel_software, webhooks, police,
-    legal_holds, wrong_requests, broken_frames,
+    files_of_operators, legal_holds, wrong_requests, broken_frames,
 )  # fmt: skip

@@ -35,6 +35,7 @@ from asm_daemon.samples_directory import HOTEL, SampleKeys
 from asm_daemon.store.migrate import load_migrations, migrate
 from asm_daemon.store.pool import open_pool
 from asm_daemon.web.contract import unbound_table
+from asm_daemon.witness import open_store
 from connectors.population import simulator
 from schemas.hotel_systems import NewHotelSystem
 from schemas.hotels import HotelSystem
@@ -518,6 +519,17 @@ def test_what_lies_in_the_clear_is_found_wherever_it_lies(run: Run) -> None:
         ("files of the system", "a file in /tmp"), ("audit export", "warrant of a hold"), *((place, f"left in {place}") for place in WRITTEN_FOR_THE_SEARCH),
     } <= hits  # fmt: skip
     assert {place for place, _ in hits} == run.places.keys(), "a place in which nothing is found may not be searched"
+
+
+def test_what_leaves_the_house_was_really_given_out(run: Run) -> None:
+    [witness], [export] = run.places["folder of the witness"], run.places["audit export"]
+    given = [run.places[place][0].read_bytes() for place in ("webhooks as received", "extracts of departments")]
+    entries = b"".join(path.read_bytes() for path in export.glob("tile/entries/**/*") if path.is_file())
+    assert open_store(witness).newest() is not None
+    for action in (b'"hold.search"', b'"police.search"', b'"import.'):
+        assert action in entries
+    assert b'"stay.declared_late"' in given[0]
+    assert b'"persons":' in given[1]
 
 
 def test_no_word_about_a_guest_was_written_down_anywhere(run: Run) -> None:
