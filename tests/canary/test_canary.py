@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +152,9 @@ async def run(
             for scenario in SCENARIOS:
                 tasks.create_task(scenario(doors))
         await _break(made, postgres)
-        await _give_out(made, postgres, folder)
-        await _write_places(made, postgres, folder, process.pid)
+        day = local_day(datetime.now(UTC))
+        await _give_out(made, postgres, folder, day)
+        await _write_places(made, postgres, folder, process.pid, day)
         process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(END_SECONDS):
             made.exit_code = await process.wait()
@@ -337,7 +338,7 @@ async def _cancel_a_flush(connection: asyncpg.Connection, asking: Any) -> None:
 # -- what was written down ---------------------------------------------------------------------------------------------
 
 
-async def _give_out(made: Run, postgres: EmbeddedPostgres, folder: Path) -> None:
+async def _give_out(made: Run, postgres: EmbeddedPostgres, folder: Path, day: date) -> None:
     """What leaves the house on purpose: to the witness, to the auditor, to the departments, to where backups lie."""
     at = made.doors
     connection = await asyncpg.connect(postgres.dsn(database="asm"))
@@ -350,11 +351,11 @@ async def _give_out(made: Run, postgres: EmbeddedPostgres, folder: Path) -> None
         at.run("witness", "once", "--folder", str(folder / "witness"), "--log-key", log_key, "--url", url),
         at.run("audit", "export", str(folder / "audit")),
         at.run("keys", "backup", str(folder / "backups")),
-        at.run("once", "publish", "--period", f"{local_day(datetime.now(UTC))}"),
+        at.run("once", "publish", "--period", f"{day}"),
     )
 
 
-async def _write_places(made: Run, postgres: EmbeddedPostgres, folder: Path, pid: int) -> None:
+async def _write_places(made: Run, postgres: EmbeddedPostgres, folder: Path, pid: int, day: date) -> None:
     """What can be seen only while it runs, into files."""
     at, said = made.doors, folder / "said"
     operator = at.keys.operator
@@ -364,7 +365,6 @@ async def _write_places(made: Run, postgres: EmbeddedPostgres, folder: Path, pid
                      "/v1/admin/sync/waiting", "/v1/admin/alerts")
     ]  # fmt: skip
     (said / "operator").write_bytes(b"\n".join(shown))
-    day = local_day(datetime.now(UTC))
     seen = [
         await at.send("GET", f"/v1/feeds{path}", key, 200)
         for key in at.keys.departments.values() for path in ("", f"/daily/{day}", f"/daily/{day}?format=csv")
