@@ -236,7 +236,6 @@ def _environment(postgres: EmbeddedPostgres, folder: Path, population: str) -> d
     return {
         "PATH": os.environ["PATH"],
         "TMPDIR": str(folder / "tmp"),
-        "PYTHONDEVMODE": "1",
         "ASM_ENVIRONMENT": "trial",
         "ASM_DEPLOYMENT": "asm.canary.example",
         "ASM_DATABASE_URL": postgres.dsn("{role}", "asm"),
@@ -257,10 +256,10 @@ def _environment(postgres: EmbeddedPostgres, folder: Path, population: str) -> d
 
 
 async def _start(folder: Path, environment: dict[str, str]) -> tuple[asyncio.subprocess.Process, Path]:
-    log = folder / "said" / "daemon.log"
+    log, watched = folder / "said" / "daemon.log", {**environment, "PYTHONDEVMODE": "1"}
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "asm_daemon", "run", env=environment, stdout=output, stderr=output
+            sys.executable, "-m", "asm_daemon", "run", env=watched, stdout=output, stderr=output
         )
     return process, log
 
