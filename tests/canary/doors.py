@@ -77,8 +77,8 @@ async def command(environment: Mapping[str, str], *arguments: str, typed: str = 
 @dataclass
 class Doors:
     """The daemon from outside. `taken` are the routes that took a body with a planted word in it, `refused` everything
-    that was answered to what they would not take, `printed` what commands wrote. `environment` are the daemon's settings;
-    what operators type into files lies in `files`; `warrant` is by what they hold, which is kept in the clear."""
+    that was answered to what they would not take, `printed` what commands wrote. `environment` are the settings of the
+    daemon; what operators type into files lies in `files`; `warrant` is by what they hold, kept in the clear."""
 
     http: aiohttp.ClientSession
     mllp: tuple[str, int]
