@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import io
 import re
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -22,10 +23,11 @@ from asm_daemon.samples_directory import DORM, GUESTHOUSE, HOSPITAL_SENDER, HOTE
 from asm_daemon.web.contract import unbound_table
 from asm_daemon.web.route import Route
 from tests.canary.words import Words
-from tests.connectors.workbooks import workbook
+from tests.connectors.workbooks import sheets, workbook
 from tests.hotel_server import HotelServer
 from tests.web.test_access import address, shape
 from tests.web.test_old_client import citizen, foreigner, written
+from tests.webhook_receiver import Receiver
 
 JSON, XML, CSV = "application/json", "application/xml", "text/csv"
 CASE = {"purpose": "criminal_investigation", "case_ref": "15/2026/HS-PC02"}
@@ -45,10 +47,38 @@ class Said:
         return orjson.loads(self.body)
 
 
+@dataclass(frozen=True)
+class Printed:
+    """What a command wrote."""
+
+    stdout: bytes
+    stderr: bytes
+
+
+async def command(environment: Mapping[str, str], *arguments: str, typed: str = "", expected: int = 0) -> Printed:
+    """One `asm-daemon` command as an operator runs it; `typed` is its standard input. It must end with `expected`."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "asm_daemon", *arguments),
+        env=environment,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            printed = Printed(*await process.communicate(typed.encode()))
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode == expected, (arguments, process.returncode, printed)
+    return printed
+
+
 @dataclass
 class Doors:
     """The daemon from outside. `taken` are the routes that took a body with a planted word in it, `refused` everything
-    that was answered to what they would not take."""
+    that was answered to what they would not take, `printed` what commands wrote. `environment` are the settings of the
+    daemon; what operators type into files lies in `files`; `warrant` is by what they hold, kept in the clear."""
 
     http: aiohttp.ClientSession
     mllp: tuple[str, int]
@@ -57,9 +87,14 @@ class Doors:
     hotel: HotelServer
     hotel_token: str
     inbox: Path
+    receiver: Receiver
+    environment: Mapping[str, str]
+    files: Path
+    warrant: str
     taken: set[str] = field(default_factory=set)
     attempts: int = 0
     refused: list[bytes] = field(default_factory=list)
+    printed: list[Printed] = field(default_factory=list)
     routes: list[tuple[str, re.Pattern[str], str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -95,6 +130,10 @@ class Doors:
         said = await self.ask(method, path, key, **options)
         assert said.status == expected, (method, path, said.status, said.body[:2000])
         return said
+
+    async def run(self, *arguments: str, typed: str = "", expected: int = 0) -> None:
+        """A command beside the running daemon."""
+        self.printed.append(await command(self.environment, *arguments, typed=typed, expected=expected))
 
     @property
     def owner(self) -> str:
@@ -249,6 +288,12 @@ def guest_list(words: Words, door: str) -> bytes:
     return "\r\n".join([_LIST, *lines, ""]).encode("utf-8-sig")
 
 
+def guest_workbook(words: Words, door: str) -> bytes:
+    """The same list as a workbook."""
+    lines = guest_list(words, door).decode("utf-8-sig").splitlines()
+    return sheets({"Khách": [line.split(";") for line in lines]})
+
+
 def official(words: Words, door: str, birth: str = "14/05/1990") -> bytes:
     """The Ministry's workbook with one guest."""
     return workbook({5: {
@@ -312,6 +357,7 @@ async def files(at: Doors) -> None:
     words = at.words
     for name, owner, content, media, reader in (
         ("list", GUESTHOUSE, guest_list(words, "CSV"), CSV, "spreadsheet"),
+        ("list as XLSX", GUESTHOUSE, guest_workbook(words, "XLSX"), "application/octet-stream", "spreadsheet"),
         ("official", HOTEL, official(words, "official XLSX"), "application/octet-stream", "official_xlsx"),
         ("official, refused", HOTEL, official(words, "XLSX, refused", "31/02/1990"),
          "application/octet-stream", "official_xlsx"),
@@ -482,14 +528,18 @@ async def hotel_software(at: Doors) -> None:
 
 
 async def webhooks(at: Doors) -> None:
-    """An address that an owner registers may name whom it likes; it is nobody's business."""
-    url = f"http://127.0.0.1:9/{at.words.code('webhook address')}"
-    made = await at.send("POST", "/v1/webhooks", at.owner, 201, json={"url": url})
-    hook = f"/v1/webhooks/{made.json['id']}"
-    await at.ask("POST", f"{hook}:test", at.owner, json={})
+    """An address that an owner registers may name whom it likes; it is nobody's business. Another one takes what is
+    sent: a test, and that a guest was declared late."""
+    dead = f"http://127.0.0.1:9/{at.words.code('webhook address')}"
+    for url in (dead, at.receiver.url):
+        made = await at.send("POST", "/v1/webhooks", at.owner, 201, json={"url": url})
+        await at.ask("POST", f"/v1/webhooks/{made.json['id']}:test", at.owner, json={})
     late = declaration(at.words, "late", arrived_at=(datetime.now(UTC) - timedelta(days=3)).isoformat())
     await at.send("POST", "/v1/stays", at.owner, 201, json=late)
     await at.ask("GET", "/v1/events", at.owner)
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not {"webhook.test", "stay.declared_late"} <= {message.json["type"] for message in at.receiver.messages}:
+            await asyncio.sleep(0.05)
 
 
 async def police(at: Doors) -> None:
@@ -509,6 +559,37 @@ async def police(at: Doors) -> None:
         await at.ask("POST", "/v1/police/searches", officer, json={"document_number": term, **purpose})
     await at.ask("POST", "/v1/police/searches", at.owner, json={"document_number": number, **CASE})
     await at.ask("GET", "/v1/police/alerts", officer)
+
+
+# -- operators ---------------------------------------------------------------------------------------------------------
+
+
+async def files_of_operators(at: Doors) -> None:
+    """A list declared and a roster planned at the command line; each has a line that is refused."""
+    words = at.words
+    for name, content, arguments in (
+        ("khach.csv", guest_list(words, "import FILE"), ("import", "--facility", GUESTHOUSE)),
+        ("cong-nhan.csv", roster(words, "roster FILE"), ("roster", "--facility", DORM, "--scope", "building:B")),
+    ):
+        file = at.files / name
+        await asyncio.to_thread(file.write_bytes, content)
+        await at.run(*arguments, str(file), expected=1)
+
+
+async def legal_holds(at: Doors) -> None:
+    """Stays held by the number of a document: from a file, somebody's and one that is too long, and typed, nobody's."""
+    words = at.words
+    known = declaration(words, "held")
+    await at.send("POST", "/v1/stays", at.owner, 201, json=known)
+    hold = ("hold", "add", "--warrant", at.warrant, "--reason", "điều tra")
+    for name, number, expected in (
+        ("known", known["guest"]["document"]["number"], 0),
+        ("refused", f"{words.word('hold: refused number')} " * 5, 2),
+    ):
+        file = at.files / name
+        await asyncio.to_thread(file.write_text, f"{number}\n")
+        await at.run(*hold, "--document-file", str(file), expected=expected)
+    await at.run(*hold, "--document", typed=words.digits("hold: nobody's number"), expected=1)
 
 
 # -- every route, wrongly ----------------------------------------------------------------------------------------------
@@ -568,5 +649,5 @@ async def broken_frames(at: Doors) -> None:
 
 SCENARIOS: tuple[Callable[[Doors], Coroutine[Any, Any, None]], ...] = (
     watched_folder, stays, expected, documents, files, rosters, portal, hospital, hotel_software, webhooks, police,
-    wrong_requests, broken_frames,
+    files_of_operators, legal_holds, wrong_requests, broken_frames,
 )  # fmt: skip

@@ -14,10 +14,10 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +30,21 @@ from asm_daemon import embedded, hotels, samples_directory
 from asm_daemon.crypto import epoch_at, generate_auditor_keys
 from asm_daemon.embedded import EmbeddedPostgres
 from asm_daemon.keystores import create_store
+from asm_daemon.rules import local_day
 from asm_daemon.samples_directory import HOTEL, SampleKeys
 from asm_daemon.store.migrate import load_migrations, migrate
 from asm_daemon.store.pool import open_pool
 from asm_daemon.web.contract import unbound_table
+from asm_daemon.witness import open_store
 from connectors.population import simulator
 from schemas.hotel_systems import NewHotelSystem
 from schemas.hotels import HotelSystem
-from tests.canary.doors import SCENARIOS, Doors, declaration, guest_list
+from tests.canary.doors import SCENARIOS, Doors, command, declaration, guest_list
 from tests.canary.words import Hit, Words, patterns, search
 from tests.conftest import cloned
 from tests.hotel_server import HotelServer, hotel_server
 from tests.web.test_access import shape
+from tests.webhook_receiver import receiving
 
 TALKATIVE = {
     "log_statement": "all",
@@ -88,7 +91,8 @@ TOLD_BACK = {("refusals and reports", "POST /v1/stays: source_ref")}
 
 WRITTEN_FOR_THE_SEARCH = (
     "metrics and lists of operators", "extracts of departments", "refusals and reports", "environment and command line",
-    "key store", "reports of the inbox",
+    "key store", "backups of the key store", "reports of the inbox", "webhooks as received", "audit export",
+    "folder of the witness", "output of commands",
 )  # fmt: skip
 """Places in which nothing of what was planted elsewhere lies: each gets a word of its own."""
 
@@ -130,20 +134,27 @@ async def run(
         stack.push_async_callback(postgres.stop)
         hotel = await stack.enter_async_context(hotel_server())
         url = await stack.enter_async_context(_population(population.url.replace("{role}", "postgres")))
+        receiver = await stack.enter_async_context(receiving())
         keys, token = await _prepare(postgres, folder, hotel)
         environment = _environment(postgres, folder, url)
+        await _invite_witness(folder, environment)
         process, log = await _start(folder, environment)
         stack.callback(_kill, process)
         ports = await _ports(process, log)
         http = await stack.enter_async_context(aiohttp.ClientSession(f"http://127.0.0.1:{ports['http']}"))
-        words = Words()
-        doors = Doors(http, ("127.0.0.1", ports["mllp"]), keys, words, hotel, token, folder / "inbox")
-        made = Run(words, Words(), doors, log=log)
+        words, controls = Words(), Words()
+        doors = Doors(
+            http, ("127.0.0.1", ports["mllp"]), keys, words, hotel, token, folder / "inbox",
+            receiver, environment, folder / "typed", controls.word("warrant of a hold"),
+        )  # fmt: skip
+        made = Run(words, controls, doors, log=log)
         async with asyncio.TaskGroup() as tasks:
             for scenario in SCENARIOS:
                 tasks.create_task(scenario(doors))
         await _break(made, postgres)
-        await _write_places(made, postgres, folder, process.pid)
+        day = local_day(datetime.now(UTC))
+        await _give_out(made, postgres, folder, day)
+        await _write_places(made, postgres, folder, process.pid, day)
         process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(END_SECONDS):
             made.exit_code = await process.wait()
@@ -195,7 +206,7 @@ async def _prepare(postgres: EmbeddedPostgres, folder: Path, hotel: HotelServer)
     (folder / "auditor.pub").write_bytes(generate_auditor_keys().public_key)
     (folder / "secret").write_text("s")
     (folder / "hotel.json").write_bytes(orjson.dumps({"client_id": "ASM", "client_secret": "geheim"}))
-    for name in ("tmp", "said", "inbox"):
+    for name in ("tmp", "said", "inbox", "typed"):
         (folder / name).mkdir()
     pool = await open_pool(postgres.dsn("{role}", "asm"), "asm_auth", min_size=0)
     try:
@@ -213,11 +224,18 @@ async def _prepare(postgres: EmbeddedPostgres, folder: Path, hotel: HotelServer)
         await pool.close()
 
 
+async def _invite_witness(folder: Path, environment: Mapping[str, str]) -> None:
+    """A witness, who is told the key of the log, and whose key the daemon is told."""
+    outside = {"PATH": environment["PATH"]}
+    init = await command(outside, "witness", "init", "--folder", str(folder / "witness"), "--name", "witness.example")
+    (folder / "witness.vkey").write_bytes(init.stdout)
+    (folder / "log.vkey").write_bytes((await command(environment, "audit", "key")).stdout)
+
+
 def _environment(postgres: EmbeddedPostgres, folder: Path, population: str) -> dict[str, str]:
     return {
         "PATH": os.environ["PATH"],
         "TMPDIR": str(folder / "tmp"),
-        "PYTHONDEVMODE": "1",
         "ASM_ENVIRONMENT": "trial",
         "ASM_DEPLOYMENT": "asm.canary.example",
         "ASM_DATABASE_URL": postgres.dsn("{role}", "asm"),
@@ -231,16 +249,17 @@ def _environment(postgres: EmbeddedPostgres, folder: Path, population: str) -> d
         "ASM_POPULATION_CLIENT_SECRET_FILE": str(folder / "secret"),
         "ASM_WEBHOOK_NETWORKS": "127.0.0.0/8",
         "ASM_AUDITOR_PUBLIC_KEY_FILE": str(folder / "auditor.pub"),
+        "ASM_WITNESS_KEY_FILE": str(folder / "witness.vkey"),
         "ASM_MAX_BODY_BYTES": str(1 << 20),
         "ASM_LOG_LEVEL": "debug",
     }
 
 
 async def _start(folder: Path, environment: dict[str, str]) -> tuple[asyncio.subprocess.Process, Path]:
-    log = folder / "said" / "daemon.log"
+    log, watched = folder / "said" / "daemon.log", {**environment, "PYTHONDEVMODE": "1"}
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "asm_daemon", "run", env=environment, stdout=output, stderr=output
+            sys.executable, "-m", "asm_daemon", "run", env=watched, stdout=output, stderr=output
         )
     return process, log
 
@@ -318,7 +337,24 @@ async def _cancel_a_flush(connection: asyncpg.Connection, asking: Any) -> None:
 # -- what was written down ---------------------------------------------------------------------------------------------
 
 
-async def _write_places(made: Run, postgres: EmbeddedPostgres, folder: Path, pid: int) -> None:
+async def _give_out(made: Run, postgres: EmbeddedPostgres, folder: Path, day: date) -> None:
+    """What leaves the house on purpose: to the witness, to the auditor, to the departments, to where backups lie."""
+    at = made.doors
+    connection = await asyncpg.connect(postgres.dsn(database="asm"))
+    async with asyncio.timeout(READY_SECONDS):
+        while await connection.fetchval("SELECT EXISTS (SELECT FROM audit_pending)"):
+            await asyncio.sleep(0.05)
+    await connection.close()
+    url, log_key = str(at.http._base_url), str(folder / "log.vkey")
+    await asyncio.gather(
+        at.run("witness", "once", "--folder", str(folder / "witness"), "--log-key", log_key, "--url", url),
+        at.run("audit", "export", str(folder / "audit")),
+        at.run("keys", "backup", str(folder / "backups")),
+        at.run("once", "publish", "--period", f"{day}"),
+    )
+
+
+async def _write_places(made: Run, postgres: EmbeddedPostgres, folder: Path, pid: int, day: date) -> None:
     """What can be seen only while it runs, into files."""
     at, said = made.doors, folder / "said"
     operator = at.keys.operator
@@ -329,9 +365,14 @@ async def _write_places(made: Run, postgres: EmbeddedPostgres, folder: Path, pid
     ]  # fmt: skip
     (said / "operator").write_bytes(b"\n".join(shown))
     seen = [
-        await at.ask("GET", f"/v1/feeds{path}", next(iter(at.keys.departments.values()))) for path in ("", "/x/2026-11")
-    ]
+        await at.send("GET", f"/v1/feeds{path}", key, 200)
+        for key in at.keys.departments.values() for path in ("", f"/daily/{day}", f"/daily/{day}?format=csv")
+    ]  # fmt: skip
     (said / "department").write_bytes(b"\n".join(each.body for each in seen))
+    (said / "commands").write_bytes(b"\n".join(each.stdout + each.stderr for each in at.printed))
+    (said / "webhooks").write_bytes(
+        b"\n".join(repr(each.headers).encode() + each.body for each in at.receiver.messages)
+    )
     (said / "refusals").write_bytes(b"\n".join(at.refused))
     process = Path(f"/proc/{pid}")
     (said / "process").write_bytes((process / "environ").read_bytes() + (process / "cmdline").read_bytes())
@@ -347,8 +388,13 @@ async def _write_places(made: Run, postgres: EmbeddedPostgres, folder: Path, pid
         "environment and command line": [said / "process"],
         "pg_stat_statements and pg_stat_activity": [said / "statistics"],
         "log of the daemon": [made.log],
-        "temporary files of the daemon": [folder / "tmp"],
-        "key store": [folder / "keys"],
+        "temporary files of the daemon": [Path(at.environment["TMPDIR"])],
+        "key store": [Path(at.environment["ASM_KEY_STORE"])],
+        "backups of the key store": [folder / "backups"],
+        "audit export": [folder / "audit"],
+        "folder of the witness": [folder / "witness"],
+        "webhooks as received": [said / "webhooks"],
+        "output of commands": [said / "commands"],
         "reports of the inbox": [folder / "inbox" / "HY-NN-0001" / "reports"],
     }
 
@@ -379,11 +425,13 @@ async def _plant_controls(made: Run, postgres: EmbeddedPostgres, folder: Path) -
     (folder / "tmp" / "control").write_text(control.word("temporary file of the daemon"), "utf-16-le")
     for place in WRITTEN_FOR_THE_SEARCH:
         [path] = made.places[place]
+        # What is written to a path that is wrong would be found there, and the place itself never searched.
+        assert _size(path), f"{place}: nothing lies where it is searched"
         with (path / "control" if path.is_dir() else path).open("a") as file:
             file.write(f"\n{control.word(f'left in {place}')}\n")
     await _dump(postgres, said / "dump")
     made.places |= {
-        "data files": [data / "base", data / "global", data / "pg_xact", data / "pg_multixact", data / "pg_stat"],
+        "data files": [each for each in data.iterdir() if each.name != "pg_wal"],
         "write-ahead log": [data / "pg_wal"],
         "dump": [said / "dump"],
         "log of PostgreSQL": [postgres.log],
@@ -467,19 +515,31 @@ def test_what_lies_in_the_clear_is_found_wherever_it_lies(run: Run) -> None:
         ("write-ahead log", "deleted row"), ("dump", "table"), ("dump", "base64"), ("log of PostgreSQL", "table"),
         ("log of PostgreSQL", "unique key"), ("pg_stat_statements and pg_stat_activity", "statement"),
         ("log of the daemon", "log line"), ("temporary files of the daemon", "temporary file of the daemon"),
-        ("files of the system", "a file in /tmp"), *((place, f"left in {place}") for place in WRITTEN_FOR_THE_SEARCH),
+        ("files of the system", "a file in /tmp"), ("audit export", "warrant of a hold"),
+        *((place, f"left in {place}") for place in WRITTEN_FOR_THE_SEARCH),
     } <= hits  # fmt: skip
     assert {place for place, _ in hits} == run.places.keys(), "a place in which nothing is found may not be searched"
 
 
+def test_what_leaves_the_house_was_really_given_out(run: Run) -> None:
+    [witness], [export] = run.places["folder of the witness"], run.places["audit export"]
+    given = [run.places[place][0].read_bytes() for place in ("webhooks as received", "extracts of departments")]
+    entries = b"".join(path.read_bytes() for path in export.glob("tile/entries/**/*") if path.is_file())
+    assert open_store(witness).newest() is not None
+    for action in (b'"hold.search"', b'"police.search"', b'"import.'):
+        assert action in entries
+    assert b'"stay.declared_late"' in given[0]
+    assert b'"persons":' in given[1]
+
+
 def test_no_word_about_a_guest_was_written_down_anywhere(run: Run) -> None:
-    assert (len(run.places), len(run.words.said) > 600, run.patterns > 90_000) == (14, True, True)
+    assert (len(run.places), len(run.words.said) > 700, run.patterns > 100_000) == (19, True, True)
     for place, paths in run.places.items():
         assert place in _MAY_BE_EMPTY or any(_size(path) for path in paths), place
     assert run.found(run.words) - TOLD_BACK == set()
 
 
-_MAY_BE_EMPTY = frozenset({"files of the system", "extracts of departments"})
+_MAY_BE_EMPTY = frozenset({"files of the system"})
 
 
 def _size(path: Path) -> int:
