@@ -498,7 +498,7 @@ def test_postgresql_really_refused_and_the_daemon_really_failed(run: Run) -> Non
     log = run.log.read_bytes()
     for sqlstate in (b"23514", b"42P01", b"57014", b"23505"):
         assert b'"sqlstate":"' + sqlstate in log, sqlstate
-    assert run.exit_code == 0
+    assert run.exit_code == 0, log[-2000:]
 
 
 def test_a_trial_is_told_of_each_setting_by_which_postgresql_logs_values(run: Run) -> None:
@@ -529,7 +529,7 @@ def test_what_leaves_the_house_was_really_given_out(run: Run) -> None:
     for action in (b'"hold.search"', b'"police.search"', b'"import.'):
         assert action in entries
     assert b'"stay.declared_late"' in given[0]
-    assert b'"persons":' in given[1]
+    assert b'"active":1' in given[1]
 
 
 def test_no_word_about_a_guest_was_written_down_anywhere(run: Run) -> None:
@@ -543,6 +543,9 @@ _MAY_BE_EMPTY = frozenset({"files of the system"})
 
 
 def _size(path: Path) -> int:
-    if path.is_file():
-        return path.stat().st_size
-    return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
+    """How much lies there. What vanishes meanwhile, as PostgreSQL's files may, is nothing."""
+    size = 0
+    for each in [path, *(Path(folder, name) for folder, _, names in os.walk(path) for name in names)]:
+        with suppress(FileNotFoundError):
+            size += each.stat().st_size if each.is_file() else 0
+    return size
