@@ -56,7 +56,8 @@ LOCK_SECONDS = 2
 """How long the end of a month waits for those who use it. They wait as long for it, so it rather tries again later."""
 LOCK_ATTEMPTS = 5
 PART_SECONDS = 300
-"""How long a statement may take that parts what is kept of a month, often most of a million rows, from the rest."""
+"""How long a statement, or a step of reckoning, may take that parts what is kept of a month from the rest: often most of
+a million rows."""
 PAGE_ROWS = 1_000
 """How many stays are looked at or sealed anew at once: a session that is silent for longer is ended."""
 REASON = "retention"
@@ -411,7 +412,7 @@ async def sign_forgotten(connection: Connection, entry_id: UUID, epoch: int, pla
     added = await store.claim_forgotten(connection, epoch, entry_id)
     if sum(len(row.indexes) for row in added) != places:
         raise NotAsSigned
-    return forgotten_root(added)
+    return await asyncio.to_thread(forgotten_root, added)  # seconds, for a month of a million
 
 
 async def _keep(
@@ -479,9 +480,8 @@ async def _record(connection: Connection, keyring: Keyring, epoch: int, pairs: S
     if not pairs:
         return
     reseal_id, version = uuid7(), keyring.sealing_version(epoch)
-    details = {
-        "epoch": epoch, "key_version": version, "table": "stays", "records": len(pairs), "root": pairs_root(pairs)
-    }  # fmt: skip
+    root = await asyncio.to_thread(pairs_root, pairs)
+    details = {"epoch": epoch, "key_version": version, "table": "stays", "records": len(pairs), "root": root}
     entry_id = await audit.append_vouched(
         connection, keyring, by_daemon("keys.reencrypt", f"reseals/{reseal_id}", details, now)
     )

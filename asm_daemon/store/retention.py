@@ -298,9 +298,13 @@ async def lock_month(connection: Connection, epoch: int) -> bool:
 
 
 async def set_timeouts(connection: Connection, *, lock_seconds: float, statement_seconds: float) -> None:
-    """How long a statement of this transaction waits for a lock, and how long the server lets it take."""
+    """How long a statement of this transaction waits for a lock, and how long the server lets it take, or lets the
+    transaction rest while we reckon."""
     await connection.execute(
-        "SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true)",
+        """
+        SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true),
+            set_config('idle_in_transaction_session_timeout', $2, true)
+        """,
         str(round(lock_seconds * 1_000)),
         str(round(statement_seconds * 1_000)),
     )
