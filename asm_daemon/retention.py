@@ -56,8 +56,8 @@ LOCK_SECONDS = 2
 """How long the end of a month waits for those who use it. They wait as long for it, so it rather tries again later."""
 LOCK_ATTEMPTS = 5
 PART_SECONDS = 300
-"""How long a statement, or a step of reckoning, may take that parts what is kept of a month from the rest: often most of
-a million rows."""
+"""How long a statement, or a step of reckoning, may take that parts what is kept of a month from the rest: often most
+of a million rows."""
 PAGE_ROWS = 1_000
 """How many stays are looked at or sealed anew at once: a session that is silent for longer is ended."""
 REASON = "retention"
