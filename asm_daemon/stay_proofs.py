@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import secrets
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -229,11 +228,7 @@ async def _every_page(connection: Connection, epoch: int) -> AsyncIterator[list[
 
 
 async def _sampled(connection: Connection, epoch: int, sample: int) -> AsyncIterator[list[StayRow]]:
-    lo, hi = epoch_bounds(epoch)
-    first, last = await store.first_and_last(connection, lo, hi) or (lo, lo)
-    width = last.int - first.int + 1
-    probes = [first, last, *(UUID(int=first.int + secrets.randbelow(width)) for _ in range(sample))]
-    stays = await store.all_if_few(connection, lo, hi, sample) or await store.near(connection, probes, hi)
+    stays = await store.sampled(connection, epoch, *epoch_bounds(epoch), sample)
     places = [facility_id for facility_id, _ in stays], [stay_id for _, stay_id in stays]
     yield await stays_store.read_stays(connection, *places) + await stays_store.read_versions(connection, *places)
 

@@ -11,10 +11,10 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from asm_daemon import retention
-from asm_daemon.crypto import Keyring
+from asm_daemon.crypto import Keyring, epoch_at, epoch_bounds
 from asm_daemon.intake import Intake
 from asm_daemon.model import Facility
-from asm_daemon.store import alerts
+from asm_daemon.store import alerts, sealed
 from asm_daemon.store.alerts import Alert, AlertKind
 from asm_daemon.store.retention import Hold
 from asm_daemon.verifying import verification_owed, verify_once, watch_settings_once
@@ -95,12 +95,23 @@ async def test_a_hold_that_was_removed_by_hand_is_alerted(
 async def test_of_a_month_with_few_stays_every_one_is_looked_at(
     intake: Intake, facility: Facility, clock: Clock, pools: Pools, keyring: Keyring
 ) -> None:
-    """Whatever lies between them: a stay right behind another one is nearest to nearly no random place."""
     for index in range(1, 21):
-        clock.instant += timedelta(hours=(index % 2) * 5)
         await intake.submit([command(facility, ActKind.DECLARE, declaration(index), clock)])
     counts, _ = await verified(pools, keyring, clock)
     assert counts["versions"] == 20
+
+
+async def test_of_a_month_with_many_stays_as_many_are_looked_at_as_was_asked_and_others_each_time(
+    intake: Intake, facility: Facility, clock: Clock, pools: Pools, keyring: Keyring
+) -> None:
+    """However they lie: a file with a hundred guests makes a hundred stays within a moment, and then come none."""
+    acts = [command(facility, ActKind.DECLARE, declaration(index), clock) for index in range(1, 121)]
+    await intake.submit(acts)
+    async with (await pools.get("asm_retention")).acquire() as connection:
+        month = epoch_at(clock())
+        draws = [await sealed.sampled(connection, month, *epoch_bounds(month), 100) for _ in range(2)]
+    assert [len(set(each)) for each in draws] == [100, 100]
+    assert set(draws[0]) != set(draws[1])
 
 
 async def test_what_nobody_touched_alerts_nobody(

@@ -331,36 +331,22 @@ async def undeparted(connection: Connection, lo: UUID, hi: UUID) -> int:
     return count
 
 
-async def first_and_last(connection: Connection, lo: UUID, hi: UUID) -> tuple[UUID, UUID] | None:
-    """The first and the last stay of a month."""
-    row = await connection.fetchrow(
+async def sampled(connection: Connection, epoch: int, lo: UUID, hi: UUID, sample: int) -> list[tuple[int, UUID]]:
+    """`sample` stays (facility, id) of a month at random, or all if there are fewer.
+
+    Of as many blocks, drawn by PostgreSQL wherever they lie: each holds a stay at least, and no more is read than they.
+    """
+    rows = await connection.fetch(
         """
-        SELECT (SELECT id FROM stays WHERE id >= $1 AND id < $2 ORDER BY id LIMIT 1) AS first,
-            (SELECT id FROM stays WHERE id >= $1 AND id < $2 ORDER BY id DESC LIMIT 1) AS last
+        SELECT facility_id, id
+        FROM stays TABLESAMPLE SYSTEM (least(100, 100.0 * $3::int * current_setting('block_size')::int
+            / greatest(pg_relation_size(('public.stays_' || $4::int)::regclass), 1)))
+        WHERE id >= $1 AND id < $2 ORDER BY random() LIMIT $3
         """,
         lo,
         hi,
-    )
-    return (row["first"], row["last"]) if row and row["first"] else None
-
-
-async def all_if_few(connection: Connection, lo: UUID, hi: UUID, limit: int) -> list[tuple[int, UUID]]:
-    """Every stay of a month (facility, id), or none if there are more than `limit`."""
-    rows = await connection.fetch(
-        "SELECT facility_id, id FROM stays WHERE id >= $1 AND id < $2 ORDER BY id LIMIT $3", lo, hi, limit + 1
-    )
-    return [(row["facility_id"], row["id"]) for row in rows] if len(rows) <= limit else []
-
-
-async def near(connection: Connection, probes: Sequence[UUID], hi: UUID) -> list[tuple[int, UUID]]:
-    """For each probe the first stay (facility, id) from there on, below `hi`: a sample, if the probes are random."""
-    rows = await connection.fetch(
-        """
-        SELECT DISTINCT facility_id, id FROM unnest($1::uuid[]) AS probe (lo)
-        CROSS JOIN LATERAL (SELECT facility_id, id FROM stays WHERE id >= lo AND id < $2 ORDER BY id LIMIT 1) AS stay
-        """,
-        probes,
-        hi,
+        sample,
+        epoch,
     )
     return [(row["facility_id"], row["id"]) for row in rows]
 
