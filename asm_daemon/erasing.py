@@ -38,7 +38,9 @@ class NotErasable(Exception):
 
 
 NO_SUCH_STAY = Text("không có lượt lưu trú này", "there is no such stay")
-HELD = Text("lượt này đang bị giữ theo lệnh", "the stay is under a legal hold")
+HELD = Text(
+    "lượt này đang bị giữ theo lệnh; xem hold list --stay", "the stay is under a legal hold; see hold list --stay"
+)
 NOT_ENDED = Text(
     "lượt này chưa kết thúc: hãy ghi nhận khách rời đi hoặc huỷ khai báo trước",
     "the stay has not ended: check the guest out or cancel the stay first",

@@ -61,6 +61,8 @@ of a million rows."""
 PAGE_ROWS = 1_000
 """How many stays are looked at or sealed anew at once: a session that is silent for longer is ended."""
 REASON = "retention"
+NAMED = 50
+"""How many ids an audit entry names."""
 
 log = structlog.get_logger()
 
@@ -146,6 +148,39 @@ async def _lift(connection: Connection, keyring: Keyring, hold_id: UUID, reason:
     details = {"warrant": warrant, "reason": reason}
     await audit.append_vouched(connection, keyring, by_operator(by, "hold.lift", f"hold/{hold_id}", details, now))
     return True
+
+
+class Restored(NamedTuple):
+    """What became of holds that were not what the audit tells: `restored` are again, `untold` are nobody's of us."""
+
+    restored: list[UUID]
+    untold: list[UUID]
+
+
+async def restore_holds(
+    pool: asyncpg.Pool, audit_pool: asyncpg.Pool, keyring: Keyring, by: str, now: datetime
+) -> Restored:
+    """Write every hold that was changed or removed past the program as the audit tells it. As asm_retention, asm_audit.
+
+    One that the audit does not tell of is left: whoever lifts it, lifts it on record.
+    """
+    holds = Holds(audit_pool, keyring)
+    await holds.read()
+    async with pool.acquire() as connection, connection.transaction(isolation="read_committed"):
+        await store.stop_holds(connection)
+        changed = await holds.changed(connection)
+        done = Restored([], [])
+        for subject in sorted(changed):
+            hold_id, state = UUID(subject.removeprefix("hold/")), holds.told.get(subject)
+            if state is None:
+                done.untold.append(hold_id)
+            else:
+                await store.restore_hold(connection, hold_id, state)
+                done.restored.append(hold_id)
+        if done.restored:
+            details = {"holds": [str(each) for each in done.restored[:NAMED]], "count": len(done.restored)}
+            await audit.append(connection, by_operator(by, "hold.restore", "legal_holds", details, now))
+    return done
 
 
 # -- the end of a month ------------------------------------------------------------------------------------------------

@@ -53,10 +53,23 @@ async def verify_told(
     faults: list[Fault] = [("not_vouched", entry) for entry in sorted(story.of_others)]
     for subject, row in rows.items():
         told = story.states.get(subject, [])
-        if row not in told[max(before.get(subject, 0) - 1, 0) :]:
+        if not any(_fits(row, state) for state in told[max(before.get(subject, 0) - 1, 0) :]):
             faults.append(("told_otherwise" if told else "not_told", subject))
-    faults += [("told_and_gone", subject) for subject in before if subject not in rows]
+    gone = [subject for subject in before if subject not in rows]
+    faults += [("told_and_gone", subject) for subject in gone if not _only_ended(story.states[subject][-1])]
     return len(rows), faults
+
+
+_ENDS = ({"lifted_at", "lifted_by", "lifted_reason"}, {"revoked"})
+
+
+def _only_ended(told: State) -> bool:
+    """Whether all that is told of a row is its end: somebody put it into the database, and we took its effect away."""
+    return told.keys() in _ENDS
+
+
+def _fits(row: State, told: State) -> bool:
+    return row == told or (_only_ended(told) and told.items() <= row.items())
 
 
 HOLDS_CHANGED = Text(
@@ -84,17 +97,28 @@ class Holds:
         """Read what the audit tells so far, which may be long, before anybody has to wait."""
         await self._story.read_on(self._audit_pool)
 
+    @property
+    def told(self) -> Mapping[str, State]:
+        """The last state of each hold that is told so far, by its subject (`hold/<id>`)."""
+        return {subject: states[-1] for subject, states in self._story.states.items()}
+
     async def require(self, connection: Connection) -> None:
         """Raise HoldsChanged unless every hold is what is told of it, in a transaction as asm_retention that has
         stopped holds (`store.retention.stop_holds`): what it decides by them then stands.
 
         Entries since `read` are read as well.
         """
+        if changed := await self.changed(connection):
+            raise HoldsChanged(len(changed))
+
+    async def changed(self, connection: Connection) -> set[str]:
+        """The holds that are not what is told of them; with the same transaction as `require`."""
         rows = await _holds(connection)  # each was committed with its entry, so that is found now
         await self.read()
-        told = {subject: states[-1] for subject, states in self._story.states.items()}
-        if changed := sum(rows.get(subject) != told.get(subject) for subject in rows.keys() | told.keys()):
-            raise HoldsChanged(changed)
+        told = self.told
+        untold = rows.keys() - told.keys()
+        gone = {subject for subject in told.keys() - rows.keys() if not _only_ended(told[subject])}
+        return untold | gone | {each for each in rows.keys() & told.keys() if not _fits(rows[each], told[each])}
 
 
 async def watch_holds_once(pool: asyncpg.Pool, holds: Holds, now: datetime) -> int:

@@ -30,7 +30,9 @@ def sha256(*parts):
 
 def open_checkpoint(path, keys):
     """Return origin, size and root of a checkpoint that one of the keys signed."""
-    text, name, size, root, lines = NOTE.fullmatch(path.read_text("utf-8")).groups()
+    note = NOTE.fullmatch(path.read_text("utf-8"))
+    require(note, f"{path} is no checkpoint")
+    text, name, size, root, lines = note.groups()
     signatures = [base64.b64decode(line) for line in re.findall(f"— {re.escape(name)} (\\S+)\n", lines)]
     known = {sha256(name.encode(), b"\n\x01", key.public_bytes_raw())[:4]: key for key in keys}
     ours = [(known[each[:4]], each[4:]) for each in signatures if each[:4] in known]
@@ -99,5 +101,6 @@ def main(folder, pem, *others):
 
 
 if __name__ == "__main__":
+    sys.excepthook = lambda _kind, error, _: sys.stderr.write(f"Không đọc được / cannot be read: {error!r}\n")
     paths = [Path(each) for each in sys.argv[1:]]
     main(paths[0], paths[1].read_bytes(), *paths[2:]) if paths[1:] else sys.exit(__doc__)

@@ -1,5 +1,4 @@
 """Verify a receipt (biên nhận) offline: python verify_receipt.py RECEIPT.json KEYS.pem [DECLARED.json]
-
 RECEIPT.json as the API gives it, KEYS.pem of `asm-daemon keys public`, DECLARED.json: GET /v1/stays/{id}?view=full.
 """
 
@@ -36,8 +35,8 @@ def verify(receipt, pem, declared=None):
     keys = {sha256(name.encode(), b"\n\x01", each.public_bytes_raw())[:4]: each for each in published}
     lines = map(base64.b64decode, re.findall(f"— {re.escape(name)} (\\S+)\n", lines))
     ours = [(keys[each[:4]], each[4:]) for each in lines if each[:4] in keys]
-    require(ours, "signed by another key, or the text before the key is not its name")
-    require(all(signer.verify(each, text.encode()) is None for signer, each in ours), "signed by another key")
+    sound = ours and all(signer.verify(each, text.encode()) is None for signer, each in ours)
+    require(sound, "signed by another key, or the text before the key is not its name")
     signed = {member: receipt[member] for member in receipt.keys() - {"salt", "leaf_index", "proof", "checkpoint"}}
     node = sha256(b"\0", json.dumps(signed, **CANONICAL).encode())
     index, last = receipt["leaf_index"], int(size) - 1
@@ -50,11 +49,12 @@ def verify(receipt, pem, declared=None):
     require(last == 0 and node == base64.b64decode(root), "the content is not what was signed")
     digest = sha256(bytes.fromhex(receipt["salt"]), json.dumps(declared, **CANONICAL).encode()).hex()
     require(declared is None or digest == receipt["declared_digest"], "other fields were declared")
-    return {"signer": name, "signed_at": signed_at, **signed}
+    return {"signer": name, "signed_at": signed_at, **signed, **({"declared": "khớp / as given"} if declared else {})}
 
 
 if __name__ == "__main__":
-    sys.excepthook = lambda kind, error, _: sys.stderr.write(f"Không hợp lệ / not valid: {kind.__name__}: {error}\n")
-    receipt, pem, *declared = [Path(name).read_bytes() for name in sys.argv[1:]] or sys.exit(__doc__)
-    proven = verify((shown := json.loads(receipt)).get("signed", shown), pem, *map(json.loads, declared))
+    sys.excepthook = lambda _kind, error, _: sys.stderr.write(f"Không chứng minh gì / proves nothing: {error!r}\n")
+    files = [Path(name).read_bytes() for name in sys.argv[1:]] if sys.argv[2:] else sys.exit(__doc__)
+    shown, *declared = map(json.loads, files[::2])
+    proven = verify(shown.get("signed", shown), files[1], *(each.get("declaration", each) for each in declared))
     sys.stdout.writelines(["Hợp lệ / valid\n", *(f"{member}: {value}\n" for member, value in sorted(proven.items()))])

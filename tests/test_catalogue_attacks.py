@@ -543,6 +543,22 @@ async def test_a_row_that_somebody_changed_and_reported_as_changed_is_found_for_
     assert "told_otherwise" in {kind for kind, _ in faults}
 
 
+async def test_a_key_that_somebody_put_into_the_database_is_no_fault_any_more_once_it_is_revoked(
+    register: Register,
+) -> None:
+    """As whoever finds it would do at once; and nothing is left that nobody could put right."""
+    pool, actor, now = await register.pools.get("asm_auth"), Actor("operator:test", register.keyring), datetime.now(UTC)
+    await register.superuser.execute(
+        "INSERT INTO api_keys (id, principal_id, secret_sha256, expires_at, created_at)"
+        " SELECT 'planted', id, sha256('x'), now() + interval '1 day', now() FROM principals LIMIT 1"
+    )
+    assert await register.found_by() == ALL
+    assert await directory.revoke_key(pool, actor, "planted", now)
+    assert await register.found_by() == NOTHING
+    await register.superuser.execute("UPDATE api_keys SET revoked_at = NULL WHERE id = 'planted'")
+    assert await register.found_by() == ALL
+
+
 async def test_every_table_is_attacked_or_listed_with_a_reason(register: Register) -> None:
     tables = set(await register.columns())
     assert tables == set(FOUND) | {name for name in UNFOUND if "." not in name}

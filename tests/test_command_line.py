@@ -23,6 +23,7 @@ import aiohttp
 import orjson
 import pytest
 from typer.testing import CliRunner, Result
+from uuid_utils.compat import uuid7
 
 from asm_daemon import __version__, audit, samples
 from asm_daemon.__main__ import app
@@ -930,6 +931,10 @@ async def test_a_hold_by_document_takes_the_number_from_a_file_or_standard_input
     assert (await asm(*about, "--document", "--stay", str(outcome.stay.id))).exit_code == WRONG
     assert (await asm(*about, number)).exit_code == WRONG  # as an argument there is no place for it
     file.write_text("\n")
+    file.chmod(0o640)
+    exposed = await asm(*about, "--document-file", str(file))
+    assert (exposed.exit_code, "chmod 600" in exposed.stderr) == (WRONG, True)
+    file.chmod(0o600)
     empty = await asm(*about, "--document-file", str(file))
     assert (empty.exit_code, "  --document: Thiếu" in empty.stderr) == (WRONG, True)
     file.write_text(f" {number[:6]} {number[6:]}\n")
@@ -954,6 +959,37 @@ async def test_a_hold_by_document_takes_the_number_from_a_file_or_standard_input
     https = {"ASM_PUBLIC_URL": "https://asm.example", "ASM_POPULATION_URL": "https://asm.example"}
     production = await asm(*about, "--document", typed=f"{number}\n", ASM_ENVIRONMENT="production", **https)
     assert (production.exit_code, "audit_unavailable" in production.stderr) == (UNREADY, True)
+
+
+async def test_a_hold_said_again_is_one_and_one_changed_by_hand_is_found_and_restored(
+    asm: Command, intake: Intake, facility: Facility, clock: Clock, pools: Pools
+) -> None:
+    [outcome] = await intake.submit([act(facility, ActKind.DECLARE, declaration(1), clock)])
+    assert outcome.stay is not None
+    stay = str(outcome.stay.id)
+    about = ("hold", "add", "--warrant", "15/2026/HS-PC02", "--reason", "điều tra")
+    placed = [json.loads((await asm(*about, "--stay", stay)).stdout) for _ in range(2)]
+    window = ("--facility", facility.code, "--from", "2026-01-01", "--until", "2100-01-01")
+    placed += [json.loads((await asm(*about, *window)).stdout) for _ in range(2)]
+    assert len({each["hold"] for each in placed}) == 2
+    assert {each["stays"] for each in placed} == {1}
+    listed = json.loads((await asm("hold", "list", "--stay", stay, "--json")).stdout)
+    assert {each["id"] for each in listed} == {each["hold"] for each in placed}
+    assert json.loads((await asm("hold", "list", "--stay", str(uuid7()), "--json")).stdout) == []
+    assert "2026-01-01T00:00:00+07:00" in (await asm("hold", "list")).stdout
+    await (await pools.database.connect()).execute("DELETE FROM legal_holds WHERE stay_id IS NOT NULL")
+    ended = await asm("once", "end-months")
+    assert (ended.exit_code, json.loads(ended.stdout)["holds_changed"]) == (NO, 1)
+    assert json.loads((await asm("hold", "restore")).stdout) == {"restored": [placed[0]["hold"]], "untold": []}
+    assert (await asm("once", "end-months")).exit_code == DONE
+    await (await pools.database.connect()).execute(
+        "UPDATE legal_holds SET id = gen_random_uuid() WHERE stay_id IS NULL"
+    )
+    restored = await asm("hold", "restore")
+    assert (restored.exit_code, "hold lift" in restored.stderr) == (NO, True)
+    [untold] = json.loads(restored.stdout)["untold"]
+    assert (await asm("hold", "lift", untold, "--reason", "không ai đặt")).exit_code == DONE
+    assert (await asm("once", "end-months")).exit_code == DONE
 
 
 LEAVING = {

@@ -355,10 +355,19 @@ def test_the_standalone_verifier_runs_as_a_program(tmp_path: Path, good: dict[st
     paths = [tmp_path / name for name in ("receipt.json", "key.pem", "declared.json")]
     paths[1].write_text(key.public_key_pem)
     paths[2].write_text(json.dumps(DECLARED))
+    full_view = {"stay_id": "x", "declaration": DECLARED}  # as the API answers
     for shown, status in ((good, 0), ({**good, "late_minutes": 0}, 1), (7, 1), ({"signed": 7}, 1)):
         paths[0].write_text(json.dumps(shown), encoding="utf-8-sig")
         done = subprocess.run([sys.executable, SCRIPT, *paths], capture_output=True, check=False, timeout=30)
         assert done.returncode == status
         assert (b"facility: HY-KS-0001\n" in done.stdout) == (status == 0)
-        assert done.stderr.startswith(b"" if status == 0 else "Không hợp lệ / not valid: ".encode())
+        assert done.stderr.startswith(b"" if status == 0 else "Không chứng minh gì / proves nothing: ".encode())
         assert done.stderr.count(b"\n") == status
+    paths[0].write_text(json.dumps(good))
+    for declared, status in ((DECLARED, 0), (full_view, 0), ({**DECLARED, "room": "999"}, 1)):
+        paths[2].write_text(json.dumps(declared))
+        done = subprocess.run([sys.executable, SCRIPT, *paths], capture_output=True, check=False, timeout=30)
+        assert (done.returncode, "declared: khớp / as given\n".encode() in done.stdout) == (status, status == 0)
+    paths[0].unlink()
+    done = subprocess.run([sys.executable, SCRIPT, *paths], capture_output=True, check=False, timeout=30)
+    assert (done.returncode, b"No such file" in done.stderr, b"Traceback" in done.stderr) == (1, True, False)

@@ -54,6 +54,7 @@ from schemas.police import DocumentNumber
 from schemas.synthetic import person
 from tests.conftest import Database
 from tests.house import (
+    BY,
     PERIODS,
     SHORT,
     WARRANT,
@@ -329,6 +330,52 @@ async def test_a_hold_that_is_removed_by_hand_before_the_month_is_locked_still_k
     [alert] = await alerts.list_alerts(await pools.database.connect("asm_sync"), closed=False, limit=10)
     assert alert.kind is AlertKind.HOLDS_CHANGED
     assert (await jobs.end_months(over))["holds_changed"] == 1  # and from now on nothing begins
+
+
+async def test_holds_that_were_changed_or_removed_by_hand_are_restored_as_the_audit_tells_them(
+    house: House, jobs: RetentionJobs, pools: Pools, keyring: Keyring, over: datetime
+) -> None:
+    held, window = await house.guest(1), (house.clock() - timedelta(days=1), house.clock() + timedelta(days=1))
+    kept = [
+        await house.hold(stay_id=held),
+        await house.hold(stay_id=held),
+        await house.hold(present_from=window[0], present_until=window[1]),
+    ]
+    await house.lift(kept[1], house.clock())
+    superuser, (pool, auditors) = await pools.database.connect(), await jobs.logins()
+    before = await superuser.fetch("SELECT * FROM legal_holds ORDER BY id")
+    await superuser.execute("DELETE FROM legal_holds WHERE id = $1", kept[0])
+    await superuser.execute("UPDATE legal_holds SET lifted_at = NULL, lifted_by = NULL, lifted_reason = NULL")
+    await superuser.execute("UPDATE legal_holds SET present_until = present_from WHERE id = $1", kept[2])
+    assert "holds_changed" in await jobs.end_months(over)
+    done = await retention.restore_holds(pool, auditors, keyring, BY, over)
+    assert (sorted(done.restored), done.untold) == (sorted(kept), [])
+    assert await superuser.fetch("SELECT * FROM legal_holds ORDER BY id") == before
+    [entry] = [body for body in await told(pools) if body["action"] == "hold.restore"]
+    assert entry["details"] == {"holds": sorted(map(str, kept)), "count": 3}
+    assert (await jobs.end_months(over))["waiting"] == 0
+    assert await stays_left(pools.database) == {held}
+
+
+@pytest.mark.parametrize("then", ["it stays there", "it is deleted"])
+async def test_a_hold_that_somebody_put_into_the_database_is_lifted_and_then_months_end_again(
+    house: House, jobs: RetentionJobs, pools: Pools, keyring: Keyring, over: datetime, then: str
+) -> None:
+    await house.guest(1)
+    superuser, (pool, auditors), planted = await pools.database.connect(), await jobs.logins(), uuid7()
+    await superuser.execute(
+        "INSERT INTO legal_holds (id, facility_id, stay_id, warrant_ref, reason, placed_at, placed_by)"
+        " SELECT $1, facility_id, id, '1/2026', 'x', now(), 'x' FROM stays LIMIT 1",
+        planted,
+    )
+    assert (await jobs.end_months(over))["holds_changed"] == 1
+    assert await retention.restore_holds(pool, auditors, keyring, BY, over) == ([], [planted])
+    assert await house.lift(planted, over)
+    if then == "it is deleted":
+        await superuser.execute("DELETE FROM legal_holds")
+    assert (await jobs.end_months(over))["forgotten"] == 1
+    logins = [await pools.get(login) for login in ("asm_retention", "asm_audit", "asm_feeds", "asm_auth")]
+    assert (await verify_told(*logins, keyring=keyring))[1] == []
 
 
 async def test_entries_about_holds_that_others_wrote_stop_nothing_and_lift_nothing_and_are_found(

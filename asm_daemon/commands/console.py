@@ -10,6 +10,7 @@ import os
 import pwd
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +31,7 @@ from asm_daemon.embedded import EmbeddedPostgresError
 from asm_daemon.feeds import Leaking
 from asm_daemon.ledger import BadNote
 from asm_daemon.problems import Refused, from_validation
+from asm_daemon.rules import HANOI
 from asm_daemon.settings import Settings, SettingsError, load_settings
 from asm_daemon.store import LOST
 from asm_daemon.store.migrate import MigrationError, load_migrations, pending
@@ -254,14 +256,14 @@ def print_json(document: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows for people; None is an empty cell.
+    """Print rows for people; None is an empty cell, an instant is told in the time of Viet Nam.
 
     In a terminal, text goes on in the next line of its cell. What is one word, such as an id, is never cut or folded,
     however narrow the terminal is: it has to be copied. Where there is no terminal each row is one line.
     """
     console = Console(markup=False, highlight=False, emoji=False)
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [[_shown(cell) for cell in row] for row in rows]
     wanted = _BETWEEN * (len(columns) - 1)
     for index, name in enumerate(columns):
         texts = [name, *(row[index] for row in cells)]
@@ -273,6 +275,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         table.add_row(*row)
     console.width = max(console.width, wanted) if console.is_terminal else wanted
     console.print(table)
+
+
+def _shown(cell: object) -> str:
+    if isinstance(cell, datetime):
+        return cell.astimezone(HANOI).isoformat(timespec="seconds")
+    return "" if cell is None else str(cell)
 
 
 def note(text: str) -> None:

@@ -139,6 +139,11 @@ def export_audit(
     """
     try:
         counts = asyncio.run(_export_audit(settings(), folder))
+    except FileExistsError:
+        raise Unready(
+            f"chưa xuất gì: {folder} đã có, hãy nêu một thư mục mới · "
+            f"nothing was exported: {folder} is there already, name a new folder"
+        ) from None
     except audit.NotSealed:
         raise Unready(
             "nhật ký chưa được niêm phong lần nào · nothing has been sealed yet; the daemon seals every second"

@@ -257,8 +257,8 @@ async def _rotate(given: Settings, epoch: int | None) -> None:
     wrapped = store.rotate_root(now)
     print_json({"wrapped": wrapped, "milliseconds": round((time.perf_counter() - started) * 1000, 1)})
     note(
-        "Bản sao lưu kho khoá cũ không còn dùng được: hãy sao lưu lại ngay.\n"
-        "Backups of the key store made before no longer open: make a new one now."
+        "Bản sao lưu kho khoá cũ chỉ mở được bằng khoá gốc cũ: hãy sao lưu lại ngay, và huỷ bản cũ.\n"
+        "Backups of the key store made before open with the old root key alone: make a new one now, destroy those."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import stat
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -96,7 +97,8 @@ def add_hold(
 ) -> None:
     """Place a legal hold (đặt lệnh giữ): on a stay, on every stay of a document, or on whoever was at a facility.
 
-    What is under it is neither forgotten by the clock nor erased by request, until the hold is lifted. By document it
+    What is under it is neither forgotten by the clock nor erased by request, until the hold is lifted. Said again of
+    the same warrant, it changes nothing. By document it
     is a search about a person, recorded as those of the police are. The number is never an argument: --document asks
     for it without showing it, or reads a line of standard input. Stays declared later are held by saying it again.
     """
@@ -125,6 +127,9 @@ def add_hold(
                 f"nothing was held: there is no such {'stay' if stay else 'facility'}"
             )
         hold = Hold(uuid7(), found, stay, since, until, warrant, reason, utc_now(), operator())
+        async with opened.acquire() as connection:
+            if (there := await store.same_hold(connection, hold)) is not None:
+                return there, await store.under_hold(connection, there)
         return hold.id, await retention.place_hold(opened, _keyring(), hold)
 
     hold_id, stays = _run(place)
@@ -134,6 +139,11 @@ def add_hold(
 def _number(file: Path | None) -> DocumentNumber:
     """The number that is asked for. Raises Refused; no message repeats it."""
     if file is not None:
+        if stat.S_IMODE(file.stat().st_mode) & 0o077:
+            raise typer.BadParameter(
+                f"người khác đọc được tệp này: chmod 600 {file} · others may read this file: chmod 600 {file}",
+                param_hint="--document-file",
+            )
         with file.open("r", encoding="utf-8", errors="replace") as opened:
             typed = opened.readline(_LINE_LIMIT)
     elif sys.stdin.isatty():
@@ -176,6 +186,7 @@ async def _search_and_hold(given: Settings, order: Order, wanted: DocumentNumber
 @hold_commands.command("list")
 def list_holds(
     warrant: Annotated[str | None, typer.Option(metavar="REF", help="only those of this warrant")] = None,
+    stay: Annotated[UUID | None, typer.Option(metavar="ID", help="only those that this stay is under")] = None,
     lifted: Annotated[bool, typer.Option("--lifted", help="those that were lifted instead")] = False,
     as_json: _AsJson = False,
 ) -> None:
@@ -183,7 +194,7 @@ def list_holds(
 
     async def read(opened: asyncpg.Pool) -> list[tuple[Hold, str]]:
         async with opened.acquire() as connection:
-            return await store.list_holds(connection, lifted=lifted, warrant=warrant)
+            return await store.list_holds(connection, lifted=lifted, warrant=warrant, stay_id=stay)
 
     found = [
         {**hold._asdict(), "id": str(hold.id), "stay_id": str(hold.stay_id) if hold.stay_id else None, "facility": code}
@@ -227,6 +238,29 @@ def lift_hold(
             "nothing was lifted: no hold of this id is in force"
         )
     print_json({"lifted": str(hold_id)})
+
+
+@hold_commands.command("restore")
+def restore_holds() -> None:
+    """Write holds that were changed in the database as the audit tells them (khôi phục lệnh giữ), on record.
+
+    Until then nothing is forgotten. `untold` are in the database and nobody placed them here: look, then lift them.
+    Ends with 1 if there are any.
+    """
+    given = settings()
+
+    async def restore(opened: asyncpg.Pool) -> retention.Restored:
+        async with pool(given.database_url, _AUDIT_LOGIN) as auditors:
+            return await retention.restore_holds(opened, auditors, _keyring(), operator(), utc_now())
+
+    done = _run(restore)
+    print_json({name: [str(each) for each in ids] for name, ids in done._asdict().items()})
+    if done.untold:
+        note(
+            "Không ai đặt các lệnh giữ untold qua hệ thống này: hãy xem xét rồi gỡ bằng hold lift. · "
+            "Nobody placed the holds called untold through this system: look at them, then hold lift."
+        )
+        raise typer.Exit(NO)
 
 
 # -- erasure -----------------------------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ from schemas.roster import ABSENCE_NIGHTS_LIMIT, RosterConfirmation, RosterPlan,
 from schemas.stay import BatchResult, Problem, RowResult, Violated
 from schemas.violations import violation
 
+_FINDINGS = ("faults", "holds_changed")  # counts of jobs that verify
 _DIRECTORY_LOGIN, _INTAKE_LOGINS = "asm_auth", ("asm_intake", "asm_retention")
 
 
@@ -326,12 +327,14 @@ def run_once(
 ) -> None:
     """Do one job now (chạy một việc nền), and print its counts.
 
-    Daemons that run need not be stopped.
+    Daemons that run need not be stopped. Ends with 1 if it looked for faults and found some.
     """
     if period is not None and job != "publish":
         raise typer.BadParameter("chỉ publish có kỳ · only publish has a period", param_hint="--period")
     counts = asyncio.run(_once(settings(), job, period.date() if period else None))
     print_json(counts)
+    if any(counts.get(name) for name in _FINDINGS):
+        raise typer.Exit(NO)
 
 
 async def _once(given: Settings, name: str, period: date | None) -> Mapping[str, object]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from asm_daemon.model import StayRow, Tags
@@ -98,6 +98,30 @@ async def lift_hold(connection: Connection, hold_id: UUID, reason: str, by: str,
     return found
 
 
+async def restore_hold(connection: Connection, hold_id: UUID, state: Mapping[str, Any]) -> None:
+    """Write a hold as it is told: the columns of the table as text, but `facility_id`."""
+    await connection.execute(
+        """
+        INSERT INTO legal_holds (id, facility_id, stay_id, present_from, present_until, warrant_ref, reason, placed_at,
+            placed_by, lifted_at, lifted_by, lifted_reason)
+        VALUES ($1, $2, $3::text::uuid, $4::text::timestamptz, $5::text::timestamptz, $6, $7, $8::text::timestamptz,
+            $9, $10::text::timestamptz, $11, $12)
+        ON CONFLICT (id) DO UPDATE SET facility_id = $2, stay_id = $3::text::uuid,
+            present_from = $4::text::timestamptz, present_until = $5::text::timestamptz, warrant_ref = $6,
+            reason = $7, placed_at = $8::text::timestamptz, placed_by = $9, lifted_at = $10::text::timestamptz,
+            lifted_by = $11, lifted_reason = $12
+        """,
+        hold_id,
+        *(
+            state[name]
+            for name in (
+                "facility_id", "stay_id", "present_from", "present_until", "warrant_ref", "reason", "placed_at",
+                "placed_by", "lifted_at", "lifted_by", "lifted_reason",
+            )
+        ),
+    )  # fmt: skip
+
+
 async def lock_holds_of(connection: Connection, warrant: str) -> list[UUID]:
     """Hold and return the holds in force of a warrant, the oldest first."""
     rows = await connection.fetch(
@@ -138,19 +162,43 @@ async def held_by_warrant(connection: Connection, warrant: str, stays: Sequence[
     return {row["stay_id"] for row in rows}
 
 
-async def list_holds(connection: Connection, *, lifted: bool, warrant: str | None = None) -> list[tuple[Hold, str]]:
-    """Holds in force, or those that were lifted, each with the code of its facility; the oldest first. `warrant`: only
-    those of it."""
-    rows = await connection.fetch(
+async def same_hold(connection: Connection, hold: Hold) -> UUID | None:
+    """The hold in force that is on the same, by the same warrant."""
+    found: UUID | None = await connection.fetchval(
         """
-        SELECT legal_holds.id, facility_id, stay_id, present_from, present_until, warrant_ref, reason, placed_at,
-            placed_by, code
-        FROM legal_holds JOIN facilities ON facilities.id = facility_id
-        WHERE (lifted_at IS NOT NULL) = $1 AND ($2::text IS NULL OR warrant_ref = $2)
-        ORDER BY placed_at, legal_holds.id
+        SELECT id FROM legal_holds
+        WHERE lifted_at IS NULL AND facility_id = $1 AND stay_id IS NOT DISTINCT FROM $2
+            AND present_from IS NOT DISTINCT FROM $3 AND present_until IS NOT DISTINCT FROM $4 AND warrant_ref = $5
+        ORDER BY placed_at LIMIT 1
         """,
+        hold.facility_id,
+        hold.stay_id,
+        hold.present_from,
+        hold.present_until,
+        hold.warrant_ref,
+    )
+    return found
+
+
+async def list_holds(
+    connection: Connection, *, lifted: bool, warrant: str | None = None, stay_id: UUID | None = None
+) -> list[tuple[Hold, str]]:
+    """Holds in force, or those that were lifted, each with the code of its facility; the oldest first.
+
+    `warrant`: only those of it; `stay_id`: only those that the stay is under.
+    """
+    rows = await connection.fetch(
+        f"""
+        SELECT hold.id, facility_id, stay_id, present_from, present_until, warrant_ref, reason, placed_at,
+            placed_by, code
+        FROM legal_holds AS hold JOIN facilities ON facilities.id = facility_id
+        WHERE (lifted_at IS NOT NULL) = $1 AND ($2::text IS NULL OR warrant_ref = $2)
+            AND ($3::uuid IS NULL OR stay_id = $3 OR EXISTS (SELECT FROM stays WHERE id = $3 AND {_THERE_MEANWHILE}))
+        ORDER BY placed_at, hold.id
+        """,  # noqa: S608 - SQL of our own
         lifted,
         warrant,
+        stay_id,
     )
     return [(Hold(*row[:9]), row["code"]) for row in rows]
 

@@ -590,6 +590,7 @@ async def legal_holds(at: Doors) -> None:
     ):
         file = at.files / name
         await asyncio.to_thread(file.write_text, f"{number}\n")
+        await asyncio.to_thread(file.chmod, 0o600)
         await at.run(*hold, "--document-file", str(file), expected=expected)
     await at.run(*hold, "--document", typed=words.digits("hold: nobody's number"), expected=1)
 
