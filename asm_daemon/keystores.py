@@ -59,7 +59,7 @@ class KeyFacts:
     """One line of the cryptographic inventory (OWASP ASVS 5.0, 11.1.2): everything about a key except the key.
 
     `state`: `active` is the newest version, which seals, tags or signs; a `superseded` one only opens what it sealed;
-    of a `destroyed` epoch nothing is left but its line, with `destroyed_at`. `rewrapped_at` is when the root last
+    of a `destroyed` one nothing is left but its line, with `destroyed_at`. `rewrapped_at` is when the root last
     wrapped it, `messages` how much it may have sealed at most (data keys).
     """
 
@@ -165,8 +165,7 @@ class KeyStore:
             names = retired_with(name, _names(content))
             if names:
                 self._forget(names)  # first, so that a crash leaves the name here, and retiring it again goes on
-                for each in names:
-                    del content["keys"][str(each)]
+                _destroy(content, names, "retired", now)
                 self._replace(content, now, keep=False)
         return names
 
@@ -187,12 +186,7 @@ class KeyStore:
                 names = tuple(name for name in names if goes_with(index, name.version) <= through)
             if not names and not _was_destroyed(content, epoch):
                 raise UnknownEpoch(epoch)
-            at = _text(now)
-            for name in names:
-                entry = content["keys"].pop(str(name))
-                content["destroyed"][str(name)] = {
-                    "created_at": entry["created_at"], "destroyed_at": at, "reason": reason
-                }  # fmt: skip
+            _destroy(content, names, reason, now)
             if names:
                 self._replace(content, now)
             self._forget([KeyName.parse(text) for text in content["destroyed"]])
@@ -455,6 +449,15 @@ def retired_with(name: KeyName, names: Iterable[KeyName]) -> tuple[KeyName, ...]
         max(versions)
     }
     return (name, *(each for each in index if each.version not in left))
+
+
+def _destroy(content: dict[str, Any], names: Iterable[KeyName], reason: str, now: datetime) -> None:
+    """Take keys out of a key file's content, and say there that they are destroyed."""
+    for name in names:
+        entry = content["keys"].pop(str(name))
+        content["destroyed"][str(name)] = {
+            "created_at": entry["created_at"], "destroyed_at": _text(now), "reason": reason
+        }  # fmt: skip
 
 
 def _was_destroyed(content: Mapping[str, Any], epoch: int) -> bool:

@@ -22,6 +22,8 @@ from asm_daemon.told import verify_told
 
 SAMPLE = 100
 """Stays of each month that are looked at in a night, drawn at random."""
+ALERTS = 50
+"""As many faults of a night are alerted one by one, the rest by their number."""
 NIGHT_HOUR = 4
 """A night's verification is owed from this hour on, in Viet Nam."""
 VERIFIED_AT = Gauge(
@@ -49,11 +51,11 @@ async def verify_once(
     stays = await verify_stays(pool, audit_pool, keyring, destroyed, sample=SAMPLE)
     rows, faults = await verify_told(pool, audit_pool, pools["asm_feeds"], pools["asm_auth"], keyring=keyring)
     found = [*stays.faults, *faults]
-    if found:
-        kind, where = found[0]
-        details: dict[str, int | str] = {"faults": len(found), "kind": kind, "where": where}
-        async with pool.acquire() as connection:
-            await raise_alert(connection, AlertKind.REGISTER_CHANGED, "register", details, now)
+    async with pool.acquire() as connection:
+        for kind, where in found[:ALERTS]:  # each its own, so that an old one hides no new one
+            await raise_alert(connection, AlertKind.REGISTER_CHANGED, where, {"kind": kind}, now)
+        if len(found) > ALERTS:
+            await raise_alert(connection, AlertKind.REGISTER_CHANGED, "register", {"faults": len(found)}, now)
     VERIFIED_AT.set(now.timestamp())
     return {"versions": stays.versions, "rows": rows, "faults": len(found)}
 

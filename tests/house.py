@@ -198,6 +198,11 @@ def dying_at(keys: KeyStore, name: str, *, after: bool = False) -> Any:
     return mortal
 
 
+def wrapped(folder: Path) -> set[str]:
+    """The names of the keys that a key store or one of its former generations holds, wrapped."""
+    return {name for path in folder.glob("keys*.json") for name in orjson.loads(path.read_bytes())["keys"]}
+
+
 async def stays_left(database: Database) -> set[UUID]:
     connection = await database.connect()
     return {row["id"] for row in await connection.fetch("SELECT id FROM stays")}

@@ -899,7 +899,7 @@ async def test_a_witness_is_made_once_says_when_nobody_answers_and_needs_no_sett
     assert (await run("witness", "once", *asked)).exit_code == UNREADY
     (folder / "evidence-20261128T200000.000000Z-forked.json").write_text("{}")
     halted = await run("witness", "once", *asked)
-    assert (halted.exit_code, "ALARM" in halted.stderr) == (NO, True)
+    assert (halted.exit_code, "ALARM: the witness has stopped" in halted.stderr) == (NO, True)
     assert (await run("witness", "run", *asked)).exit_code == NO
     assert "seen-evidence" in (await run("witness", "resume", "--folder", str(folder))).stdout
     log_key.write_text("no key")
@@ -912,6 +912,8 @@ async def test_the_audit_is_exported_with_its_key_for_a_witness(asm: Command, tm
     await asm("facility", "add", *options(FACILITY))
     await asm("once", "seal-audit")
     exported = await asm("audit", "export", str(tmp_path / "audit"))
+    again = await asm("audit", "export", str(tmp_path / "audit"))
+    assert (again.exit_code, "name a new folder" in again.stderr) == (UNREADY, True)
     assert orjson.loads(exported.stdout)["entries"] > 0
     assert (tmp_path / "audit" / "checkpoint").read_text().startswith("asm.test.example/audit\n")
     key = (await asm("audit", "key")).stdout

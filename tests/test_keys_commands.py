@@ -123,6 +123,9 @@ async def test_a_backup_of_the_key_store_is_made_where_it_is_wanted_and_old_ones
     asm: Command, store: KeyStore, tmp_path: Path
 ) -> None:
     assert (await asm("keys", "backup")).exit_code == UNREADY
+    for inside in (tmp_path / "keys", tmp_path / "keys" / "backups"):
+        refused = await asm("keys", "backup", str(inside))
+        assert (refused.exit_code, "outside the key store" in refused.stderr) == (UNREADY, True)
     old = tmp_path / "backups" / "asm-keys-20200101T000000Z"
     old.mkdir(parents=True)
     (tmp_path / "backups").chmod(0o700)

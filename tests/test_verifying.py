@@ -10,7 +10,7 @@ import prometheus_client
 import pytest
 from uuid_utils.compat import uuid7
 
-from asm_daemon import retention
+from asm_daemon import audit, retention, verifying
 from asm_daemon.crypto import Keyring, epoch_at, epoch_bounds
 from asm_daemon.intake import Intake
 from asm_daemon.model import Facility
@@ -77,8 +77,8 @@ async def test_a_record_that_was_changed_is_alerted_by_kind_and_place(
     await (await pools.database.connect()).execute("UPDATE stays SET late_minutes = 0, deadline_at = now()")
     counts, [alert] = await verified(pools, keyring, clock)
     assert (counts["versions"], counts["faults"]) == (1, 1)
-    assert (alert.kind, alert.subject) == (AlertKind.REGISTER_CHANGED, "register")
-    assert alert.details == {"faults": 1, "kind": "not_what_was_signed", "where": f"stays/{stay}/1"}
+    assert (alert.kind, alert.subject) == (AlertKind.REGISTER_CHANGED, f"stays/{stay}/1")
+    assert alert.details == {"kind": "not_what_was_signed"}
 
 
 async def test_a_hold_that_was_removed_by_hand_is_alerted(
@@ -89,7 +89,27 @@ async def test_a_hold_that_was_removed_by_hand_is_alerted(
     await retention.place_hold(await pools.get("asm_retention"), keyring, hold)
     await (await pools.database.connect()).execute("DELETE FROM legal_holds")
     _, [alert] = await verified(pools, keyring, clock)
-    assert (alert.details["kind"], alert.details["where"]) == ("told_and_gone", f"hold/{hold.id}")
+    assert (alert.details["kind"], alert.subject) == ("told_and_gone", f"hold/{hold.id}")
+
+
+async def test_each_fault_is_an_alert_of_its_own_and_one_that_was_looked_at_hides_no_other(
+    facility: Facility, clock: Clock, pools: Pools, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry that somebody else wrote stays in the audit for good, and is found each night."""
+    intake, auditors = await pools.database.connect("asm_intake"), await pools.database.connect("asm_sync")
+    forged = await audit.append(intake, audit.AuditEntry(clock(), "operator", "test", "key.revoke", "key/x"))
+    _, [alert] = await verified(pools, keyring, clock)
+    assert (alert.subject, alert.details) == (f"audit/{forged}", {"kind": "not_vouched"})
+    await alerts.close_alert(auditors, alert.kind, alert.subject, "operator:test", clock())
+    assert (await verified(pools, keyring, clock))[1] == []
+    await (await pools.database.connect()).execute("UPDATE facilities SET capacity = 9999")
+    counts, [alert] = await verified(pools, keyring, clock)
+    assert (counts["faults"], alert.subject) == (2, f"facility/{facility.code}")
+    monkeypatch.setattr(verifying, "ALERTS", 1)
+    _, found = await verified(pools, keyring, clock)
+    assert {each.subject: each.details for each in found} == {
+        f"facility/{facility.code}": {"kind": "told_otherwise"}, "register": {"faults": 2}
+    }  # fmt: skip
 
 
 async def test_of_a_month_with_few_stays_every_one_is_looked_at(

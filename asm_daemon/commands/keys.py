@@ -216,6 +216,11 @@ def backup_keys(
             "chưa sao lưu: hãy nêu thư mục hoặc đặt ASM_KEY_BACKUPS · "
             "nothing was backed up: name a folder, or set ASM_KEY_BACKUPS"
         )
+    if given.key_store.resolve() in (into.resolve(), *into.resolve().parents):
+        raise Unready(
+            "chưa sao lưu: bản sao phải nằm ngoài kho khoá · "
+            "nothing was backed up: a backup has to lie outside the key store"
+        )
     made = make_backup(given.key_store, into, now)
     expired = expire_backups(into, given.key_backup_days, now)
     print_json({"backup": str(made), "expired": expired})

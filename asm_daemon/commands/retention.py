@@ -169,8 +169,9 @@ def _hold_document(order: Order, wanted: DocumentNumber) -> None:
     )
     if held.unreadable:
         note(
-            "Có lượt mang mã của số này nhưng không mở được, nên không được giữ: hãy chạy asm-daemon keys verify. · "
-            "Some carry this number's tag but do not open, and are not held: run asm-daemon keys verify."
+            "Có lượt mang mã của số này nhưng không mở được, nên không được giữ: hãy chạy asm-daemon keys verify "
+            "--all, và giữ từng lượt bằng hold add --stay. · Some carry this number's tag but do not open, and are not "
+            "held: run asm-daemon keys verify --all, and hold each by hold add --stay."
         )
     if not held.stays or held.unreadable:
         raise typer.Exit(NO)

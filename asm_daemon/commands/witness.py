@@ -112,7 +112,19 @@ def _key(path: Path) -> NoteKey:
     return read_vkey(path.read_text("utf-8"))
 
 
+_NOT_EXTENDED = (
+    "BÁO ĐỘNG: nhật ký kiểm toán không còn liền mạch. · ALARM: the audit does not extend what was confirmed."
+)
+_ALARMS = {
+    "halted": "BÁO ĐỘNG: nhân chứng đã dừng; hãy xem chứng cứ. · ALARM: the witness has stopped; look at the evidence.",
+    "store_rolled_back": (
+        "BÁO ĐỘNG: thư mục của nhân chứng cũ hơn những gì đã xác nhận. · "
+        "ALARM: the witness's own folder is older than what it has confirmed."
+    ),
+}
+
+
 def _loudly(error: LogMisbehaved) -> typer.Exit:
-    note("BÁO ĐỘNG: nhật ký kiểm toán không còn liền mạch. · ALARM: the audit does not extend what was confirmed.")
+    note(_ALARMS.get(error.kind, _NOT_EXTENDED))
     note(str(error))
     return typer.Exit(NO)

@@ -56,7 +56,7 @@ class Alert(NamedTuple):
     closed_by: str | None
 
 
-_LASTING = frozenset({AlertKind.EXTRA_STAY})
+_LASTING = frozenset({AlertKind.EXTRA_STAY, AlertKind.REGISTER_CHANGED})
 """Alerts of what lasts until somebody else changes it, and is found again as long as it does."""
 
 
