@@ -61,6 +61,10 @@ class KeyStoreError(Exception):
     """The key store cannot be used; the message says what an operator has to look at."""
 
 
+class KeyStoreForeign(KeyStoreError):
+    """The key store is of another database: what is in this one was signed by other keys."""
+
+
 class KeyStoreMissing(KeyStoreError):
     """There is no key store in this directory."""
 

@@ -62,6 +62,7 @@ from asm_daemon.pacing import Doorbell
 from asm_daemon.police import Desk
 from asm_daemon.rosters import Rosters
 from asm_daemon.settings import Settings
+from asm_daemon.stay_proofs import require_ours
 from asm_daemon.store import stays as stays_store
 from asm_daemon.store.hotels import Registered
 from asm_daemon.store.pool import open_connection, open_pool
@@ -216,7 +217,8 @@ async def open_daemon(
     """Build everything and close it in reverse. Nothing runs yet; the months in which declarations arrive are ready.
 
     `sync_limits` are those of the settings unless given: where recovery is watched, it has to be quick.
-    Raises `KeyStoreError`, `NoSuchConnector`, and what asyncpg raises when the database cannot be reached.
+    Raises `KeyStoreError` (also for the store of another database), `NoSuchConnector`, and what asyncpg raises when the
+    database cannot be reached.
     """
     async with AsyncExitStack() as stack:
         key_store = store_of(settings)
@@ -227,6 +229,8 @@ async def open_daemon(
             stack.push_async_callback(pools[role].close)
         operators = await open_pool(settings.database_url, "asm_sync", min_size=0, max_size=OPERATOR_CONNECTIONS)
         stack.push_async_callback(operators.close)
+        async with pools["asm_retention"].acquire() as connection:
+            await require_ours(connection, keyring)  # before anything is made in a store that is not the database's
         await prepare_months_once(key_store, pools["asm_retention"], now())
         keyring.reload()
         population = await stack.enter_async_context(

@@ -22,6 +22,7 @@ from asm_daemon.police import UNREADABLE_NAMED, Desk
 from asm_daemon.problems import Refused
 from asm_daemon.store import Connection
 from asm_daemon.store import retention as store
+from asm_daemon.store.police import Span
 from asm_daemon.store.retention import Hold
 from schemas.police import DocumentNumber, QueryKind
 
@@ -57,25 +58,29 @@ async def hold_document(desk: Desk, order: Order, wanted: DocumentNumber, now: d
     """Hold every stay of a document's number that is here, of all months; said again, those that came since.
 
     The pool of `desk` connects as asm_retention. Refused as `police.search` is: `audit_unavailable`,
-    `audit_not_witnessed`, `unavailable`. Then nothing is held.
+    `audit_not_witnessed`, `unavailable`. Then it is to be said again: nothing is held, or all but what carries the tags
+    of a key that was renewed meanwhile.
     """
     intent = _intent(desk, order, wanted, now)
     await police.begin(desk, intent, lambda: None)
-    try:
-        number = document_value(wanted.document_number)
+    number, placed = document_value(wanted.document_number), 0
+
+    async def place(searched: list[Span]) -> Held:
+        nonlocal placed
         async with police.reading(desk.pool) as connection, connection.transaction():
             await store.use_holds(connection)
-            rows = await ask_by_every_key(
-                desk.keyring,
-                lambda: police.spans(desk.keyring, number, _BEGINNING, now),
-                lambda searched: store.stays_by_document(connection, searched, STAYS_LIMIT + 1),
-            )
+            rows = await store.stays_by_document(connection, searched, STAYS_LIMIT + 1)
             held = await _hold(connection, desk.keyring, number, rows, order, intent)
+            placed += held.placed
+            held = held._replace(placed=placed)
             await audit.append(connection, police.outcome(intent, _summary(held)))
+        return held
+
+    try:
+        return await ask_by_every_key(desk.keyring, lambda: police.spans(desk.keyring, number, _BEGINNING, now), place)
     except Refused as failure:
         await police.record(desk, police.outcome(intent, {"problem": failure.code}))
         raise
-    return held
 
 
 def _intent(desk: Desk, order: Order, wanted: DocumentNumber, now: datetime) -> AuditEntry:

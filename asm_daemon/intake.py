@@ -288,8 +288,9 @@ class Intake:
         await _write(connection, self._keyring, world, now)
         for batch in batches:
             await store.insert_batch(connection, batch)
-            await audit.append(
+            await audit.append_vouched(
                 connection,
+                self._keyring,
                 audit.AuditEntry(
                     at=now,
                     actor_kind="daemon",

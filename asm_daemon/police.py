@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -333,8 +333,9 @@ def _spans_of(keyring: Keyring, value: str, since: datetime, now: datetime) -> I
     for epoch in keyring.epochs():
         if epoch_at(since) <= epoch <= epoch_at(now):
             lo, hi = epoch_bounds(epoch)
-            for tag in keyring.blind_indexes(epoch, IndexField.DOCUMENT, value):
-                yield Span(max(lo, oldest), hi, tag)
+            with suppress(UnknownEpoch):  # ended since the line above: then there is nothing of it to be found
+                for tag in keyring.blind_indexes(epoch, IndexField.DOCUMENT, value):
+                    yield Span(max(lo, oldest), hi, tag)
 
 
 def _oldest_id(since: datetime) -> UUID:

@@ -37,7 +37,7 @@ from asm_daemon.ledger import instant_text
 from asm_daemon.model import StayRow, Tags
 from asm_daemon.sealing import mark_name, reseal_contents
 from asm_daemon.stay_proofs import NO_PROOFS, Proofs, as_signed, forgotten_root, pairs_root, read_proofs
-from asm_daemon.store import Connection
+from asm_daemon.store import LOST, Connection
 from asm_daemon.store import retention as store
 from asm_daemon.store import sealed as sealed_store
 from asm_daemon.store import stays as stays_store
@@ -206,17 +206,17 @@ async def end_epochs_once(
             if found is None:
                 continue
             ended = await _end(pool, keys, keyring, holds, found, periods, now)
+            counts["forgotten"] += orjson.loads(ended.counts or "{}").get("stays", 0)
         except NotEndable as reason:
             log.warning("retention.waits", epoch=epoch, outcome=str(reason))
             counts["waiting"] += 1
-        except asyncpg.PostgresError as error:
+        except (asyncpg.PostgresError, ValueError, *LOST) as error:  # ValueError: a round that is not what we wrote
             log.warning("retention.waits", epoch=epoch, exc_info=error)
             counts["waiting"] += 1
             await _alert(pool, epoch, now)
         else:
             counts["ended"] += 1
             counts["kept"] += ended.kept or 0
-            counts["forgotten"] += orjson.loads(ended.counts or "{}").get("stays", 0)
     return counts
 
 
@@ -356,8 +356,7 @@ async def _succeed(pool: asyncpg.Pool, keys: KeyStore, keyring: Keyring, found: 
         try:
             await asyncio.to_thread(keys.renew_epoch, found.epoch, now, after=found.index_version)
         except UnknownEpoch:
-            await _alert(pool, found.epoch, now)
-            raise NotEndable("những gì phải giữ không có khoá", "what is kept has no keys") from None
+            raise await _without_keys(pool, found, now) from None
     await asyncio.to_thread(keyring.reload)
 
 
@@ -374,10 +373,17 @@ async def _part(pool: asyncpg.Pool, keyring: Keyring, holds: Holds, found: Round
         except NotAsSigned:
             await _alert(pool, found.epoch, now)
             raise NotEndable("có bản ghi khác với những gì đã ký", "a record is not what was signed") from None
+        except UnknownEpoch:  # a hold that came meanwhile keeps what nobody can open any more
+            raise await _without_keys(pool, found, now) from None
         except HoldsChanged as changed:
             await alert_to_holds(pool, changed, now)
             raise NotEndable(*HOLDS_CHANGED) from None
     raise AssertionError("unreachable")
+
+
+async def _without_keys(pool: asyncpg.Pool, found: Round, now: datetime) -> NotEndable:
+    await _alert(pool, found.epoch, now)
+    return NotEndable("những gì phải giữ không có khoá", "what is kept has no keys")
 
 
 def _went_on() -> NotEndable:
@@ -444,7 +450,7 @@ async def sign_forgotten(connection: Connection, entry_id: UUID, epoch: int, pla
 
     Raises NotAsSigned if there are others that nobody signed: they are not of us, and are not signed either.
     """
-    added = await store.claim_forgotten(connection, epoch, entry_id)
+    added = await store.claim_forgotten(connection, epoch, entry_id, seconds=PART_SECONDS)
     if sum(len(row.indexes) for row in added) != places:
         raise NotAsSigned
     return await asyncio.to_thread(forgotten_root, added)  # seconds, for a month of a million

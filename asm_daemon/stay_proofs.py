@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
@@ -18,9 +18,8 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-import orjson
 
-from asm_daemon.crypto import KeyPurpose, Keyring, Tampered, UnknownEpoch, epoch_bounds
+from asm_daemon.crypto import KeyPurpose, Keyring, KeyStoreForeign, Tampered, UnknownEpoch, epoch_bounds
 from asm_daemon.decisions import content_tag_of, tags_of
 from asm_daemon.issuing import leaf_of, tree_of
 from asm_daemon.ledger import HASH_BYTES, Tree, leaf_hash
@@ -28,11 +27,11 @@ from asm_daemon.model import Contents, ReceiptBatch, StayRow
 from asm_daemon.receipts import signs_batch
 from asm_daemon.sealing import open_contents
 from asm_daemon.store import Connection
-from asm_daemon.store import audit as audit_store
 from asm_daemon.store import retention as retention_store
 from asm_daemon.store import sealed as store
 from asm_daemon.store import stays as stays_store
-from asm_daemon.vouching import is_vouched
+from asm_daemon.store import told as told_store
+from asm_daemon.vouching import read_vouched
 
 _STATES_AFTER = {  # what a stay can be after the event that made its version
     "declare": {"declared"},
@@ -46,6 +45,7 @@ STAY_TABLES = ("stays", "stay_versions")
 FAULT_LIMIT = 1_000
 KEPT_LEAVES_BYTES = 128 << 20
 """How much of the signed batches of a month is kept while it is gone through: the leaves of four million versions."""
+_NEWEST = 10
 _PAIR_BYTES = 2 * HASH_BYTES
 _PAGE = 500
 
@@ -92,6 +92,16 @@ def _is_ours(keyring: Keyring, batch: ReceiptBatch) -> bool:
     """Whether a batch's note is our signature over its leaves and its time."""
     keys = [keyring.signing_key(each).public_key_bytes for each in (KeyPurpose.RECEIPT, KeyPurpose.RECEIPT_TRIAL)]
     return signs_batch(batch.checkpoint, batch.id, tree_of(batch), batch.signed_at, keys)
+
+
+async def require_ours(connection: Connection, keyring: Keyring) -> None:
+    """Raise KeyStoreForeign if there are receipts and none of the newest is signed by these keys, as asm_retention.
+
+    One that was spoilt by hand keeps no daemon from starting.
+    """
+    newest = await store.newest_batches(connection, _NEWEST)
+    if newest and not any(_is_ours(keyring, batch) for batch in newest):
+        raise KeyStoreForeign("the newest receipts in the database were signed by other keys")
 
 
 def as_signed(keyring: Keyring, row: StayRow, proofs: Proofs) -> Contents | None:
@@ -188,7 +198,7 @@ async def verify_stays(
     `pool` connects as asm_retention, `audit_pool` as asm_audit. All is read in one snapshot.
     """
     found, gone = StaysVerification(), set(destroyed)
-    audited_before = await _audited_roots(audit_pool) if sample is None else {}
+    audited_before = await _audited_roots(audit_pool, keyring) if sample is None else {}
     seen: dict[UUID, set[int]] = {}
     async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         months = await store.partitioned_months(connection)
@@ -210,7 +220,7 @@ async def verify_stays(
                 seen.setdefault(batch_id, set()).update(forgotten)
             batches = await _check_batches(connection, keyring, seen, found)
     if sample is None:
-        audited = await _audited_roots(audit_pool)
+        audited = await _audited_roots(audit_pool, keyring)
         for batch_id, signed_root in batches.items():
             if audited.get(batch_id) != signed_root:
                 found.fault("receipts_not_audited", f"receipt_batches/{batch_id}")
@@ -301,13 +311,11 @@ async def _forgotten(
             found.fault("forgotten_not_signed", f"receipt_batches/{row.batch_id}")
         else:
             lists.setdefault(row.audit_entry_id, []).append(row)
-    async with audit_pool.acquire() as auditors:
-        bodies = await store.audited_bodies(auditors, list(lists))
+    entries = await _vouched(audit_pool, keyring, list(lists))
     places: dict[UUID, set[int]] = {}
     for entry_id, rows in lists.items():
-        body = bodies.get(entry_id)
-        entry = orjson.loads(body) if body else {}
-        if not is_vouched(keyring, entry) or entry["details"].get("forgotten_root") != forgotten_root(rows):
+        entry = entries.get(entry_id)
+        if entry is None or entry["details"].get("forgotten_root") != forgotten_root(rows):
             found.fault("forgotten_not_signed", f"audit/{entry_id}")
             continue
         for row in rows:
@@ -315,24 +323,29 @@ async def _forgotten(
     return places
 
 
-async def _audited_roots(pool: asyncpg.Pool) -> dict[UUID, str]:
-    """The batches of receipts that the audit names, with their roots."""
+async def _audited_roots(pool: asyncpg.Pool, keyring: Keyring) -> dict[UUID, str]:
+    """The batches of receipts that we named in the audit, with their roots."""
     roots: dict[UUID, str] = {}
+    words = (b'"stays.commit"',)
     async with pool.acquire() as connection:
-        waiting, position = await store.pending_bodies(connection), 0
-        _take_roots(waiting, roots)
-        while entries := await audit_store.log_from(connection, position, _PAGE * 4):
-            _take_roots([entry.body for entry in entries], roots)
-            position = entries[-1].position + 1
+        _take_roots(keyring, await told_store.pending(connection, words), roots)
+        async for entries, _ in told_store.telling(connection, 0, words):
+            await asyncio.to_thread(_take_roots, keyring, entries, roots)
     return roots
 
 
-def _take_roots(bodies: Iterable[bytes], roots: dict[UUID, str]) -> None:
-    for body in bodies:
-        if b'"stays.commit"' in body:
-            entry: dict[str, Any] = orjson.loads(body)
-            if entry["action"] == "stays.commit":
-                roots[UUID(entry["object"])] = entry["details"]["checkpoint"]
+def _take_roots(keyring: Keyring, entries: Iterable[told_store.Body], roots: dict[UUID, str]) -> None:
+    for each in entries:
+        entry = read_vouched(keyring, each.body)
+        if entry is not None and entry["action"] == "stays.commit":
+            roots[UUID(entry["object"])] = entry["details"]["checkpoint"]
+
+
+async def _vouched(pool: asyncpg.Pool, keyring: Keyring, entry_ids: Sequence[UUID]) -> dict[UUID, Mapping[str, Any]]:
+    """The audit entries of these ids that we wrote; others may have written some beside them under the same ids."""
+    async with pool.acquire() as connection:
+        found = [read_vouched(keyring, body) for body in await store.audited_bodies(connection, entry_ids)]
+    return {UUID(entry["id"]): entry for entry in found if entry is not None}
 
 
 # -- what was re-encrypted ---------------------------------------------------------------------------------------------
@@ -343,15 +356,12 @@ async def _chains(
 ) -> dict[bytes, bytes]:
     """Which blob came of which (SHA-256 after → before), as far as the audit signed it."""
     reseals = await store.read_reseals(connection, epoch)
-    async with audit_pool.acquire() as auditors:
-        bodies = await store.audited_bodies(auditors, [reseal.audit_entry_id for reseal in reseals])
+    entries = await _vouched(audit_pool, keyring, [reseal.audit_entry_id for reseal in reseals])
     chains: dict[bytes, bytes] = {}
     for reseal in reseals:
         pairs = [reseal.pairs[at : at + _PAIR_BYTES] for at in range(0, len(reseal.pairs), _PAIR_BYTES)]
-        body = bodies.get(reseal.audit_entry_id)
-        entry = orjson.loads(body) if body else {}
-        told = (entry.get("object"), entry.get("details", {}).get("root"))
-        if told == (f"reseals/{reseal.id}", pairs_root(pairs)) and is_vouched(keyring, entry):
+        entry = entries.get(reseal.audit_entry_id, {"object": None, "details": {}})
+        if (entry["object"], entry["details"].get("root")) == (f"reseals/{reseal.id}", pairs_root(pairs)):
             chains |= {pair[HASH_BYTES:]: pair[:HASH_BYTES] for pair in pairs}
         else:
             found.fault("reencryption_not_signed", f"reseals/{reseal.id}")

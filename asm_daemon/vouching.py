@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from hmac import compare_digest
 from typing import Any
 
+import orjson
+
 from asm_daemon.crypto import Keyring
 from asm_daemon.ledger import canonical_json
 
@@ -23,8 +25,16 @@ def tag_of(keyring: Keyring, entry: Mapping[str, Any]) -> str:
     return keyring.entry_tag(canonical_json({**entry, "details": details})).hex()
 
 
-def is_vouched(keyring: Keyring, entry: Mapping[str, Any]) -> bool:
-    """Whether an audit entry is, as it stands, one that we wrote."""
-    details = entry.get("details")
-    tag = details.get(MEMBER) if isinstance(details, dict) else None
-    return isinstance(tag, str) and compare_digest(tag.encode(), tag_of(keyring, entry).encode())
+def read_vouched(keyring: Keyring, body: bytes) -> dict[str, Any] | None:
+    """The members of an audit entry's body if it is, as it stands, one that we wrote; None for whatever else it is."""
+    try:
+        entry: dict[str, Any] = orjson.loads(body)
+        tag = entry["details"][MEMBER]
+        return entry if compare_digest(tag.encode(), tag_of(keyring, entry).encode()) else None
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+    ):  # anybody may append anything, what cannot be said again too
+        return None

@@ -302,7 +302,10 @@ SEEN_BY_VERIFICATION: dict[str, tuple[Attack, set[str]]] = {
     "a search tag changed": (hide_from_searches, {"tags_changed"}),
     "a stay deleted with its receipts": (delete_the_stay_and_its_receipts, {"receipts_missing"}),
     "a stay cut out of its signed batch": (shorten_the_signed_batch, {"receipts_changed", "receipts_not_audited"}),
-    "a stay cut out with note and audit entry": (cut_out_with_a_note_and_an_audit_entry, {"receipts_changed"}),
+    "a stay cut out with note and audit entry": (
+        cut_out_with_a_note_and_an_audit_entry,
+        {"receipts_changed", "receipts_not_audited"},
+    ),
 }
 
 

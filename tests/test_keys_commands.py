@@ -79,6 +79,30 @@ async def actions(pools: Pools) -> list[dict[str, Any]]:
     return [body for body in bodies if body["action"].startswith("keys.")]
 
 
+# -- another key store ------------------------------------------------------------------------------------------------
+
+
+async def test_a_key_store_of_another_database_does_nothing_and_makes_nothing_there(
+    asm: Command, intake: Intake, facility: Facility, clock: Clock, tmp_path: Path, database: Database
+) -> None:
+    missing = await asm("once", "verify", ASM_KEY_STORE=str(tmp_path / "gone"))
+    assert (missing.exit_code, "restore a backup" in missing.stderr) == (UNREADY, True)
+    assert (await asm("keys", "init", ASM_KEY_STORE=str(tmp_path / "new"))).exit_code == DONE
+    assert (await asm("once", "prepare-months", ASM_KEY_STORE=str(tmp_path / "new"))).exit_code == DONE  # no receipts
+    for index in (1, 2):
+        [outcome] = await intake.submit([command(facility, ActKind.DECLARE, declaration(index), clock)])
+        assert outcome.stay
+    before = (tmp_path / "new" / "keys.json").read_bytes()
+    foreign = await asm("once", "prepare-months", ASM_KEY_STORE=str(tmp_path / "new"))
+    assert (foreign.exit_code, "key store is not the database's" in foreign.stderr) == (UNREADY, True)
+    assert (tmp_path / "new" / "keys.json").read_bytes() == before
+    # One batch that somebody spoilt keeps no daemon from starting.
+    await (await database.connect()).execute(
+        "UPDATE receipt_batches SET checkpoint = 'x' WHERE id = (SELECT id FROM receipt_batches ORDER BY id LIMIT 1)"
+    )
+    assert (await asm("once", "prepare-months")).exit_code == DONE
+
+
 # -- holds, erasure and backups ----------------------------------------------------------------------------------------
 
 

@@ -146,7 +146,7 @@ async def test_a_connection_that_fell_silent_holds_up_neither_its_user_nor_the_e
 async def test_the_locks_of_a_session_that_waits_for_the_rest_of_a_statement_are_given_up(
     server: EmbeddedPostgres, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "_ANSWER_MARGIN_SECONDS", 0.3)
+    monkeypatch.setattr(pool_module, "ANSWER_MARGIN_SECONDS", 0.3)
     monkeypatch.setattr(pool_module, "ROLLBACK_SECONDS", 0.7)
     link = Proxy("database", str(server.run_dir / f".s.PGSQL.{PORT}"))
     await link.open()

@@ -18,7 +18,6 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from asm_daemon import audit, document_holds, long_stays, retention
-from asm_daemon import told as told_of_rows
 from asm_daemon.crypto import (
     KeyPurpose,
     Keyring,
@@ -43,6 +42,7 @@ from asm_daemon.stay_proofs import forgotten_root, verify_stays
 from asm_daemon.store import alerts, sealed
 from asm_daemon.store import retention as retention_store
 from asm_daemon.store import stays as stays_store
+from asm_daemon.store import told as told_store
 from asm_daemon.store.alerts import AlertKind
 from asm_daemon.store.compare import forgotten
 from asm_daemon.store.retention import Hold
@@ -378,12 +378,28 @@ async def test_a_hold_that_somebody_put_into_the_database_is_lifted_and_then_mon
     assert (await verify_told(*logins, keyring=keyring))[1] == []
 
 
-async def test_entries_about_holds_that_others_wrote_stop_nothing_and_lift_nothing_and_are_found(
+NONSENSE = (
+    b'"hold.', b'["hold."]', b'{"id":[],"action":"hold.lift","details":7}',
+    b'{"action":"hold.place","details":{"vouched":7},"id":"x"}',
+    # What can be read and not be said again.
+    b'{"action":"hold.place","details":{"a":' + b"[" * 300 + b"]" * 300 + b',"vouched":"00"},"id":"x"}',
+)  # fmt: skip
+
+
+async def all_faults(pools: Pools, keyring: Keyring) -> list[tuple[str, str]]:
+    """What `keys verify --all` finds."""
+    logins = [await pools.get(login) for login in ("asm_retention", "asm_audit", "asm_feeds", "asm_auth")]
+    stays = await verify_stays(logins[0], logins[1], keyring, [], sample=None)
+    return [*stays.faults, *(await verify_told(*logins, keyring=keyring))[1]]
+
+
+async def test_entries_that_others_wrote_stop_nothing_and_lift_nothing_and_are_found(
     house: House, jobs: RetentionJobs, pools: Pools, keyring: Keyring, over: datetime
 ) -> None:
     """Every login may append to the audit, and what it appended is signed with the rest."""
     held, _ = await house.guest(1), await house.guest(2)
-    hold = await house.hold(stay_id=held)
+    hold, former = await house.hold(stay_id=held), await house.hold(stay_id=held)
+    await house.lift(former, over)
     intake, superuser = await pools.database.connect("asm_intake"), await pools.database.connect()
     lifted = {"warrant": WARRANT, "reason": "hết thời hạn", "vouched": "00" * 32}
     forged = [
@@ -394,35 +410,114 @@ async def test_entries_about_holds_that_others_wrote_stop_nothing_and_lift_nothi
             ("retention.begin", "epoch/202001", {"round": 1}),
         )
     ]
-    for body in (b'"hold.', b'["hold."]', b'{"id":[],"action":"hold.lift","details":7}'):
+    ours = next(body for body in await told(pools) if body["object"] == f"hold/{hold}" and body["actor"] == BY)
+    under_our_id = {**ours, "action": "hold.lift", "details": lifted}
+    for body in (*NONSENSE, orjson.dumps(under_our_id)):
         forged.append(uuid7())
         await intake.execute("INSERT INTO audit_pending (entry_id, at, body) VALUES ($1, now(), $2)", forged[-1], body)
-    # One of ours once more, under another id: it tells nothing twice.
+    # Those of ours that place once more, also the hold that was lifted, under other ids: they tell nothing twice.
     await superuser.execute(
         "INSERT INTO audit_pending (entry_id, at, body) SELECT gen_random_uuid(), now(), body FROM audit_pending"
         " WHERE position('hold.place'::bytea IN body) > 0 AND position('vouched'::bytea IN body) > 0"
+        " AND entry_id <> ALL($1)",
+        forged,
     )
     counts = await jobs.end_months(over)
     assert (counts["ended"], counts["kept"], counts["forgotten"]) == (2, 1, 1)
     assert await stays_left(pools.database) == {held}
-    logins = [await pools.get(login) for login in ("asm_retention", "asm_audit", "asm_feeds", "asm_auth")]
-    _, faults = await verify_told(*logins, keyring=keyring)
-    assert faults == [("not_vouched", f"audit/{entry_id}") for entry_id in sorted(forged, key=str)]
+    # And some under the ids of entries of ours that rows name (what was forgotten, what was sealed anew), or of none.
+    for body in (b"x", b"[]", b'{"action":"x"}', b'"stays.commit"', b'{"action":"stays.commit","object":"x"}'):
+        await superuser.execute(
+            "WITH ids AS (SELECT audit_entry_id AS id FROM forgotten_receipts"
+            " UNION ALL SELECT audit_entry_id FROM reseals UNION ALL SELECT gen_random_uuid())"
+            " INSERT INTO audit_pending (entry_id, at, body) SELECT id, now(), $1 FROM ids",
+            body,
+        )
+    assert await all_faults(pools, keyring) == [
+        ("not_vouched", f"audit/{entry_id}") for entry_id in sorted(forged, key=str)
+    ]
 
 
 async def test_the_audit_is_read_in_parts_of_which_each_takes_a_bounded_time(
     house: House, pools: Pools, keyring: Keyring, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(told_of_rows, "_POSITIONS", 2)
+    monkeypatch.setattr(told_store, "PART_ENTRIES", 2)
     holds = [await house.hold(stay_id=await house.guest(index)) for index in (1, 2)]
     auditor = await pools.database.connect("asm_audit")
     await audit.seal_once(auditor, keyring.signing_key(KeyPurpose.CHECKPOINT), DEPLOYMENT, clock())
     await house.lift(holds[0], clock())  # an entry that still waits for its place
-    assert await auditor.fetchval("SELECT count(*) FROM audit_log") > 4
+    size = await auditor.fetchval("SELECT count(*) FROM audit_log")
+    parts = [part async for part in told_store.telling(auditor, 0, [b"hold."])]
+    assert len(parts) == -(-size // 2) > 2
+    assert parts[-1][1] == size
     pool, story = await pools.get("asm_retention"), Holds(await pools.get("asm_audit"), keyring)
     assert await watch_holds_once(pool, story, clock()) == 0
-    await (await pools.database.connect()).execute("DELETE FROM legal_holds")
+    # Nor does it matter where somebody puts one.
+    superuser = await pools.database.connect()
+    await superuser.execute(
+        "INSERT INTO audit_log VALUES (4000000000000000000, $1, now(), 'x', $2)", uuid7(), bytes(32)
+    )
+    assert await watch_holds_once(pool, Holds(await pools.get("asm_audit"), keyring), clock()) == 0
+    await superuser.execute("DELETE FROM legal_holds")
     assert await watch_holds_once(pool, story, clock()) == 2
+
+
+async def test_a_departure_that_is_changed_by_hand_right_before_the_month_is_locked_stops_it(
+    house: House, jobs: RetentionJobs, pools: Pools, over: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All was as signed when it was looked at first."""
+    kept, _ = await house.guest(1, leaves=False), await house.guest(2)
+    superuser, lock = await pools.database.connect(), retention_store.lock_month
+
+    async def changed_before(connection: asyncpg.Connection, month: int) -> bool:
+        await superuser.execute("UPDATE stays SET status = 'departed', departed_at = arrived_at WHERE id = $1", kept)
+        return await lock(connection, month)
+
+    monkeypatch.setattr(retention_store, "lock_month", changed_before)
+    assert (await jobs.end_months(over))["forgotten"] == 0
+    assert kept in await stays_left(pools.database)
+    assert AlertKind.MONTH_NOT_ENDED in {
+        alert.kind
+        for alert in await alerts.list_alerts(await pools.database.connect("asm_sync"), closed=False, limit=10)
+    }
+
+
+async def test_a_hold_that_comes_when_its_month_has_no_keys_any_more_makes_that_month_wait_alone(
+    house: House, jobs: RetentionJobs, pools: Pools, store: KeyStore, over: datetime, epoch: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    stay, lock = await house.guest(1), retention_store.lock_month
+    store.destroy_epoch(epoch, "by hand", over)
+
+    async def held_before(connection: asyncpg.Connection, month: int) -> bool:
+        monkeypatch.setattr(retention_store, "lock_month", lock)
+        await house.hold(stay_id=stay)
+        return await lock(connection, month)
+
+    monkeypatch.setattr(retention_store, "lock_month", held_before)
+    counts = await jobs.end_months(over)
+    assert (counts["ended"], counts["waiting"]) == (1, 1)
+    assert await stays_left(pools.database) == {stay}
+
+
+async def test_a_month_that_takes_too_long_waits_and_alerts_and_so_does_one_that_is_not_what_we_wrote(
+    house: House, jobs: RetentionJobs, pools: Pools, over: datetime, epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.guest(1)
+    superuser = await pools.database.connect()
+    source = await superuser.fetchval("SELECT pg_get_functiondef('end_stay_month'::regproc)")
+    await superuser.execute(source.replace("BEGIN", "BEGIN PERFORM pg_sleep(30);", 1))
+    monkeypatch.setattr(retention, "PART_SECONDS", 0.2)
+    assert (await jobs.end_months(over))["waiting"] == 2
+    await superuser.execute(source)
+    await superuser.execute(
+        "UPDATE retention_epochs SET state = 'parted', kept = 0, counts = 'x' WHERE epoch = $1", epoch
+    )
+    monkeypatch.undo()
+    counts = await jobs.end_months(over)
+    assert (counts["ended"], counts["waiting"]) == (1, 1)
+    found = await alerts.list_alerts(await pools.database.connect("asm_sync"), closed=False, limit=10)
+    assert {(alert.kind, alert.subject) for alert in found} >= {(AlertKind.MONTH_NOT_ENDED, f"epoch/{epoch}")}
 
 
 async def test_a_month_that_the_database_fails_for_waits_and_alerts_and_no_other_month_waits_with_it(
@@ -446,12 +541,19 @@ async def test_a_search_tells_from_when_on_all_is_kept_by_what_was_forgotten_tho
     house: House, jobs: RetentionJobs, pools: Pools, store: KeyStore, keyring: Keyring, short_over: datetime
 ) -> None:
     await house.guest(1)
-    assert (await jobs.end_months(short_over, SHORT))["forgotten"] == 1
-    store.create_epoch(epoch_at(short_over), short_over)
+    begins, latest = house.clock(), house.clock() + timedelta(days=PERIODS.stay_days)  # their search begins this month
+    for instant in (short_over, latest):
+        store.create_epoch(epoch_at(instant), instant)
     keyring.reload()
-    found = await searched_by_police(pools, keyring, 1, short_over, kept_days=PERIODS)
-    assert found.stays == []
-    assert found.forgotten_before == {FacilityKind.HOTEL_4_STAR: short_over - timedelta(days=366)}
+    pool, gone = await pools.get("asm_retention"), {FacilityKind.HOTEL_4_STAR: short_over - timedelta(days=366)}
+    due = await retention._due(pool, epoch_at(begins), None, 1, SHORT, short_over)
+    assert due is not None
+    await retention._begin(pool, store, keyring, due)
+    assert (await searched_by_police(pools, keyring, 1, short_over, kept_days=PERIODS)).forgotten_before == {}
+    assert (await jobs.end_months(short_over, SHORT))["forgotten"] == 1
+    for instant in (short_over, latest):
+        found = await searched_by_police(pools, keyring, 1, instant, kept_days=PERIODS)
+        assert (found.stays, found.forgotten_before) == ([], gone)
 
 
 async def test_a_certificate_names_the_root_over_what_was_forgotten(

@@ -25,7 +25,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from asm_daemon.audit import AuditBroken
-from asm_daemon.crypto import KeyStoreError, KeyStoreMissing
+from asm_daemon.crypto import KeyStoreError, KeyStoreForeign, KeyStoreMissing
 from asm_daemon.daemon import NoSuchConnector
 from asm_daemon.embedded import EmbeddedPostgresError
 from asm_daemon.feeds import Leaking
@@ -101,7 +101,15 @@ def _explain(error: Exception) -> tuple[int, str] | None:
                 f"the audit is broken, and nothing was appended to it: {error}; look at: asm-daemon audit verify"
             )
         case KeyStoreMissing():
-            return UNREADY, (f"chưa có kho khoá · there is no key store: {error}; make one with: asm-daemon keys init")
+            return UNREADY, (
+                f"chưa có kho khoá · there is no key store: {error}; if there are records, restore a backup of it; "
+                "if it is a new installation, make one with: asm-daemon keys init"
+            )
+        case KeyStoreForeign():
+            return UNREADY, (
+                "kho khoá này không phải của cơ sở dữ liệu này, hãy khôi phục đúng kho khoá · "
+                f"this key store is not the database's: {error}; restore the one that is"
+            )
         case KeyStoreError():
             return UNREADY, f"không dùng được kho khoá · the key store cannot be used: {error}"
         case NoSuchConnector():

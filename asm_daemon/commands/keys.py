@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import asyncpg
 import typer
 
 from asm_daemon import audit, resealing, retention
@@ -34,7 +35,8 @@ from asm_daemon.keystores import KeyFacts, KeyStore, create_store, retired_with,
 from asm_daemon.retention import NotEndable
 from asm_daemon.settings import Settings
 from asm_daemon.stay_proofs import StaysVerification, verify_stays
-from asm_daemon.told import HOLDS_CHANGED, Holds, verify_told, watch_holds_once
+from asm_daemon.store import retention as retention_store
+from asm_daemon.told import HOLDS_CHANGED, Holds, HoldsChanged, alert_to_holds, verify_told
 
 key_store_commands = group("The key store (kho khoá), outside the database.")
 _LOGIN, _AUDIT_LOGIN = "asm_retention", "asm_audit"
@@ -109,6 +111,10 @@ FAULT_TEXTS: Mapping[str, tuple[str, str]] = {
         "The record was sealed anew, and no signed list says so.",
     ),
 }
+
+
+_LOCK_SECONDS = 10
+_LOOK_SECONDS = 3_600  # for how long holds stand still at most, while the records under a key are looked through
 
 
 class PublishedKey(StrEnum):
@@ -279,8 +285,8 @@ def verify_keys(
 
     Opens every wrapped key; looks that each month with stays has its keys; opens stays at random and holds them against
     their signed receipts. With --all also that every receipt that was signed has its record: what was removed or rolled
-    back is found by that alone; and that legal holds, ended months, erasures, extracts, API keys and grants are what
-    the audit tells of them (`told`). Ends with 1 on any fault.
+    back is found by that alone; and that legal holds, ended months, erasures, extracts, facilities, HL7 senders,
+    principals, API keys and grants are what the audit tells of them (`told`). Ends with 1 on any fault.
     """
     given = settings()
     store = store_of(given)
@@ -382,13 +388,29 @@ async def _retire(given: Settings, name: KeyName, reason: str, lost: int) -> Non
         raise _destroyed_nothing(
             f"{name} không phải khoá dữ liệu đã được thay", f"{name} is not a superseded data key"
         )  # fmt: skip
-    await _require_nothing_good(given, store, name, lost, now)
     going = [str(each) for each in retired_with(name, [one for one, state in states.items() if state != "destroyed"])]
-    await _audited(given, "keys.retire", f"epoch/{name.epoch}", {"keys": going, "reason": reason}, now)
-    print_json({"destroyed": [str(each) for each in store.retire(name, now)]})
+    async with pool(given.database_url, _LOGIN) as opened, pool(given.database_url, _AUDIT_LOGIN) as auditors:
+        holds = Holds(auditors, store.keyring())
+        await holds.read()
+        try:
+            async with opened.acquire() as connection, connection.transaction(isolation="read_committed"):
+                await retention_store.set_timeouts(
+                    connection, lock_seconds=_LOCK_SECONDS, statement_seconds=_LOOK_SECONDS
+                )
+                await retention_store.stop_holds(
+                    connection
+                )  # until the key is gone: one that came would lose its record
+                await holds.require(connection)
+                await _require_nothing_good(opened, store, name, lost, now)
+                await _audited(given, "keys.retire", f"epoch/{name.epoch}", {"keys": going, "reason": reason}, now)
+                gone = store.retire(name, now)
+        except HoldsChanged as found:
+            await alert_to_holds(opened, found, now)
+            raise _destroyed_nothing(*HOLDS_CHANGED) from None
+    print_json({"destroyed": [str(each) for each in gone]})
 
 
-async def _require_nothing_good(given: Settings, store: KeyStore, name: KeyName, lost: int, now: datetime) -> None:
+async def _require_nothing_good(opened: asyncpg.Pool, store: KeyStore, name: KeyName, lost: int, now: datetime) -> None:
     """Refused unless exactly `lost` records go with a superseded key, none of them sound or held."""
     key = str(name)
     renewed_at = max(
@@ -402,11 +424,7 @@ async def _require_nothing_good(given: Settings, store: KeyStore, name: KeyName,
             f"chưa huỷ gì: khoá mới thay chưa đủ {minutes} phút, có thể còn tiến trình dùng {key} · "
             f"nothing was destroyed: less than {minutes} minutes after renewing, {key} may still be in use"
         )
-    async with pool(given.database_url, _LOGIN) as opened:
-        left = await resealing.left_under(opened, store.keyring(), name)
-        async with pool(given.database_url, _AUDIT_LOGIN) as auditors:
-            if await watch_holds_once(opened, Holds(auditors, store.keyring()), now):
-                raise _destroyed_nothing(*HOLDS_CHANGED)
+    left = await resealing.left_under(opened, store.keyring(), name)
     if left.sound:
         raise Unready(
             f"chưa huỷ gì: {left.sound} bản ghi hợp lệ còn niêm phong bằng {key}; hãy chờ tác vụ reencrypt · "

@@ -20,13 +20,13 @@ CLOSE_SECONDS = 1.0
 """How long a pool waits for its connections to be given back and to say goodbye, before it ends them."""
 END_SESSION_SECONDS = 5.0
 """How long each attempt may take to have the server end a session that fell silent; there are `_END_ATTEMPTS`."""
+ANSWER_MARGIN_SECONDS = 5
+"""PostgreSQL ends a slow statement itself and says so; the client waits so much longer, for a server that is silent."""
 
 ROLE_PLACEHOLDER = "{role}"
 _CONNECT_SECONDS = 10
 _IDLE_CONNECTION_SECONDS = 300
 _QUERIES_LIMIT = 50_000  # of one connection, then it is replaced
-# PostgreSQL ends a slow statement itself and says so; the client gives up only when the server no longer answers.
-_ANSWER_MARGIN_SECONDS = 5
 _END_ATTEMPTS = 3
 
 # A firewall that forgot a connection tells nobody. The server's own defaults notice after two hours, and so long the
@@ -192,7 +192,7 @@ def _arguments(
         "dsn": address,
         "connection_class": Connection,
         "timeout": _CONNECT_SECONDS,
-        "command_timeout": statement_seconds + _ANSWER_MARGIN_SECONDS,
+        "command_timeout": statement_seconds + ANSWER_MARGIN_SECONDS,
         "target_session_attrs": "read-write",
         "server_settings": {
             "application_name": f"asm-daemon {role}",

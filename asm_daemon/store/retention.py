@@ -11,6 +11,7 @@ from uuid import UUID
 from asm_daemon.model import StayRow, Tags
 from asm_daemon.store import Connection
 from asm_daemon.store.police import Span
+from asm_daemon.store.pool import ANSWER_MARGIN_SECONDS
 
 _COLUMNS = ", ".join(field.name for field in fields(StayRow))
 _TAG_COLUMNS = "document_index, person_index, given_name_index"
@@ -385,7 +386,7 @@ async def kept_stays(
         hi,
         cutoff,
         cutoffs,
-        timeout=seconds,
+        timeout=seconds + ANSWER_MARGIN_SECONDS,
     )
     return {Kept(*row) for row in rows}
 
@@ -441,7 +442,7 @@ async def replace_marks(connection: Connection, marks: Sequence[tuple[int, UUID,
 async def end_month(connection: Connection, epoch: int, lo: UUID, hi: UUID, *, seconds: float) -> dict[str, int]:
     """Forget every stay of a month that was not put into `held_stays`, within `seconds`; how many rows of each."""
     rows = await connection.fetch(
-        "SELECT name, forgotten FROM end_stay_month($1, $2, $3)", epoch, lo, hi, timeout=seconds
+        "SELECT name, forgotten FROM end_stay_month($1, $2, $3)", epoch, lo, hi, timeout=seconds + ANSWER_MARGIN_SECONDS
     )
     return {row["name"]: row["forgotten"] for row in rows}
 
@@ -544,8 +545,10 @@ async def forgotten_receipts(connection: Connection) -> list[Forgotten]:
     return [Forgotten(*row) for row in rows]
 
 
-async def claim_forgotten(connection: Connection, epoch: int, audit_entry_id: UUID) -> list[Forgotten]:
-    """Name the audit entry that signs what of a month nobody signed yet; return it."""
+async def claim_forgotten(
+    connection: Connection, epoch: int, audit_entry_id: UUID, *, seconds: float
+) -> list[Forgotten]:
+    """Name the audit entry that signs what of a month nobody signed yet, within `seconds`; return it."""
     rows = await connection.fetch(
         """
         UPDATE forgotten_receipts SET audit_entry_id = $2 WHERE epoch = $1 AND audit_entry_id IS NULL
@@ -553,6 +556,7 @@ async def claim_forgotten(connection: Connection, epoch: int, audit_entry_id: UU
         """,
         epoch,
         audit_entry_id,
+        timeout=seconds + ANSWER_MARGIN_SECONDS,
     )
     return [Forgotten(*row) for row in rows]
 

@@ -291,6 +291,14 @@ async def named_stays(
     return {(row["facility_id"], row["ref_tag"]): row["stay_id"] for row in rows}
 
 
+async def newest_batches(connection: Connection, limit: int) -> list[ReceiptBatch]:
+    """The signed batches of receipts that came last."""
+    rows = await connection.fetch(
+        "SELECT id, signed_at, leaves, checkpoint FROM receipt_batches ORDER BY id DESC LIMIT $1", limit
+    )
+    return [ReceiptBatch(*row) for row in rows]
+
+
 async def batches_after(connection: Connection, after: UUID, limit: int) -> list[ReceiptBatch]:
     """The next signed batches of receipts."""
     rows = await connection.fetch(
@@ -461,18 +469,16 @@ async def read_reseals(connection: Connection, epoch: int) -> list[Reseal]:
     return [Reseal(*row) for row in rows]
 
 
-async def pending_bodies(connection: Connection) -> list[bytes]:
-    """The bodies of audit entries that wait for their place, as `asm_audit`."""
-    return [row["body"] for row in await connection.fetch("SELECT body FROM audit_pending")]
+async def audited_bodies(connection: Connection, entry_ids: Sequence[UUID]) -> list[bytes]:
+    """The bodies of the audit entries with these ids, those that wait for their place included, as `asm_audit`.
 
-
-async def audited_bodies(connection: Connection, entry_ids: Sequence[UUID]) -> dict[UUID, bytes]:
-    """The bodies of audit entries by id, those that wait for their place included, as `asm_audit`."""
+    An id may stand beside several: whoever appends names it.
+    """
     rows = await connection.fetch(
         """
-        SELECT entry_id, body FROM audit_pending WHERE entry_id = ANY($1::uuid[])
-        UNION ALL SELECT entry_id, body FROM audit_log WHERE entry_id = ANY($1::uuid[])
+        SELECT body FROM audit_pending WHERE entry_id = ANY($1::uuid[])
+        UNION ALL SELECT body FROM audit_log WHERE entry_id = ANY($1::uuid[])
         """,
         entry_ids,
     )
-    return {row["entry_id"]: row["body"] for row in rows}
+    return [row["body"] for row in rows]

@@ -11,6 +11,9 @@ import asyncpg
 
 from asm_daemon.store import Connection
 
+PART_ENTRIES = 50_000
+"""How many entries of the audit one statement goes through: some tenths of a second."""
+
 
 class Body(NamedTuple):
     """An audit entry, and the id beside it."""
@@ -22,32 +25,42 @@ class Body(NamedTuple):
         return "<Body>"
 
 
-async def pending(connection: Connection) -> list[Body]:
-    """The audit entries that wait for their place, in order of arrival, as asm_audit."""
-    rows = await connection.fetch("SELECT entry_id, body FROM audit_pending ORDER BY arrival")
-    return [Body(*row) for row in rows]
-
-
-async def log_size(connection: Connection) -> int:
-    """How many entries are sealed, as asm_audit."""
-    size: int = await connection.fetchval("SELECT coalesce(max(position) + 1, 0) FROM audit_log")
-    return size
-
-
-async def telling(connection: Connection, first: int, end: int, words: Sequence[bytes]) -> list[Body]:
-    """The sealed entries from `first` to before `end` in which one of `words` stands, as asm_audit."""
+async def pending(connection: Connection, words: Sequence[bytes]) -> list[Body]:
+    """The audit entries that wait for their place and in which one of `words` stands, by arrival, as asm_audit."""
     rows = await connection.fetch(
         """
-        SELECT entry_id, body FROM audit_log AS log
-        WHERE log.position >= $1 AND log.position < $2
-            AND EXISTS (SELECT FROM unnest($3::bytea[]) AS word WHERE position(word IN body) > 0)
-        ORDER BY log.position
+        SELECT entry_id, body FROM audit_pending AS entry
+        WHERE EXISTS (SELECT FROM unnest($1::bytea[]) AS word WHERE position(word IN body) > 0)
+        ORDER BY arrival
         """,
-        first,
-        end,
         words,
     )
     return [Body(*row) for row in rows]
+
+
+async def telling(connection: Connection, first: int, words: Sequence[bytes]) -> AsyncIterator[tuple[list[Body], int]]:
+    """The sealed entries from position `first` on in which one of `words` stands, a part of the log at a time, each
+    with the position to go on from; as asm_audit.
+
+    A part is `PART_ENTRIES` entries, wherever they lie: each statement takes a bounded time, however long the log is.
+    """
+    while rows := await connection.fetch(
+        """
+        WITH part AS MATERIALIZED (
+            SELECT log.position AS place, entry_id, body FROM audit_log AS log
+            WHERE log.position >= $1 ORDER BY log.position LIMIT $3
+        )
+        SELECT place, entry_id, body FROM part
+        WHERE EXISTS (SELECT FROM unnest($2::bytea[]) AS word WHERE position(word IN body) > 0)
+            OR place = (SELECT max(place) FROM part)
+        ORDER BY place
+        """,
+        first,
+        words,
+        PART_ENTRIES,
+    ):
+        first = rows[-1]["place"] + 1
+        yield [Body(row["entry_id"], row["body"]) for row in rows], first
 
 
 async def holds(connection: Connection) -> list[asyncpg.Record]:
