@@ -62,7 +62,6 @@ from asm_daemon.pacing import Doorbell
 from asm_daemon.police import Desk
 from asm_daemon.rosters import Rosters
 from asm_daemon.settings import Settings
-from asm_daemon.stay_proofs import require_ours
 from asm_daemon.store import stays as stays_store
 from asm_daemon.store.hotels import Registered
 from asm_daemon.store.pool import open_connection, open_pool
@@ -229,8 +228,8 @@ async def open_daemon(
             stack.push_async_callback(pools[role].close)
         operators = await open_pool(settings.database_url, "asm_sync", min_size=0, max_size=OPERATOR_CONNECTIONS)
         stack.push_async_callback(operators.close)
-        async with pools["asm_retention"].acquire() as connection:
-            await require_ours(connection, keyring)  # before anything is made in a store that is not the database's
+        # Before anything is made in a store that is not the database's.
+        await verifying.require_ours(pools["asm_retention"], pools["asm_audit"], keyring, settings.deployment)
         await prepare_months_once(key_store, pools["asm_retention"], now())
         keyring.reload()
         population = await stack.enter_async_context(

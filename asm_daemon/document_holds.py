@@ -24,6 +24,7 @@ from asm_daemon.store import Connection
 from asm_daemon.store import retention as store
 from asm_daemon.store.police import Span
 from asm_daemon.store.retention import Hold
+from asm_daemon.told import Holds
 from schemas.police import DocumentNumber, QueryKind
 
 STAYS_LIMIT = 10_000
@@ -64,13 +65,15 @@ async def hold_document(desk: Desk, order: Order, wanted: DocumentNumber, now: d
     intent = _intent(desk, order, wanted, now)
     await police.begin(desk, intent, lambda: None)
     number, placed = document_value(wanted.document_number), 0
+    holds = Holds(desk.audit_pool, desk.keyring)
 
     async def place(searched: list[Span]) -> Held:
         nonlocal placed
         async with police.reading(desk.pool) as connection, connection.transaction():
             await store.use_holds(connection)
+            await holds.read()
             rows = await store.stays_by_document(connection, searched, STAYS_LIMIT + 1)
-            held = await _hold(connection, desk.keyring, number, rows, order, intent)
+            held = await _hold(connection, desk.keyring, holds, number, rows, order, intent)
             placed += held.placed
             held = held._replace(placed=placed)
             await audit.append(connection, police.outcome(intent, _summary(held)))
@@ -95,12 +98,19 @@ def _intent(desk: Desk, order: Order, wanted: DocumentNumber, now: datetime) -> 
 
 
 async def _hold(
-    connection: Connection, keyring: Keyring, number: str, rows: list[StayRow], order: Order, intent: AuditEntry
+    connection: Connection,
+    keyring: Keyring,
+    holds: Holds,
+    number: str,
+    rows: list[StayRow],
+    order: Order,
+    intent: AuditEntry,
 ) -> Held:
     if len(rows) > STAYS_LIMIT:
         raise Refused("unavailable")  # an incomplete hold would look like a complete one
     found, unreadable = _sorted_out(keyring, rows, number)
-    before = await store.held_by_warrant(connection, order.warrant, [row.id for row in found])
+    held = await store.held_by_warrant(connection, order.warrant, [row.id for row in found])
+    before = {stay_id for hold_id, stay_id in held if holds.tells(hold_id)}
     for row in found:
         if row.id not in before:
             hold = Hold(uuid7(), row.facility_id, row.id, None, None, order.warrant, order.reason, intent.at, order.by)

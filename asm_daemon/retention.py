@@ -43,7 +43,7 @@ from asm_daemon.store import sealed as sealed_store
 from asm_daemon.store import stays as stays_store
 from asm_daemon.store.alerts import AlertKind, raise_alert
 from asm_daemon.store.retention import Hold, Kept, Round
-from asm_daemon.told import HOLDS_CHANGED, Holds, HoldsChanged, alert_to_holds, watch_holds_once
+from asm_daemon.told import HOLDS_CHANGED, Holds, HoldsChanged, alert_to_holds, only_ended, watch_holds_once
 from schemas.codes import FacilityKind
 from schemas.violations import Text
 
@@ -63,6 +63,8 @@ PAGE_ROWS = 1_000
 REASON = "retention"
 NAMED = 50
 """How many ids an audit entry names."""
+
+_NOT_WRITTEN_BY_US = (ValueError, TypeError, AttributeError)  # what a round raises whose JSON somebody changed
 
 log = structlog.get_logger()
 
@@ -174,9 +176,9 @@ async def restore_holds(
             hold_id, state = UUID(subject.removeprefix("hold/")), holds.told.get(subject)
             if state is None:
                 done.untold.append(hold_id)
-            else:
-                await store.restore_hold(connection, hold_id, state)
-                done.restored.append(hold_id)
+                continue
+            await (store.restore_end if only_ended(state) else store.restore_hold)(connection, hold_id, state)
+            done.restored.append(hold_id)
         if done.restored:
             details = {"holds": [str(each) for each in done.restored[:NAMED]], "count": len(done.restored)}
             await audit.append(connection, by_operator(by, "hold.restore", "legal_holds", details, now))
@@ -210,7 +212,7 @@ async def end_epochs_once(
         except NotEndable as reason:
             log.warning("retention.waits", epoch=epoch, outcome=str(reason))
             counts["waiting"] += 1
-        except (asyncpg.PostgresError, ValueError, *LOST) as error:  # ValueError: a round that is not what we wrote
+        except (asyncpg.PostgresError, *LOST, *_NOT_WRITTEN_BY_US) as error:
             log.warning("retention.waits", epoch=epoch, exc_info=error)
             counts["waiting"] += 1
             await _alert(pool, epoch, now)

@@ -19,7 +19,7 @@ from uuid import UUID
 
 import asyncpg
 
-from asm_daemon.crypto import KeyPurpose, Keyring, KeyStoreForeign, Tampered, UnknownEpoch, epoch_bounds
+from asm_daemon.crypto import KeyPurpose, Keyring, Tampered, UnknownEpoch, epoch_bounds
 from asm_daemon.decisions import content_tag_of, tags_of
 from asm_daemon.issuing import leaf_of, tree_of
 from asm_daemon.ledger import HASH_BYTES, Tree, leaf_hash
@@ -45,7 +45,8 @@ STAY_TABLES = ("stays", "stay_versions")
 FAULT_LIMIT = 1_000
 KEPT_LEAVES_BYTES = 128 << 20
 """How much of the signed batches of a month is kept while it is gone through: the leaves of four million versions."""
-_NEWEST = 10
+_DRAWS = (1, 10, 100, 10**9)
+"""Of how many times as many blocks a sample is drawn if there were too few stays in them, which somebody may see to."""
 _PAIR_BYTES = 2 * HASH_BYTES
 _PAGE = 500
 
@@ -84,24 +85,14 @@ async def read_proofs(
     codes = {row.facility_id for row in rows} - before.codes.keys()
     batches = {row.receipt_batch_id for row in rows} - before.batches.keys()
     found = (await stays_store.read_batches(connection, sorted(batches))).values()
-    ours = await asyncio.to_thread(lambda: {batch.id: batch for batch in found if _is_ours(keyring, batch)})
+    ours = await asyncio.to_thread(lambda: {batch.id: batch for batch in found if is_ours(keyring, batch)})
     return Proofs(before.codes | await store.facility_codes(connection, sorted(codes)), before.batches | ours)
 
 
-def _is_ours(keyring: Keyring, batch: ReceiptBatch) -> bool:
+def is_ours(keyring: Keyring, batch: ReceiptBatch) -> bool:
     """Whether a batch's note is our signature over its leaves and its time."""
     keys = [keyring.signing_key(each).public_key_bytes for each in (KeyPurpose.RECEIPT, KeyPurpose.RECEIPT_TRIAL)]
     return signs_batch(batch.checkpoint, batch.id, tree_of(batch), batch.signed_at, keys)
-
-
-async def require_ours(connection: Connection, keyring: Keyring) -> None:
-    """Raise KeyStoreForeign if there are receipts and none of the newest is signed by these keys, as asm_retention.
-
-    One that was spoilt by hand keeps no daemon from starting.
-    """
-    newest = await store.newest_batches(connection, _NEWEST)
-    if newest and not any(_is_ours(keyring, batch) for batch in newest):
-        raise KeyStoreForeign("the newest receipts in the database were signed by other keys")
 
 
 def as_signed(keyring: Keyring, row: StayRow, proofs: Proofs) -> Contents | None:
@@ -238,7 +229,10 @@ async def _every_page(connection: Connection, epoch: int) -> AsyncIterator[list[
 
 
 async def _sampled(connection: Connection, epoch: int, sample: int) -> AsyncIterator[list[StayRow]]:
-    stays = await store.sampled(connection, epoch, *epoch_bounds(epoch), sample)
+    stays: list[tuple[int, UUID]] = []
+    for times in _DRAWS:
+        if len(stays) < sample:
+            stays = await store.sampled(connection, epoch, *epoch_bounds(epoch), sample, blocks=sample * times)
     places = [facility_id for facility_id, _ in stays], [stay_id for _, stay_id in stays]
     yield await stays_store.read_stays(connection, *places) + await stays_store.read_versions(connection, *places)
 
@@ -293,7 +287,7 @@ async def _check_batches(
         for batch in batches:
             found.batches += 1
             roots[batch.id] = base64.b64encode(tree_of(batch).root).decode("ascii")
-            if not _is_ours(keyring, batch):
+            if not is_ours(keyring, batch):
                 found.fault("receipts_changed", f"receipt_batches/{batch.id}")
             for index in set(range(len(batch.leaves) // HASH_BYTES)) - seen.get(batch.id, set()):
                 found.fault("record_missing", f"receipt_batches/{batch.id}/{index}")

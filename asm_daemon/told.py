@@ -31,6 +31,7 @@ _PAGE = 2_000
 _HOLDS = (b'"hold.',)
 _TOLD = (*_HOLDS, b'"retention.', b'"erasure.', b'"extract.publish"', b'"facility.add"', b'"sender.assign"',
          b'"principal.add"', b'"key.create"', b'"key.revoke"', b'"grant.')  # fmt: skip
+NOT_VOUCHED = "not_vouched"
 State = Mapping[str, Any]
 Fault = tuple[str, str]
 
@@ -54,21 +55,21 @@ async def verify_told(
         if not any(_fits(row, state) for state in told[max(before.get(subject, 0) - 1, 0) :]):
             faults.append(("told_otherwise" if told else "not_told", subject))
     gone = [subject for subject in before if subject not in rows]
-    faults += [("told_and_gone", subject) for subject in gone if not _only_ended(story.states[subject][-1])]
-    faults += [("not_vouched", entry) for entry in sorted(story.of_others)]  # last: anybody may write many of them
+    faults += [("told_and_gone", subject) for subject in gone if not only_ended(story.states[subject][-1])]
+    faults += [(NOT_VOUCHED, entry) for entry in sorted(story.of_others)]  # last: anybody may write many of them
     return len(rows), faults
 
 
 _ENDS = ({"lifted_at", "lifted_by", "lifted_reason"}, {"revoked"})
 
 
-def _only_ended(told: State) -> bool:
+def only_ended(told: State) -> bool:
     """Whether all that is told of a row is its end: somebody put it into the database, and we took its effect away."""
     return told.keys() in _ENDS
 
 
 def _fits(row: State, told: State) -> bool:
-    return row == told or (_only_ended(told) and told.items() <= row.items())
+    return row == told or (only_ended(told) and told.items() <= row.items())
 
 
 HOLDS_CHANGED = Text(
@@ -101,6 +102,11 @@ class Holds:
         """The last state of each hold that is told so far, by its subject (`hold/<id>`)."""
         return {subject: states[-1] for subject, states in self._story.states.items()}
 
+    def tells(self, hold_id: UUID) -> bool:
+        """Whether a hold is told of and in force: a row that nobody tells of may be taken away as it came."""
+        state = self.told.get(f"hold/{hold_id}")
+        return state is not None and not only_ended(state) and state["lifted_at"] is None
+
     async def require(self, connection: Connection) -> None:
         """Raise HoldsChanged unless every hold is what is told of it, in a transaction as asm_retention that has
         stopped holds (`store.retention.stop_holds`): what it decides by them then stands.
@@ -116,7 +122,7 @@ class Holds:
         await self.read()
         told = self.told
         untold = rows.keys() - told.keys()
-        gone = {subject for subject in told.keys() - rows.keys() if not _only_ended(told[subject])}
+        gone = {subject for subject in told.keys() - rows.keys() if not only_ended(told[subject])}
         return untold | gone | {each for each in rows.keys() & told.keys() if not _fits(rows[each], told[each])}
 
 

@@ -26,7 +26,7 @@ def sha256(*parts):
     return hashlib.sha256(b"".join(parts)).digest()
 
 
-def verify(receipt, pem, declared=None):
+def verify(receipt, pem, *declared):
     """Return all that is proven (docs/adr/0005 has the format). Raises an exception if anything does not fit."""
     text, name, trial, size, root, signed_at, lines = NOTE.fullmatch(receipt["checkpoint"]).groups()
     fits = re.compile(NAMED % (b"receipt_trial" if trial else b"receipt"))
@@ -47,8 +47,8 @@ def verify(receipt, pem, declared=None):
         node = sha256(b"\1", step, node) if index % 2 else sha256(b"\1", node, step)
         index, last = index // 2, last // 2
     require(last == 0 and node == base64.b64decode(root), "the content is not what was signed")
-    digest = sha256(bytes.fromhex(receipt["salt"]), json.dumps(declared, **CANONICAL).encode()).hex()
-    require(declared is None or digest == receipt["declared_digest"], "other fields were declared")
+    told = [sha256(bytes.fromhex(receipt["salt"]), json.dumps(one, **CANONICAL).encode()).hex() for one in declared]
+    require(all(digest == receipt["declared_digest"] for digest in told), "other fields were declared")
     return {"signer": name, "signed_at": signed_at, **signed, **({"declared": "khớp / as given"} if declared else {})}
 
 

@@ -977,9 +977,22 @@ async def test_a_hold_said_again_is_one_and_one_changed_by_hand_is_found_and_res
     assert {each["stays"] for each in placed} == {1}
     listed = json.loads((await asm("hold", "list", "--stay", stay, "--json")).stdout)
     assert {each["id"] for each in listed} == {each["hold"] for each in placed}
+    # One that nobody placed here is no answer, by its stay or by its document: it may be taken away as it came.
+    superuser = await pools.database.connect()
+    await superuser.execute(
+        "INSERT INTO legal_holds (id, facility_id, stay_id, warrant_ref, reason, placed_at, placed_by)"
+        " SELECT gen_random_uuid(), facility_id, id, '16/2026', 'x', now(), 'x' FROM stays"
+    )
+    another = (*about[:3], "16/2026", *about[4:])
+    ours = json.loads((await asm(*another, "--stay", stay)).stdout)["hold"]
+    await superuser.execute("DELETE FROM legal_holds WHERE id = $1", UUID(ours))
+    found = json.loads((await asm(*another, "--document", typed=f"{person(1).document_number}\n")).stdout)
+    assert (found["placed"], found["stays"]) == (1, [stay])
+    await superuser.execute("DELETE FROM legal_holds WHERE warrant_ref = '16/2026' AND placed_by = 'x'")
+    assert json.loads((await asm("hold", "restore")).stdout) == {"restored": [ours], "untold": []}
     assert json.loads((await asm("hold", "list", "--stay", str(uuid7()), "--json")).stdout) == []
     assert "2026-01-01T00:00:00+07:00" in (await asm("hold", "list")).stdout
-    await (await pools.database.connect()).execute("DELETE FROM legal_holds WHERE stay_id IS NOT NULL")
+    await superuser.execute("DELETE FROM legal_holds WHERE stay_id IS NOT NULL AND warrant_ref <> '16/2026'")
     ended = await asm("once", "end-months")
     assert (ended.exit_code, json.loads(ended.stdout)["holds_changed"]) == (NO, 1)
     assert json.loads((await asm("hold", "restore")).stdout) == {"restored": [placed[0]["hold"]], "untold": []}

@@ -91,11 +91,25 @@ async def test_a_key_store_of_another_database_does_nothing_and_makes_nothing_th
     assert (await asm("once", "prepare-months", ASM_KEY_STORE=str(tmp_path / "new"))).exit_code == DONE  # no receipts
     for index in (1, 2):
         [outcome] = await intake.submit([command(facility, ActKind.DECLARE, declaration(index), clock)])
-        assert outcome.stay
+    assert outcome.stay
     before = (tmp_path / "new" / "keys.json").read_bytes()
     foreign = await asm("once", "prepare-months", ASM_KEY_STORE=str(tmp_path / "new"))
     assert (foreign.exit_code, "key store is not the database's" in foreign.stderr) == (UNREADY, True)
     assert (tmp_path / "new" / "keys.json").read_bytes() == before
+    for arguments in (
+        ("hold", "restore"), ("hold", "add", "--warrant", "1/2026", "--reason", "x", "--stay", str(outcome.stay.id)),
+        ("principal", "add", "--kind", "owner", "--name", "Chủ", "--organisation", "Cơ sở mẫu"),
+    ):  # fmt: skip
+        refused = await asm(*arguments, ASM_KEY_STORE=str(tmp_path / "new"))
+        assert (refused.exit_code, "key store is not the database's" in refused.stderr) == (UNREADY, True), arguments
+    # Nor do some rows of somebody who may write to one of the tables keep a daemon from starting.
+    assert (await asm("once", "seal-audit")).exit_code == DONE
+    await (await database.connect("asm_intake")).execute(
+        "INSERT INTO receipt_batches (id, signed_at, leaves, checkpoint)"
+        " SELECT ('ffffffff-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, now(), '', 'x'"
+        " FROM generate_series(1, 20) AS n"
+    )
+    assert (await asm("once", "prepare-months")).exit_code == DONE
     # One batch that somebody spoilt keeps no daemon from starting.
     await (await database.connect()).execute(
         "UPDATE receipt_batches SET checkpoint = 'x' WHERE id = (SELECT id FROM receipt_batches ORDER BY id LIMIT 1)"
@@ -312,6 +326,10 @@ async def test_a_replaced_key_is_retired_by_hand_only_with_what_is_lost_already(
     assert (await asm("hold", "lift", hold, *why)).exit_code == DONE
     uncounted = await retire()
     assert (uncounted.exit_code, "say --lost 1" in uncounted.stderr) == (UNREADY, True)
+    await superuser.execute("UPDATE legal_holds SET lifted_reason = 'x'")
+    changed = await retire("--lost", "1")
+    assert (changed.exit_code, "legal holds are not what the audit tells" in changed.stderr) == (UNREADY, True)
+    assert (await asm("hold", "restore")).exit_code == DONE
     assert [entry["action"] for entry in await actions(pools)] == []
     done = await retire("--lost", "1")
     assert (done.exit_code, json.loads(done.stdout)) == (DONE, {"destroyed": [name, f"index/{epoch}/1"]})

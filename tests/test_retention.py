@@ -371,6 +371,8 @@ async def test_a_hold_that_somebody_put_into_the_database_is_lifted_and_then_mon
     assert (await jobs.end_months(over))["holds_changed"] == 1
     assert await retention.restore_holds(pool, auditors, keyring, BY, over) == ([], [planted])
     assert await house.lift(planted, over)
+    await superuser.execute("UPDATE legal_holds SET lifted_reason = 'y'")
+    assert await retention.restore_holds(pool, auditors, keyring, BY, over) == ([planted], [])
     if then == "it is deleted":
         await superuser.execute("DELETE FROM legal_holds")
     assert (await jobs.end_months(over))["forgotten"] == 1
@@ -455,7 +457,7 @@ async def test_the_audit_is_read_in_parts_of_which_each_takes_a_bounded_time(
     # Nor does it matter where somebody puts one.
     superuser = await pools.database.connect()
     await superuser.execute(
-        "INSERT INTO audit_log VALUES (4000000000000000000, $1, now(), 'x', $2)", uuid7(), bytes(32)
+        "INSERT INTO audit_log VALUES (9223372036854775807, $1, now(), 'x', $2)", uuid7(), bytes(32)
     )
     assert await watch_holds_once(pool, Holds(await pools.get("asm_audit"), keyring), clock()) == 0
     await superuser.execute("DELETE FROM legal_holds")

@@ -14,6 +14,7 @@ from asm_daemon import audit, retention, verifying
 from asm_daemon.crypto import Keyring, epoch_at, epoch_bounds
 from asm_daemon.intake import Intake
 from asm_daemon.model import Facility
+from asm_daemon.stay_proofs import verify_stays
 from asm_daemon.store import alerts, sealed
 from asm_daemon.store.alerts import Alert, AlertKind
 from asm_daemon.store.retention import Hold
@@ -99,12 +100,14 @@ async def test_each_fault_is_an_alert_of_its_own_and_one_that_was_looked_at_hide
     intake, auditors = await pools.database.connect("asm_intake"), await pools.database.connect("asm_sync")
     forged = await audit.append(intake, audit.AuditEntry(clock(), "operator", "test", "key.revoke", "key/x"))
     _, [alert] = await verified(pools, keyring, clock)
-    assert (alert.subject, alert.details) == (f"audit/{forged}", {"kind": "not_vouched"})
+    assert (alert.kind, alert.subject) == (AlertKind.ENTRY_NOT_OURS, f"audit/{forged}")
     await alerts.close_alert(auditors, alert.kind, alert.subject, "operator:test", clock())
     assert (await verified(pools, keyring, clock))[1] == []
     await (await pools.database.connect()).execute("UPDATE facilities SET capacity = 9999")
-    counts, [alert] = await verified(pools, keyring, clock)
-    assert (counts["faults"], alert.subject) == (2, f"facility/{facility.code}")
+    for _ in range(2):  # what is not put right comes again, though somebody closed its alert
+        counts, [alert] = await verified(pools, keyring, clock)
+        assert (counts["faults"], alert.subject) == (2, f"facility/{facility.code}")
+        await alerts.close_alert(auditors, alert.kind, alert.subject, "operator:test", clock())
     monkeypatch.setattr(verifying, "ALERTS", 1)
     _, found = await verified(pools, keyring, clock)
     assert {each.subject: each.details for each in found} == {
@@ -127,11 +130,20 @@ async def test_of_a_month_with_many_stays_as_many_are_looked_at_as_was_asked_and
     """However they lie: a file with a hundred guests makes a hundred stays within a moment, and then come none."""
     acts = [command(facility, ActKind.DECLARE, declaration(index), clock) for index in range(1, 121)]
     await intake.submit(acts)
-    async with (await pools.get("asm_retention")).acquire() as connection:
-        month = epoch_at(clock())
-        draws = [await sealed.sampled(connection, month, *epoch_bounds(month), 100) for _ in range(2)]
+    pool, auditors, month = await pools.get("asm_retention"), await pools.get("asm_audit"), epoch_at(clock())
+    async with pool.acquire() as connection:
+        draws = [await sealed.sampled(connection, month, *epoch_bounds(month), 100, blocks=100) for _ in range(2)]
+        blocks = await connection.fetchval(f"SELECT pg_relation_size('stays_{month}') / 8192")
     assert [len(set(each)) for each in draws] == [100, 100]
     assert set(draws[0]) != set(draws[1])
+    assert blocks > 6
+    # Nor if nearly all of the table is of the past: then more of it is read.
+    await (await pools.database.connect()).execute(
+        "DELETE FROM stays WHERE id NOT IN (SELECT id FROM stays ORDER BY id DESC LIMIT 4)"
+    )
+    for _ in range(20):
+        found = await verify_stays(pool, auditors, keyring, [], sample=3)
+        assert found.versions == 3
 
 
 async def test_what_nobody_touched_alerts_nobody(

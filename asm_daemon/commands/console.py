@@ -6,9 +6,11 @@ settings are wrong; 3 something else has to be put in order first, and the messa
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 from collections.abc import AsyncIterator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -25,10 +27,11 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from asm_daemon.audit import AuditBroken
-from asm_daemon.crypto import KeyStoreError, KeyStoreForeign, KeyStoreMissing
+from asm_daemon.crypto import Keyring, KeyStoreError, KeyStoreForeign, KeyStoreMissing
 from asm_daemon.daemon import NoSuchConnector
 from asm_daemon.embedded import EmbeddedPostgresError
 from asm_daemon.feeds import Leaking
+from asm_daemon.keystores import store_of
 from asm_daemon.ledger import BadNote
 from asm_daemon.problems import Refused, from_validation
 from asm_daemon.rules import HANOI
@@ -36,6 +39,7 @@ from asm_daemon.settings import Settings, SettingsError, load_settings
 from asm_daemon.store import LOST
 from asm_daemon.store.migrate import MigrationError, load_migrations, pending
 from asm_daemon.store.pool import ROLE_PLACEHOLDER, open_pool
+from asm_daemon.verifying import require_ours
 from schemas.operating import REASON_LIMIT, holds_long_number
 from schemas.violations import Violation
 
@@ -160,6 +164,23 @@ def _database_reason(error: asyncpg.PostgresError) -> str:
 def settings() -> Settings:
     """The settings of this process's environment. Raises SettingsError."""
     return load_settings(os.environ)
+
+
+def trusted_keyring() -> Keyring:
+    """The keys. Raises KeyStoreForeign if they are not the database's: what others vouch for is a fault for good."""
+    given = settings()
+    keyring = store_of(given).keyring()
+
+    async def look() -> None:
+        async with (
+            pool(given.database_url, "asm_retention") as opened,
+            pool(given.database_url, "asm_audit") as auditors,
+        ):
+            await require_ours(opened, auditors, keyring, given.deployment)
+
+    with ThreadPoolExecutor(1) as beside:  # whether or not a loop runs here
+        beside.submit(asyncio.run, look()).result()
+    return keyring
 
 
 def operator() -> str:

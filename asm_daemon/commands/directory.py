@@ -17,10 +17,20 @@ import typer
 from pydantic import BeforeValidator, Field
 
 from asm_daemon import directory
-from asm_daemon.commands.console import NO, group, note, operator, pool, print_json, print_table, settings, validated
+from asm_daemon.commands.console import (
+    NO,
+    group,
+    note,
+    operator,
+    pool,
+    print_json,
+    print_table,
+    settings,
+    trusted_keyring,
+    validated,
+)
 from asm_daemon.daemon import utc_now
 from asm_daemon.directory import Actor
-from asm_daemon.keystores import store_of
 from asm_daemon.model import Facility, PrincipalKind, Scope, Sender
 from asm_daemon.store.accounts import KeyFacts
 from schemas.codes import Department, FacilityKind
@@ -51,7 +61,7 @@ def _in_directory(work: Callable[[asyncpg.Pool], Awaitable[_Result]]) -> _Result
 
 
 def _actor() -> Actor:
-    return Actor(operator(), store_of(settings()).keyring())
+    return Actor(operator(), trusted_keyring())
 
 
 def _option(help_text: str) -> Any:

@@ -114,7 +114,7 @@ FAULT_TEXTS: Mapping[str, tuple[str, str]] = {
 
 
 _LOCK_SECONDS = 10
-_LOOK_SECONDS = 3_600  # for how long holds stand still at most, while the records under a key are looked through
+_LOOK_SECONDS = 3_600  # for how long the session may rest that lets no hold come while records are looked through
 
 
 class PublishedKey(StrEnum):
@@ -403,11 +403,11 @@ async def _retire(given: Settings, name: KeyName, reason: str, lost: int) -> Non
                 await holds.require(connection)
                 await _require_nothing_good(opened, store, name, lost, now)
                 await _audited(given, "keys.retire", f"epoch/{name.epoch}", {"keys": going, "reason": reason}, now)
-                gone = store.retire(name, now)
+                await holds.require(connection)  # the session may have been lost, and its lock, while all was looked at
+                print_json({"destroyed": [str(each) for each in store.retire(name, now)]})
         except HoldsChanged as found:
             await alert_to_holds(opened, found, now)
             raise _destroyed_nothing(*HOLDS_CHANGED) from None
-    print_json({"destroyed": [str(each) for each in gone]})
 
 
 async def _require_nothing_good(opened: asyncpg.Pool, store: KeyStore, name: KeyName, lost: int, now: datetime) -> None:

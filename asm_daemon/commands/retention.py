@@ -30,6 +30,7 @@ from asm_daemon.commands.console import (
     print_json,
     print_table,
     settings,
+    trusted_keyring,
 )
 from asm_daemon.crypto import Keyring
 from asm_daemon.daemon import desk_of, periods_of, utc_now, watch_of
@@ -41,6 +42,7 @@ from asm_daemon.rules import HANOI
 from asm_daemon.settings import Settings
 from asm_daemon.store import retention as store
 from asm_daemon.store.retention import Erasure, Hold
+from asm_daemon.told import Holds
 from schemas.police import DocumentNumber
 
 hold_commands = group("Legal holds (lệnh giữ dữ liệu): what is not forgotten when its time is over.")
@@ -71,10 +73,6 @@ def _run(use: Callable[[asyncpg.Pool], Awaitable[_Result]]) -> _Result:
             return await use(opened)
 
     return asyncio.run(run())
-
-
-def _keyring() -> Keyring:
-    return store_of(settings()).keyring()
 
 
 # -- legal holds -------------------------------------------------------------------------------------------------------
@@ -128,12 +126,21 @@ def add_hold(
             )
         hold = Hold(uuid7(), found, stay, since, until, warrant, reason, utc_now(), operator())
         async with opened.acquire() as connection:
-            if (there := await store.same_hold(connection, hold)) is not None:
+            there = await store.same_hold(connection, hold)
+            if there is not None and await _is_told(there, keyring):
                 return there, await store.under_hold(connection, there)
-        return hold.id, await retention.place_hold(opened, _keyring(), hold)
+        return hold.id, await retention.place_hold(opened, keyring, hold)
 
+    keyring = trusted_keyring()
     hold_id, stays = _run(place)
     print_json({"hold": str(hold_id), "stays": stays})
+
+
+async def _is_told(hold_id: UUID, keyring: Keyring) -> bool:
+    async with pool(settings().database_url, _AUDIT_LOGIN) as auditors:
+        holds = Holds(auditors, keyring)
+        await holds.read()
+        return holds.tells(hold_id)
 
 
 def _number(file: Path | None) -> DocumentNumber:
@@ -178,7 +185,7 @@ def _hold_document(order: Order, wanted: DocumentNumber) -> None:
 
 
 async def _search_and_hold(given: Settings, order: Order, wanted: DocumentNumber) -> Held:
-    keyring = store_of(given).keyring()
+    keyring = trusted_keyring()
     async with pool(given.database_url, _LOGIN) as opened, pool(given.database_url, _AUDIT_LOGIN) as audit_pool:
         desk = desk_of(given, keyring, opened, watch_of(given, keyring, audit_pool))
         return await hold_document(desk, order, wanted, utc_now())
@@ -223,17 +230,16 @@ def lift_hold(
         raise typer.BadParameter(
             "cho mã lệnh giữ, hoặc --warrant (có thể với --dry-run) · give an id, or --warrant (--dry-run goes with it)"
         )
+    keyring = trusted_keyring()
     if warrant is not None:
         found = _run(
-            lambda opened: retention.lift_warrant(opened, _keyring(), warrant, reason, by, utc_now(), dry_run=dry_run)
+            lambda opened: retention.lift_warrant(opened, keyring, warrant, reason, by, utc_now(), dry_run=dry_run)
         )
         print_json({"holds": len(found), "dry_run": dry_run})
         if not found:
             raise typer.Exit(NO)
         return
-    if hold_id is None or not _run(
-        lambda opened: retention.lift_hold(opened, _keyring(), hold_id, reason, by, utc_now())
-    ):
+    if hold_id is None or not _run(lambda opened: retention.lift_hold(opened, keyring, hold_id, reason, by, utc_now())):
         raise Unready(
             "chưa gỡ gì: không có lệnh giữ nào đang hiệu lực với mã này · "
             "nothing was lifted: no hold of this id is in force"
@@ -248,11 +254,11 @@ def restore_holds() -> None:
     Until then nothing is forgotten. `untold` are in the database and nobody placed them here: look, then lift them.
     Ends with 1 if there are any.
     """
-    given = settings()
+    given, keyring = settings(), trusted_keyring()
 
     async def restore(opened: asyncpg.Pool) -> retention.Restored:
         async with pool(given.database_url, _AUDIT_LOGIN) as auditors:
-            return await retention.restore_holds(opened, auditors, _keyring(), operator(), utc_now())
+            return await retention.restore_holds(opened, auditors, keyring, operator(), utc_now())
 
     done = _run(restore)
     print_json({name: [str(each) for each in ids] for name, ids in done._asdict().items()})
@@ -286,6 +292,7 @@ def erase_stay(
     """
     if confirm != stay:
         raise Unready(f"chưa xoá gì: --confirm phải ghi {stay} · nothing was erased: --confirm has to say {stay}")
+    trusted_keyring()
     given, request = settings(), Request(stay, reason, operator(), urgent, changed)
 
     async def erase(opened: asyncpg.Pool) -> Erasure:

@@ -29,6 +29,8 @@ class AlertKind(StrEnum):
     """Legal holds are not what the audit tells of them: somebody changed the database. No month is ended until then."""
     REGISTER_CHANGED = "register_changed"
     """The nightly verification found what is not what was signed or told: somebody changed the database."""
+    ENTRY_NOT_OURS = "entry_not_ours"
+    """Somebody wrote an audit entry that only our programs write; it counts for nothing, and stays there for good."""
     VALUES_LOGGED = "values_logged"
     """PostgreSQL is told to log values since the daemon started; `details` are settings and what they have to be."""
     KEY_BACKUP_TOO_OLD = "key_backup_too_old"
@@ -56,7 +58,7 @@ class Alert(NamedTuple):
     closed_by: str | None
 
 
-_LASTING = frozenset({AlertKind.EXTRA_STAY, AlertKind.REGISTER_CHANGED})
+_LASTING = frozenset({AlertKind.EXTRA_STAY, AlertKind.ENTRY_NOT_OURS})
 """Alerts of what lasts until somebody else changes it, and is found again as long as it does."""
 
 

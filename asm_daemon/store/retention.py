@@ -123,6 +123,17 @@ async def restore_hold(connection: Connection, hold_id: UUID, state: Mapping[str
     )  # fmt: skip
 
 
+async def restore_end(connection: Connection, hold_id: UUID, state: Mapping[str, Any]) -> None:
+    """Write that a hold was lifted, as it is told."""
+    await connection.execute(
+        "UPDATE legal_holds SET lifted_at = $2::text::timestamptz, lifted_by = $3, lifted_reason = $4 WHERE id = $1",
+        hold_id,
+        state["lifted_at"],
+        state["lifted_by"],
+        state["lifted_reason"],
+    )
+
+
 async def lock_holds_of(connection: Connection, warrant: str) -> list[UUID]:
     """Hold and return the holds in force of a warrant, the oldest first."""
     rows = await connection.fetch(
@@ -153,14 +164,14 @@ async def stays_by_document(connection: Connection, spans: Sequence[Span], limit
     return [StayRow(*row) for row in rows]
 
 
-async def held_by_warrant(connection: Connection, warrant: str, stays: Sequence[UUID]) -> set[UUID]:
-    """Which of these stays a hold in force of the warrant names."""
+async def held_by_warrant(connection: Connection, warrant: str, stays: Sequence[UUID]) -> list[tuple[UUID, UUID]]:
+    """Each hold in force of the warrant that names one of these stays: (hold, stay)."""
     rows = await connection.fetch(
-        "SELECT stay_id FROM legal_holds WHERE warrant_ref = $1 AND lifted_at IS NULL AND stay_id = ANY($2)",
+        "SELECT id, stay_id FROM legal_holds WHERE warrant_ref = $1 AND lifted_at IS NULL AND stay_id = ANY($2)",
         warrant,
         stays,
     )
-    return {row["stay_id"] for row in rows}
+    return [(row["id"], row["stay_id"]) for row in rows]
 
 
 async def same_hold(connection: Connection, hold: Hold) -> UUID | None:

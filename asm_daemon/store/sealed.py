@@ -292,11 +292,23 @@ async def named_stays(
 
 
 async def newest_batches(connection: Connection, limit: int) -> list[ReceiptBatch]:
-    """The signed batches of receipts that came last."""
+    """The signed batches of receipts with the highest ids."""
     rows = await connection.fetch(
         "SELECT id, signed_at, leaves, checkpoint FROM receipt_batches ORDER BY id DESC LIMIT $1", limit
     )
     return [ReceiptBatch(*row) for row in rows]
+
+
+async def some_checkpoints(connection: Connection, limit: int) -> list[str]:
+    """The first and the last checkpoints of the audit, `limit` each, as `asm_audit`."""
+    rows = await connection.fetch(
+        """
+        (SELECT note FROM audit_checkpoints ORDER BY size LIMIT $1)
+        UNION (SELECT note FROM audit_checkpoints ORDER BY size DESC LIMIT $1)
+        """,
+        limit,
+    )
+    return [row["note"] for row in rows]
 
 
 async def batches_after(connection: Connection, after: UUID, limit: int) -> list[ReceiptBatch]:
@@ -339,15 +351,15 @@ async def undeparted(connection: Connection, lo: UUID, hi: UUID) -> int:
     return count
 
 
-async def sampled(connection: Connection, epoch: int, lo: UUID, hi: UUID, sample: int) -> list[tuple[int, UUID]]:
-    """`sample` stays (facility, id) of a month at random, or all if there are fewer.
-
-    Of as many blocks, drawn by PostgreSQL wherever they lie: each holds a stay at least, and no more is read than they.
-    """
+async def sampled(
+    connection: Connection, epoch: int, lo: UUID, hi: UUID, sample: int, *, blocks: int
+) -> list[tuple[int, UUID]]:
+    """At most `sample` stays (facility, id) of a month at random, from some `blocks` of its table, which PostgreSQL
+    draws wherever they lie, or from all if there are no more."""
     rows = await connection.fetch(
         """
         SELECT facility_id, id
-        FROM stays TABLESAMPLE SYSTEM (least(100, 100.0 * $3::int * current_setting('block_size')::int
+        FROM stays TABLESAMPLE SYSTEM (least(100, 100.0 * $5::bigint * current_setting('block_size')::int
             / greatest(pg_relation_size(('public.stays_' || $4::int)::regclass), 1)))
         WHERE id >= $1 AND id < $2 ORDER BY random() LIMIT $3
         """,
@@ -355,6 +367,7 @@ async def sampled(connection: Connection, epoch: int, lo: UUID, hi: UUID, sample
         hi,
         sample,
         epoch,
+        blocks,
     )
     return [(row["facility_id"], row["id"]) for row in rows]
 

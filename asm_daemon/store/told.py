@@ -15,6 +15,9 @@ PART_ENTRIES = 50_000
 """How many entries of the audit one statement goes through: some tenths of a second."""
 
 
+_NO_POSITION = 2**63  # beyond a bigint
+
+
 class Body(NamedTuple):
     """An audit entry, and the id beside it."""
 
@@ -44,8 +47,9 @@ async def telling(connection: Connection, first: int, words: Sequence[bytes]) ->
 
     A part is `PART_ENTRIES` entries, wherever they lie: each statement takes a bounded time, however long the log is.
     """
-    while rows := await connection.fetch(
-        """
+    while first < _NO_POSITION and (
+        rows := await connection.fetch(
+            """
         WITH part AS MATERIALIZED (
             SELECT log.position AS place, entry_id, body FROM audit_log AS log
             WHERE log.position >= $1 ORDER BY log.position LIMIT $3
@@ -55,9 +59,10 @@ async def telling(connection: Connection, first: int, words: Sequence[bytes]) ->
             OR place = (SELECT max(place) FROM part)
         ORDER BY place
         """,
-        first,
-        words,
-        PART_ENTRIES,
+            first,
+            words,
+            PART_ENTRIES,
+        )
     ):
         first = rows[-1]["place"] + 1
         yield [Body(row["entry_id"], row["body"]) for row in rows], first
