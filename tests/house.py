@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -256,3 +257,12 @@ async def reencrypt_until_retired(pool: asyncpg.Pool, store: KeyStore, now: date
         keyring, at = store.keyring(), now + run * SETTLE
         await reencrypt_once(pool, keyring, lambda name: store.retire(name, at), at)  # noqa: B023
     return not store.keyring().superseded()
+
+
+async def waits_or_is_done(superuser: asyncpg.Connection, task: asyncio.Task[Any]) -> None:
+    """Until a task is done, or some statement waits for the lock of a table."""
+    async with asyncio.timeout(10):
+        while not task.done():
+            if await superuser.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation IS NOT NULL"):
+                return
+            await asyncio.sleep(0.01)

@@ -11,18 +11,23 @@ from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
+from uuid_utils.compat import uuid7
 
+from asm_daemon import resealing, retention
 from asm_daemon.__main__ import app
-from asm_daemon.commands.keys import FAULT_TEXTS
-from asm_daemon.crypto import Keyring, RecordName, UnknownEpoch, epoch_at, epoch_bounds, next_epoch
+from asm_daemon.commands.keys import FAULT_TEXTS, _retire
+from asm_daemon.crypto import KeyName, Keyring, RecordName, UnknownEpoch, epoch_at, epoch_bounds, next_epoch
 from asm_daemon.intake import Intake
 from asm_daemon.keystores import KeyStore, create_store
 from asm_daemon.model import Facility
 from asm_daemon.roots import VaultRoot
+from asm_daemon.settings import load_settings
 from asm_daemon.store import stays as stays_store
+from asm_daemon.store.retention import Hold
 from schemas.act import ActKind
 from tests import vault
 from tests.conftest import Database
+from tests.house import waits_or_is_done
 from tests.stack import Clock, Pools, command, declaration
 
 DONE, NO, WRONG, UNREADY = 0, 1, 2, 3
@@ -46,11 +51,11 @@ def keyring(store: KeyStore) -> Keyring:
 
 
 @pytest.fixture
-def asm(store: KeyStore, tmp_path: Path, database: Database) -> Command:
-    """`await asm("keys", "list")` runs a command on this test's key store and database."""
+def environment(store: KeyStore, tmp_path: Path, database: Database) -> dict[str, str]:
+    """The settings of this test's key store and database."""
     secret = tmp_path / "secret"
     secret.write_text("secret\n")
-    environment = {
+    return {
         "ASM_ENVIRONMENT": "trial",
         "ASM_DEPLOYMENT": "asm.test.example",
         "ASM_DATABASE_URL": database.url,
@@ -60,6 +65,11 @@ def asm(store: KeyStore, tmp_path: Path, database: Database) -> Command:
         "ASM_POPULATION_CLIENT_ID": "asm-test",
         "ASM_POPULATION_CLIENT_SECRET_FILE": str(secret),
     }
+
+
+@pytest.fixture
+def asm(environment: dict[str, str]) -> Command:
+    """`await asm("keys", "list")` runs a command on this test's key store and database."""
 
     async def run(*arguments: str, **changes: str) -> Result:
         settings = {**environment, **changes}
@@ -408,3 +418,27 @@ async def test_the_commands_work_alike_with_the_root_in_a_vault(asm: Command, tm
 
 def test_every_fault_has_its_text_in_both_languages() -> None:
     assert all(vi and en and vi != en for vi, en in FAULT_TEXTS.values())
+
+
+async def test_a_hold_that_comes_while_a_key_is_being_retired_waits_until_that_is_decided(
+    environment: dict[str, str], store: KeyStore, keyring: Keyring, pools: Pools, epoch: int, intake: Intake,
+    facility: Facility, clock: Clock, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    [outcome] = await intake.submit([command(facility, ActKind.DECLARE, declaration(1), clock)])
+    assert outcome.stay
+    superuser, pool = await pools.database.connect(), await pools.get("asm_retention")
+    await superuser.execute("UPDATE stays SET sealed = set_byte(sealed, 60, 255 - get_byte(sealed, 60))")
+    renewed_long_ago(store, epoch)
+    order = ("15/2026/HS-PC02", "điều tra", clock(), "operator:test")
+    hold = Hold(uuid7(), facility.id, outcome.stay.id, None, None, *order)
+    left_under, placing = resealing.left_under, []
+
+    async def held_meanwhile(*arguments: Any, **limits: Any) -> resealing.Left:
+        placing.append(asyncio.create_task(retention.place_hold(pool, keyring, hold)))
+        await waits_or_is_done(superuser, placing[0])
+        return await left_under(*arguments, **limits)
+
+    monkeypatch.setattr(resealing, "left_under", held_meanwhile)
+    await _retire(load_settings(environment), KeyName.parse(f"data/{epoch}/1"), "khoá bị lộ", 1)
+    assert f"data/{epoch}/1" not in {str(key.name) for key in store.read()}
+    assert await placing[0] == 1

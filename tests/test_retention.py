@@ -68,6 +68,7 @@ from tests.house import (
     searched_by_police,
     stays_left,
     told,
+    waits_or_is_done,
 )
 from tests.stack import DEPLOYMENT, Clock, Pools
 
@@ -188,15 +189,6 @@ async def test_a_mark_made_while_its_month_is_parted_is_sealed_under_the_key_tha
         return
     [row] = rows
     assert store.keyring().open(mark_name(house.facility.id, kept), row["sealed"]) == b"TT-1"
-
-
-async def waits_or_is_done(superuser: asyncpg.Connection, task: asyncio.Task[Any]) -> None:
-    """Until a task is done, or some statement waits for the lock of a table."""
-    async with asyncio.timeout(10):
-        while not task.done():
-            if await superuser.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation IS NOT NULL"):
-                return
-            await asyncio.sleep(0.01)
 
 
 async def test_every_table_that_holds_sealed_records_is_gone_through_at_the_end_of_a_month(database: Database) -> None:

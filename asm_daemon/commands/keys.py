@@ -397,9 +397,8 @@ async def _retire(given: Settings, name: KeyName, reason: str, lost: int) -> Non
                 await retention_store.set_timeouts(
                     connection, lock_seconds=_LOCK_SECONDS, statement_seconds=_LOOK_SECONDS
                 )
-                await retention_store.stop_holds(
-                    connection
-                )  # until the key is gone: one that came would lose its record
+                # Until the key is gone: a hold that came meanwhile would lose its record.
+                await retention_store.stop_holds(connection)
                 await holds.require(connection)
                 await _require_nothing_good(opened, store, name, lost, now)
                 await _audited(given, "keys.retire", f"epoch/{name.epoch}", {"keys": going, "reason": reason}, now)
