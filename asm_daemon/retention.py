@@ -413,9 +413,8 @@ async def _part_locked(connection: Connection, keyring: Keyring, holds: Holds, f
         pairs = {stay_id: each for stay_id, each in pairs.items() if stay_id not in changed}
         pairs |= await _keep(connection, keyring, found, kept - ahead)
         await _record(connection, keyring, found.epoch, [pair for each in pairs.values() for pair in each], now)
-    forgotten = await store.end_month(
-        connection, found.epoch, *bounds, seconds=PART_SECONDS
-    )  # now nobody is left who read the old month
+    # Now nobody is left who read the old month.
+    forgotten = await store.end_month(connection, found.epoch, *bounds, seconds=PART_SECONDS)
     await _keep_marks(connection, keyring, kept)
     why = Counter(f"kept_{each.why}" for each in kept)
     entry = by_daemon("retention.part", f"epoch/{found.epoch}", {"round": found.round, "kept": why.total()}, now)
