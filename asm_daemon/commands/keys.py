@@ -373,11 +373,11 @@ def retire_key(
     signed, or under a legal hold, and until ten minutes after the key was renewed.
     """
     if confirm != name:
-        raise Unready(f"chưa huỷ gì · nothing was destroyed: --confirm has to say {name}")
+        raise _destroyed_nothing(f"--confirm phải ghi {name}", f"--confirm has to say {name}")
     try:
         parsed = KeyName.parse(name)
     except ValueError:
-        raise Unready(f"chưa huỷ gì · nothing was destroyed: {name} is not a key of this store") from None
+        raise _destroyed_nothing(f"{name} không phải khoá của kho này", f"{name} is not a key of this store") from None
     asyncio.run(_retire(settings(), parsed, reason, lost))
 
 
