@@ -69,14 +69,16 @@ async def hold_document(desk: Desk, order: Order, wanted: DocumentNumber, now: d
 
     async def place(searched: list[Span]) -> Held:
         nonlocal placed
-        async with police.reading(desk.pool) as connection, connection.transaction():
-            await store.use_holds(connection)
-            await holds.read()
-            rows = await store.stays_by_document(connection, searched, STAYS_LIMIT + 1)
-            held = await _hold(connection, desk.keyring, holds, number, rows, order, intent)
-            placed += held.placed
-            held = held._replace(placed=placed)
-            await audit.append(connection, police.outcome(intent, _summary(held)))
+        async with police.reading(desk.pool) as connection:
+            await holds.read()  # all of the audit, before anybody has to wait
+            async with connection.transaction():
+                await store.use_holds(connection)
+                await holds.read()
+                rows = await store.stays_by_document(connection, searched, STAYS_LIMIT + 1)
+                held = await _hold(connection, desk.keyring, holds, number, rows, order, intent)
+                held = held._replace(placed=placed + held.placed)
+                await audit.append(connection, police.outcome(intent, _summary(held)))
+        placed = held.placed
         return held
 
     try:

@@ -1,8 +1,8 @@
 """Whether rows in clear are what the audit tells of them: holds, ended months, erasures, extracts, and the directory.
 
 No receipt speaks of these rows, and nothing in them is sealed. But each came, and changed, with an audit entry, which
-nobody can take back. So the audit is read as a story of states, each row's last one is compared with the row, and a row
-of which it tells nothing, or that is gone, is a fault.
+nobody can take back and only our programs can write (`vouching`). So the audit is read as a story of states, each row's
+last one is compared with the row, and a row of which it tells nothing, or that is gone, is a fault.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ class Holds:
 
     def tells(self, hold_id: UUID) -> bool:
         """Whether a hold is told of and in force: a row that nobody tells of may be taken away as it came."""
-        state = self.told.get(f"hold/{hold_id}")
-        return state is not None and not only_ended(state) and state["lifted_at"] is None
+        states = self._story.states.get(f"hold/{hold_id}")
+        return states is not None and not only_ended(states[-1]) and states[-1]["lifted_at"] is None
 
     async def require(self, connection: Connection) -> None:
         """Raise HoldsChanged unless every hold is what is told of it, in a transaction as asm_retention that has

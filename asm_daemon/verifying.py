@@ -20,7 +20,8 @@ from asm_daemon.database_settings import check_database_settings
 from asm_daemon.ledger import BadNote, NoteKey, open_checkpoint
 from asm_daemon.rules import HANOI
 from asm_daemon.stay_proofs import is_ours, verify_stays
-from asm_daemon.store import sealed as store
+from asm_daemon.store import audit as audit_store
+from asm_daemon.store import sealed as sealed_store
 from asm_daemon.store.alerts import AlertKind, raise_alert
 from asm_daemon.told import NOT_VOUCHED, Fault, verify_told
 
@@ -53,9 +54,9 @@ async def require_ours(pool: asyncpg.Pool, audit_pool: asyncpg.Pool, keyring: Ke
     """
     key = audit.note_key(deployment, keyring.signing_key(KeyPurpose.CHECKPOINT).public_key_bytes)
     async with audit_pool.acquire() as connection:
-        notes = await store.some_checkpoints(connection, _LOOKED_AT)
+        notes = await audit_store.some_checkpoints(connection, _LOOKED_AT)
     async with pool.acquire() as connection:
-        batches = await store.newest_batches(connection, _LOOKED_AT)
+        batches = await sealed_store.newest_batches(connection, _LOOKED_AT)
     ours = any(_opens(note, key) for note in notes) or any(is_ours(keyring, batch) for batch in batches)
     if (notes or batches) and not ours:
         raise KeyStoreForeign("what is signed in the database was signed by other keys")

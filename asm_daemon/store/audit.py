@@ -118,6 +118,18 @@ async def position_of(connection: Connection, entry_id: UUID) -> int | None:
     return position
 
 
+async def some_checkpoints(connection: Connection, limit: int) -> list[str]:
+    """The first and the last checkpoints of the audit, `limit` each."""
+    rows = await connection.fetch(
+        """
+        (SELECT note FROM audit_checkpoints ORDER BY size LIMIT $1)
+        UNION (SELECT note FROM audit_checkpoints ORDER BY size DESC LIMIT $1)
+        """,
+        limit,
+    )
+    return [row["note"] for row in rows]
+
+
 async def latest_checkpoint(connection: Connection) -> str | None:
     """The note of the largest tree that was signed; None before the first."""
     note: str | None = await connection.fetchval("SELECT note FROM audit_checkpoints ORDER BY size DESC LIMIT 1")

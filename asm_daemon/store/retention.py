@@ -21,7 +21,7 @@ _TAG_COLUMNS = "document_index, person_index, given_name_index"
 _THERE_MEANWHILE = """hold.facility_id = stays.facility_id AND hold.stay_id IS NULL
     AND stays.arrived_at < hold.present_until AND coalesce(stays.departed_at, 'infinity') >= hold.present_from"""
 _HELD = f"""(EXISTS (SELECT FROM legal_holds AS hold WHERE hold.lifted_at IS NULL AND hold.stay_id = stays.id)
-    OR EXISTS (SELECT FROM legal_holds AS hold WHERE hold.lifted_at IS NULL AND {_THERE_MEANWHILE}))"""  # noqa: S608
+    OR EXISTS (SELECT FROM legal_holds AS hold WHERE hold.lifted_at IS NULL AND {_THERE_MEANWHILE}))"""  # noqa: S608 - SQL of our own
 _ENDED_AT = "coalesce(stays.departed_at, stays.received_at)"  # of a cancelled one: when it was cancelled
 # The stays of a month with the kind of their facility as it is now, and whether their period is over: $3 is the cutoff
 # of most kinds, $4 maps those that have one of their own.

@@ -299,18 +299,6 @@ async def newest_batches(connection: Connection, limit: int) -> list[ReceiptBatc
     return [ReceiptBatch(*row) for row in rows]
 
 
-async def some_checkpoints(connection: Connection, limit: int) -> list[str]:
-    """The first and the last checkpoints of the audit, `limit` each, as `asm_audit`."""
-    rows = await connection.fetch(
-        """
-        (SELECT note FROM audit_checkpoints ORDER BY size LIMIT $1)
-        UNION (SELECT note FROM audit_checkpoints ORDER BY size DESC LIMIT $1)
-        """,
-        limit,
-    )
-    return [row["note"] for row in rows]
-
-
 async def batches_after(connection: Connection, after: UUID, limit: int) -> list[ReceiptBatch]:
     """The next signed batches of receipts."""
     rows = await connection.fetch(
